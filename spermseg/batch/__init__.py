@@ -1,0 +1,1 @@
+"""The nightly job: plan, results, receipt, and the Ray Data pipeline."""

@@ -1,0 +1,104 @@
+"""The results contract: one Parquet row a micrograph, every column with its unit and meaning."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spermseg.storage.filesystem import Location
+
+SCHEMA_VERSION = 1
+OK = "ok"
+REJECTED = "rejected"
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "", nullable: bool = True) -> pa.Field:
+    metadata = {"meaning": meaning, **({"unit": unit} if unit else {})}
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+CELL = pa.struct(
+    [
+        _field("x", pa.int32(), "left edge of the bounding box", "px"),
+        _field("y", pa.int32(), "top edge of the bounding box", "px"),
+        _field("width", pa.int32(), "width of the bounding box", "px"),
+        _field("height", pa.int32(), "height of the bounding box", "px"),
+        _field("area", pa.int32(), "pixels of the cell", "px"),
+        _field("area_um2", pa.float32(), "area; null where the pixel size is unknown", "um2"),
+        _field("touches_border", pa.bool_(), "whether the edge of the picture cuts the cell"),
+        _field("confidence", pa.float32(), "mean probability over the cell's pixels", "0-1"),
+        _field("mask", pa.string(), "COCO run-length string of the cell within its bounding box"),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        _field("image_id", pa.string(), "digest of uri, member, size, etag, model and recipe", nullable=False),
+        _field("uri", pa.string(), "the file, or the archive that holds it", nullable=False),
+        _field("member", pa.string(), "name inside the archive; null for a plain file"),
+        _field("content_sha256", pa.string(), "digest of the picture's bytes; twice the same: a sample mix-up?"),
+        _field("group", pa.string(), "patient, slide or session: the first folder below the input"),
+        _field("run_id", pa.string(), "the run that wrote the row", nullable=False),
+        _field("model_sha256", pa.string(), "digest of the model file", nullable=False),
+        _field("recipe_sha256", pa.string(), "digest of the settings used", nullable=False),
+        _field("version", pa.string(), "version of spermseg", nullable=False),
+        _field("status", pa.string(), "ok or rejected", nullable=False),
+        _field("reason", pa.string(), "why it was rejected; null where ok"),
+        _field("width_px", pa.int32(), "width as shown (after EXIF rotation)", "px"),
+        _field("height_px", pa.int32(), "height as shown (after EXIF rotation)", "px"),
+        _field("um_per_px", pa.float32(), "pixel size; null where unknown", "um/px"),
+        _field("focus", pa.float32(), "variance of the Laplacian of the green channel: low is blurred", "grey2"),
+        _field("brightness", pa.float32(), "mean of the grey picture", "grey"),
+        _field("saturated_fraction", pa.float32(), "share of pixels at 0 or 255 in every channel", "0-1"),
+        _field("unevenness", pa.float32(), "range of the background's light over its mean", "ratio"),
+        _field("foreground_fraction", pa.float32(), "share of pixels in the mask", "0-1"),
+        _field("confidence", pa.float32(), "mean probability over the mask; null where empty", "0-1"),
+        _field("mask", pa.string(), "COCO run-length string of the whole mask, height_px x width_px"),
+        _field("n_cells", pa.int32(), "connected components of the mask above the least area", "count"),
+        _field("cells", pa.list_(CELL), "one struct a cell"),
+        _field("decode_ms", pa.float32(), "time to decode", "ms"),
+        _field("predict_ms", pa.float32(), "share of the network's time for its tiles", "ms"),
+        _field("measure_ms", pa.float32(), "time from probability map to cells", "ms"),
+    ],
+    metadata={"spermseg_schema_version": str(SCHEMA_VERSION)},
+)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows, given as mappings from column name to value, as a table of the contract's schema."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def encode_unit(table: pa.Table) -> bytes:
+    """Return a unit's table as the bytes of one Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
+    """Return where a unit's result lies: `OUT/results/run=<run_id>/unit-<digest>.parquet`."""
+    return out.child("results", f"run={run_id}", f"unit-{unit_id}.parquet")
+
+
+def list_units(out: Location, run_id: str | None = None) -> list[Location]:
+    """Return the unit files that are there, of one run or of all, in the order of their names."""
+    root = out.child("results") if run_id is None else out.child("results", f"run={run_id}")
+    found = (Location(item.uri, out.endpoint_url) for item in root.list())
+    return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
+
+
+def read_units(
+    out: Location, run_id: str | None = None, columns: Iterable[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield the table of each unit file, one at a time, so that memory does not grow with the archive.
+
+    Args:
+        out: the folder that `spermseg segment` wrote to.
+        run_id: one run; None reads all.
+        columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
+    """
+    wanted = None if columns is None else list(columns)
+    for place in list_units(out, run_id):
+        yield pq.read_table(pa.BufferReader(place.read_bytes()), columns=wanted)

@@ -1,0 +1,1 @@
+"""What is in a mask: cells and their measures."""

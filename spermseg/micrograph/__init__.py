@@ -1,0 +1,1 @@
+"""What a picture is: decoding, quality, annotations, tiles, and drawn pictures with exact masks."""

@@ -1,0 +1,1 @@
+"""What has learned: the network, the model file, the predictor."""

@@ -1,0 +1,1 @@
+"""Where bytes are: local folders, S3 buckets, archives."""

@@ -1,0 +1,1 @@
+"""How it learns: dataset, augmentation, losses, metrics, the loop, and Ray Train."""
