@@ -1,0 +1,383 @@
+"""Archives: what was packed comes back by byte ranges, and nothing that was packed is lost in silence."""
+
+import io
+import os
+import random
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from spermseg.errors import ArchiveError, SpermsegError, StorageError
+from spermseg.storage.archives import Member, archive_kind, list_members, unpack_member, unsupported_archive
+
+LIMIT = 1 << 20
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/\\"), min_size=1, max_size=20).map(
+    lambda text: f"p1/{text}.jpg"
+)
+contents = st.one_of(
+    st.binary(max_size=300), st.integers(0, 100_000).map(lambda size: b"sperm" * (size // 5)), st.just(b"")
+)
+entries = st.lists(st.tuples(names, contents), max_size=6)
+
+
+def zip_of(pairs, packing=zipfile.ZIP_DEFLATED, force_zip64=False, prefix=b"") -> bytes:
+    sink = io.BytesIO(prefix)
+    sink.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(sink, "a" if prefix else "w") as archive:
+        for number, (name, data) in enumerate(pairs):
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = packing if number % 2 == 0 else zipfile.ZIP_STORED
+            with archive.open(entry, "w", force_zip64=force_zip64) as file:
+                file.write(data)
+    return sink.getvalue()
+
+
+def tar_of(pairs, kind=tarfile.PAX_FORMAT) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=kind) as archive:
+        for name, data in pairs:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def listed(blob: bytes, kind: str) -> list[Member]:
+    return list_members(io.BytesIO(blob), kind)
+
+
+def unpacked(blob: bytes, member: Member, limit: int = LIMIT) -> bytes:
+    part = blob[member.offset : member.offset + member.size]
+    return unpack_member(part, member.packing, member.data_size, member.crc32, limit)
+
+
+def only(members: list[Member]) -> Member:
+    assert len(members) == 1
+    return members[0]
+
+
+# Laws
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@QUICK
+@given(entries, st.booleans(), st.sampled_from([b"", b"MZ a self-extracting stub"]))
+def test_what_was_zipped_comes_back_by_ranges(pairs, force_zip64, prefix):
+    blob = zip_of(pairs, force_zip64=force_zip64, prefix=prefix)
+    members = listed(blob, "zip")
+    assert [(member.name, unpacked(blob, member)) for member in members] == pairs
+    assert [member.reason for member in members] == [None] * len(pairs)
+
+
+@QUICK
+@given(entries, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
+@example([("p1/" + "long" * 60 + ".jpg", b"x")], tarfile.GNU_FORMAT)
+def test_what_was_put_in_a_tar_comes_back_by_ranges(pairs, kind):
+    blob = tar_of(pairs, kind)
+    members = listed(blob, "tar")
+    assert [(member.name, unpacked(blob, member)) for member in members] == pairs
+    assert [member.reason for member in members] == [None] * len(pairs)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["zip", "zip64", "pax", "gnu"]), st.randoms(use_true_random=False), st.integers(1, 8))
+def test_a_damaged_archive_gives_members_or_our_errors_within_its_bounds(form, chance, flips):
+    pairs = [("a.jpg", b"a" * 700), ("p1/" + "é" * 90 + ".jpg", b"b" * 20), ("c.png", bytes(range(256)))]
+    kind = "zip" if form.startswith("zip") else "tar"
+    whole = {
+        "zip": lambda: zip_of(pairs),
+        "zip64": lambda: zip_of(pairs, force_zip64=True),
+        "pax": lambda: tar_of(pairs),
+        "gnu": lambda: tar_of(pairs, tarfile.GNU_FORMAT),
+    }[form]()
+    blob = bytearray(whole)
+    for _ in range(flips):
+        blob[chance.randrange(len(blob))] = chance.randrange(256)
+    blob = bytes(blob[: chance.choice([len(blob), chance.randrange(len(blob))])])
+    try:
+        members = listed(blob, kind)
+    except SpermsegError as error:
+        assert "\n" not in error.message
+        return
+    for member in members:
+        assert 0 <= member.offset <= member.offset + member.size <= len(blob)
+        assert 0 <= member.data_size < 2**63
+        member.name.encode()
+        if member.reason is None:
+            try:
+                assert len(unpacked(blob, member)) == member.data_size
+            except ArchiveError as error:
+                assert "\n" not in error.message
+
+
+@QUICK
+@given(st.integers(1, 20), st.integers(0, 10_000))
+def test_a_tar_cut_anywhere_shows_that_something_is_missing(count, where):
+    pairs = [(f"{number}.jpg", bytes([number]) * 300) for number in range(count)]
+    blob = tar_of(pairs, tarfile.GNU_FORMAT)
+    content_end = count * 1024
+    cut = blob[: 512 + where % (content_end - 511)]
+    members = listed(cut, "tar")
+    good = [(member.name, unpacked(cut, member)) for member in members if member.reason is None]
+    assert good == pairs[: len(good)]
+    assert members[-1].reason is not None
+    assert sum(member.reason is not None for member in members) == 1
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.zip", "zip"), ("A.ZIP", "zip"), ("p/a.tar", "tar"), ("a.tar.gz", None), ("zip", None), ("a.jpg", None)],
+)
+def test_the_suffix_tells_the_kind_of_archive(name, kind):
+    assert archive_kind(name) == kind
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "A.TGZ", "a.tar.bz2", "a.7z", "a.rar", "a.jpg.gz", "a.tar.zst"])
+def test_an_archive_that_cannot_be_read_says_what_to_do(name):
+    assert "pack the pictures again" in unsupported_archive(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.zip", "a.tar", "gz", "7z.png"])
+def test_what_is_no_unreadable_archive_has_no_such_reason(name):
+    assert unsupported_archive(name) is None
+
+
+def test_zip_names_without_the_utf8_flag_are_read_as_the_standard_says():
+    blob = zip_of([("caf_.jpg", b"x")]).replace(b"caf_.jpg", b"caf\x82.jpg")
+    assert only(listed(blob, "zip")).name == "café.jpg"
+
+
+def test_tar_names_that_are_not_utf8_are_shown_with_escapes():
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("caf\udce9.jpg"))
+    assert only(listed(sink.getvalue(), "tar")).name == "caf\\xe9.jpg"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_name_that_occurs_twice_gives_two_members(kind):
+    pairs = [("a.jpg", b"first"), ("a.jpg", b"second")]
+    blob = zip_of(pairs) if kind == "zip" else tar_of(pairs)
+    members = listed(blob, kind)
+    assert [unpacked(blob, member) for member in members] == [b"first", b"second"]
+    assert members[0].offset != members[1].offset
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_folders_are_left_out(kind):
+    sink = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(sink, "w") as archive:
+            archive.mkdir("p1")
+            archive.writestr("p1/a.jpg", b"x")
+    else:
+        with tarfile.open(fileobj=sink, mode="w") as archive:
+            folder = tarfile.TarInfo("p1")
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+            archive.addfile(tarfile.TarInfo("p1/a.jpg"))
+    assert only(listed(sink.getvalue(), kind)).name == "p1/a.jpg"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_without_members_has_none(kind):
+    assert listed(zip_of([]) if kind == "zip" else tar_of([]), kind) == []
+
+
+# Members that cannot be used
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["inner.zip", "inner.tar", "inner.tar.gz", "inner.7z"])
+def test_an_archive_inside_an_archive_is_refused_with_its_reason(kind, name):
+    blob = zip_of([(name, b"x")]) if kind == "zip" else tar_of([(name, b"x")])
+    assert "archive inside an archive" in only(listed(blob, kind)).reason
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, b"Z"])
+def test_tar_entries_that_are_no_files_are_refused_with_their_reason(kind):
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        entry = tarfile.TarInfo("a.jpg")
+        entry.type, entry.linkname = kind, "b.jpg"
+        archive.addfile(entry)
+    assert only(listed(sink.getvalue(), "tar")).reason
+
+
+def test_an_encrypted_zip_member_is_refused_with_its_reason():
+    blob = bytearray(zip_of([("a.jpg", b"x")]))
+    blob[blob.index(b"PK\1\2") + 8] |= 1
+    assert "encrypted" in only(listed(bytes(blob), "zip")).reason
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_another_zip_method_is_refused_with_its_number(method):
+    assert f"zip method {method}" in only(listed(zip_of([("a.jpg", b"x")], packing=method), "zip")).reason
+
+
+def test_a_link_in_a_zip_is_refused_with_its_reason():
+    sink = io.BytesIO()
+    entry = zipfile.ZipInfo("a.jpg")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr(entry, "../etc/passwd")
+    assert "link" in only(listed(sink.getvalue(), "zip")).reason
+
+
+@pytest.mark.parametrize("second_offset", [0, 5])
+def test_zip_members_that_overlap_are_refused(second_offset):
+    blob = bytearray(zip_of([("a.jpg", b"a" * 50), ("b.jpg", b"b" * 50)], packing=zipfile.ZIP_STORED))
+    second = blob.rindex(b"PK\1\2")
+    struct.pack_into("<L", blob, second + 42, second_offset)
+    members = listed(bytes(blob), "zip")
+    reasons = [member.reason for member in members]
+    assert sum("overlap" in (reason or "") for reason in reasons) == (2 if second_offset == 0 else 1)
+
+
+def test_a_zip_member_that_declares_an_impossible_size_is_refused():
+    blob = bytearray(zip_of([("a.jpg", b"a" * 50)]))
+    struct.pack_into("<L", blob, blob.index(b"PK\1\2") + 24, 2**31)
+    assert "cannot hold" in only(listed(bytes(blob), "zip")).reason
+
+
+def test_the_damaged_rest_of_a_tar_is_one_refused_member_after_the_good_ones():
+    blob = bytearray(tar_of([("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c")], tarfile.GNU_FORMAT))
+    blob[1024 + 10] ^= 0xFF
+    members = listed(bytes(blob), "tar")
+    assert [member.name for member in members] == ["a.jpg", "(from byte 1024 on)"]
+    assert "could not be listed" in members[1].reason
+
+
+@pytest.mark.parametrize("size", [-1, -512, -1024, 1 << 62])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.timeout(20)
+def test_a_tar_header_with_an_absurd_size_neither_loops_nor_reads_the_archive(size, kind):
+    entry = tarfile.TarInfo("b.jpg")
+    entry.type, entry.size = kind, size
+    blob = tar_of([("a.jpg", b"a")])[:1024] + entry.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
+    file = CountingFile(blob)
+    members = list_members(file, "tar")
+    assert [member.reason is None for member in members] == [True, False]
+    assert file.bytes_read <= 16 * 512
+
+
+# Unreadable directories
+
+
+class CountingFile(io.BytesIO):
+    bytes_read = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.bytes_read += len(data)
+        return data
+
+
+class BrokenLine(io.BytesIO):
+    def read(self, size=-1):
+        raise StorageError("the line broke")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("blob", [b"", b"no archive", bytes(range(256)) * 8, b"PK\3\4" + bytes(60)])
+def test_what_is_no_archive_gives_one_line_that_names_the_kind(kind, blob):
+    with pytest.raises(ArchiveError, match=rf"^the {kind} archive's directory cannot be read: [^\n]+$"):
+        listed(blob, kind)
+
+
+def test_a_compressed_tar_named_tar_is_unreadable():
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    with pytest.raises(ArchiveError, match="tar"):
+        listed(sink.getvalue(), "tar")
+
+
+def test_a_zip_cut_short_is_unreadable():
+    blob = zip_of([("a.jpg", os.urandom(5000))])
+    with pytest.raises(ArchiveError, match="upload it again"):
+        listed(blob[:4000], "zip")
+
+
+def test_another_kind_of_archive_is_refused():
+    with pytest.raises(ArchiveError, match="rar"):
+        listed(b"", "rar")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_failure_of_the_storage_stays_one(kind):
+    blob = zip_of([("a.jpg", b"x")]) if kind == "zip" else tar_of([("a.jpg", b"x")])
+    with pytest.raises(StorageError, match="the line broke"):
+        list_members(BrokenLine(blob), kind)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_listing_reads_the_directory_only(kind):
+    pairs = [(f"{number}.jpg", random.Random(number).randbytes(200_000)) for number in range(10)]
+    file = CountingFile(zip_of(pairs) if kind == "zip" else tar_of(pairs))
+    assert len(list_members(file, kind)) == 10
+    assert file.bytes_read < 20_000
+
+
+# Unpacking
+
+
+def test_data_larger_than_allowed_is_not_unpacked():
+    blob = zip_of([("a.jpg", bytes(50_000))])
+    with pytest.raises(ArchiveError, match="declares 50000 bytes unpacked; at most 49999"):
+        unpacked(blob, only(listed(blob, "zip")), limit=49_999)
+
+
+def test_a_stream_that_unpacks_to_more_than_declared_is_stopped():
+    blob = zip_of([("a.jpg", bytes(50_000))])
+    member = only(listed(blob, "zip"))
+    with pytest.raises(ArchiveError, match="more than the 100 bytes"):
+        unpack_member(blob[: member.size], member.packing, 100, None, LIMIT)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_wrong_checksum_is_found(packing):
+    data = b"some pixels"
+    blob = zip_of([("a.jpg", data)], packing=packing)
+    member = only(listed(blob, "zip"))
+    with pytest.raises(ArchiveError, match="checksum"):
+        unpack_member(blob[: member.size], member.packing, len(data), zlib.crc32(data) ^ 1, LIMIT)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("kept", [0, 20, 45, 60])
+def test_data_that_end_early_are_found(packing, kept):
+    blob = zip_of([("a.jpg", bytes(range(256)))], packing=packing)
+    member = only(listed(blob, "zip"))
+    with pytest.raises(ArchiveError):
+        unpack_member(blob[:kept], member.packing, member.data_size, None, LIMIT)
+
+
+def test_short_data_of_a_tar_member_are_found():
+    with pytest.raises(ArchiveError, match="holds 3 bytes where the archive declares 4"):
+        unpack_member(b"abc", "tar", 4, None, LIMIT)
+
+
+def test_damaged_deflate_data_are_found():
+    blob = bytearray(zip_of([("a.jpg", os.urandom(100))]))
+    member = only(listed(bytes(blob), "zip"))
+    blob[35] = 0xFF
+    with pytest.raises(ArchiveError, match="compressed data are damaged"):
+        unpacked(bytes(blob), member)
+
+
+def test_an_unknown_packing_is_refused():
+    with pytest.raises(ArchiveError, match="zip-deflate"):
+        unpack_member(b"", "rar", 0, None, LIMIT)
