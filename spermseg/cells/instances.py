@@ -1,0 +1,48 @@
+"""Probability map -> mask -> instances."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """What counts as a cell."""
+
+    threshold: float = 0.5
+    """Probability from which a pixel is in the mask, 0-1."""
+    min_area: int = 64
+    """Connected components below this are dropped from the cells and from the mask, px at native resolution."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ConfigError(f"got threshold {self.threshold}; more than 0 and less than 1 is needed")
+        if self.min_area < 0:
+            raise ConfigError(f"got min_area {self.min_area}; 0 px or more is needed")
+
+
+def label_cells(mask: NDArray[np.bool_], min_area: int = 0) -> NDArray[np.int32]:
+    """Label the 8-connected components of a mask from 1 to n, in reading order; smaller ones become background.
+
+    Args:
+        mask: (Y, X) bool.
+        min_area: least number of pixels of a component.
+
+    Returns:
+        (Y, X) int32, 0 is background.
+
+    >>> label_cells(np.array([[1, 0, 1], [1, 0, 0]], bool), min_area=2).tolist()
+    [[1, 0, 0], [1, 0, 0]]
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_area
+    keep[0] = False
+    if keep[1:].all():
+        return np.asarray(labels, np.int32)
+    new = np.zeros(count, np.int32)
+    new[keep] = np.arange(1, keep.sum() + 1)
+    return np.asarray(new[labels], np.int32)

@@ -1,0 +1,102 @@
+"""The U-Net of Melendez et al. (CBMS 2021), configurable in filters, channels and classes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spermseg.errors import ConfigError, ShapeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The network's shape. The defaults are the paper's: 412,865 parameters."""
+
+    filters: tuple[int, ...] = (16, 32, 48, 64)
+    """Filters of each encoder level, from the finest to the coarsest; the decoder has the same, reversed."""
+    bridge: int = 64
+    """Filters of the bridge, at 1 / 2**levels of the resolution."""
+    in_channels: int = 3
+    """Channels of the input; 3 for RGB."""
+    classes: tuple[str, ...] = ("cell",)
+    """One output channel a class, in this order."""
+
+    def __post_init__(self) -> None:
+        if not self.filters or min(*self.filters, self.bridge, self.in_channels) < 1:
+            raise ConfigError(
+                f"got filters {self.filters}, bridge {self.bridge}, in_channels {self.in_channels}; "
+                "at least one level, and at least 1 of each, is needed"
+            )
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"got classes {self.classes}; at least one, each once, is needed")
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the input must be multiples of this, px."""
+        return int(2 ** len(self.filters))
+
+
+class DoubleConvolution(nn.Sequential):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """Encoder, bridge, decoder with skips, and a 1x1 convolution to logits; the sigmoid is the caller's."""
+
+    def __init__(self, config: UNetConfig = UNetConfig()) -> None:
+        super().__init__()
+        self.config = config
+        widths = (config.in_channels, *config.filters)
+        self.encoder = nn.ModuleList(DoubleConvolution(i, o) for i, o in zip(widths, config.filters, strict=False))
+        self.pool = nn.MaxPool2d(2)
+        self.bridge = DoubleConvolution(config.filters[-1], config.bridge)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        below = (config.bridge, *config.filters[:0:-1])
+        self.decoder = nn.ModuleList(
+            DoubleConvolution(up + skip, skip) for up, skip in zip(below, config.filters[::-1], strict=True)
+        )
+        self.head = nn.Conv2d(config.filters[0], len(config.classes), kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, classes, Y, X) for a picture (N, in_channels, Y, X) of values 0 to 1.
+
+        Raises:
+            ShapeError: another number of channels, or a height or width that does not halve evenly at each level.
+        """
+        self._check(x)
+        skips = []
+        for level in self.encoder:
+            x = level(x)  # (N, filters, Y / 2**k, X / 2**k)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.bridge(x)  # (N, bridge, Y / 2**levels, X / 2**levels)
+        for level, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = level(torch.cat([self.upsample(x), skip], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+    def _check(self, x: Tensor) -> None:
+        channels, multiple = self.config.in_channels, self.config.multiple
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ShapeError(f"got a tensor {tuple(x.shape)}; (N, {channels}, Y, X) is needed")
+        height, width = x.shape[2:]
+        if height % multiple or width % multiple:
+            up = tuple(-(-side // multiple) * multiple for side in (height, width))
+            raise ShapeError(
+                f"got {height} x {width} px; multiples of {multiple} are needed, for example {up[0]} x {up[1]}"
+            )
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of learned numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,100 @@
+"""Which examples a step sees: a function of (seed, epoch, step) alone.
+
+So a resumed training sees what an uninterrupted one would have seen, and one worker and many see the same global batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.training.augment import Augmentation, AugmentName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkingExample:
+    """An annotated micrograph at the working resolution."""
+
+    pixels: NDArray[np.uint8]
+    """(Y, X, 3) RGB."""
+    mask: NDArray[np.uint8]
+    """(Y, X, classes), 0 or 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Cuts the epochs into global batches, and the batches into the shares of the workers."""
+
+    examples: Sequence[WorkingExample]
+    tile: int
+    """Side of what the network reads, px; larger examples are cropped at random, smaller ones mirrored."""
+    batch_size: int
+    """Of the global batch."""
+    expansion: int
+    """Variants of each example in an epoch."""
+    augment: AugmentName
+    seed: int
+    rank: int = 0
+    workers: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch; the last one is filled up from the start of the epoch."""
+        return -(-len(self.examples) * self.expansion // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the slots of an epoch (steps, batch_size): slot s is variant s // n of example s % n."""
+        rng = np.random.default_rng((self.seed, epoch))
+        slots = rng.permutation(len(self.examples) * self.expansion)
+        return np.resize(slots, (self.steps, self.batch_size))
+
+    def batches(self, epoch: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), masks (N, tile, tile, classes).
+
+        The next batch is made in a thread while the network works on this one.
+        """
+        shares = self.order(epoch)[:, self.rank :: self.workers]
+        augmentation = Augmentation(self.augment, self.tile)
+        return _ahead(lambda step: self._batch(epoch, shares[step], augmentation), self.steps)
+
+    def _batch(
+        self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
+        return np.stack([pixels for pixels, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+    def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        variant, index = divmod(slot, len(self.examples))
+        rng = np.random.default_rng((self.seed, epoch, slot))
+        pixels, mask = random_tile(self.examples[index], self.tile, rng)
+        return augmentation.variant(pixels, mask, variant, int(rng.integers(2**31)))
+
+
+def random_tile(
+    example: WorkingExample, tile: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return a random square of an example, mirrored at the edges where the example is smaller."""
+    short = [(0, max(0, tile - side)) for side in example.mask.shape[:2]]
+    pixels, mask = example.pixels, example.mask
+    if any(after for _, after in short):
+        pixels = np.pad(pixels, (*short, (0, 0)), mode="symmetric")
+        mask = np.pad(mask, (*short, (0, 0)), mode="symmetric")
+    y, x = (int(rng.integers(side - tile + 1)) for side in mask.shape[:2])
+    square = np.s_[y : y + tile, x : x + tile]
+    return pixels[square], mask[square]
+
+
+def _ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield make(0), make(1) ..., each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(make, 0) if count else None
+        for number in range(1, count + 1):
+            if coming is not None:
+                ready = coming.result()
+                coming = pool.submit(make, number) if number < count else None
+                yield ready
