@@ -1,0 +1,75 @@
+"""Annotation files -> `Annotation`: LabelMe, VIA (project and export) and COCO, told apart by their content.
+
+The files are untrusted: every value passes a check, and an error names the file and the place in it.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from spermseg.errors import AnnotationError
+from spermseg.micrograph.annotation import Annotation
+from spermseg.micrograph.annotation_fields import Fault, Source
+from spermseg.micrograph.coco import parse_coco
+from spermseg.micrograph.labelme import parse_labelme
+from spermseg.micrograph.via import parse_via
+
+FaultHandler = Callable[[str, AnnotationError], None]
+
+
+def read_annotations(
+    path: Path, *, label_attribute: str | None = None, on_fault: FaultHandler | None = None
+) -> list[Annotation]:
+    """Read an annotation file of any known format.
+
+    Args:
+        path: the JSON file.
+        label_attribute: the attribute of a VIA region that is its label; None takes the only one, or else the first
+            of `via.LABEL_ATTRIBUTES`.
+        on_fault: called with (image name, error) for each picture whose annotation cannot be used, so that the
+            rest of a file with many pictures can; None raises at the first.
+
+    Returns:
+        One annotation a picture, in the order of the file.
+
+    Raises:
+        AnnotationError: the file cannot be read, is in none of the formats, or (without `on_fault`) is malformed.
+    """
+    annotations = []
+    for item in _parse(Source(name=path.name, label_attribute=label_attribute), _read_json(path)):
+        if isinstance(item, Annotation):
+            annotations.append(item)
+        elif on_fault is None:
+            raise item.error
+        else:
+            on_fault(item.image_name, item.error)
+    return annotations
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return from_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # Windows tools write this mark
+    except OSError as error:
+        raise AnnotationError(f"{path.name}: could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise AnnotationError(f"{path.name}: not JSON: {error}") from error
+
+
+def _parse(source: Source, content: Any) -> Iterator[Annotation | Fault]:
+    if isinstance(content, dict):
+        if "_via_img_metadata" in content:
+            return parse_via(source, content["_via_img_metadata"])
+        if "shapes" in content:
+            return parse_labelme(source, content)
+        if "images" in content and "annotations" in content:
+            return parse_coco(source, content)
+        if content and all(isinstance(item, dict) and "regions" in item for item in content.values()):
+            return parse_via(source, content)
+    found = (
+        f"an object with {', '.join(list(content)[:4]) or 'nothing'}"
+        if isinstance(content, dict)
+        else "no object"
+    )
+    raise AnnotationError(f"{source.name}: got {found}; a LabelMe, VIA or COCO annotation file is needed")

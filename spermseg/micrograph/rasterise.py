@@ -1,0 +1,195 @@
+"""Drawn shapes -> pixels, by one rule.
+
+Pixel (x, y) covers [x, x+1) x [y, y+1), so its centre is (x + 0.5, y + 0.5). **A pixel belongs to a shape when its
+centre lies inside.** Vertices keep their fractions. Polygons are even-odd, so a keyhole or a self-touching outline
+keeps its holes. A centre that lies exactly on an edge belongs to the polygon on whose left or top edge it lies: of
+two polygons that share an edge, each pixel along it gets exactly one.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil, cos, floor, hypot, sin
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spermseg.errors import AnnotationError
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polygon:
+    """A closed outline."""
+
+    points: Points
+    """Its vertices (x, y), px; the last is joined to the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ellipse:
+    """A circle or an ellipse."""
+
+    x: float
+    """Centre, px."""
+    y: float
+    """Centre, px."""
+    radius_x: float
+    """Half axis along x before the rotation, px."""
+    radius_y: float
+    """Half axis along y before the rotation, px."""
+    angle: float = 0.0
+    """Rotation from the x axis towards the y axis (clockwise as shown), radians."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """A mask of the whole picture as COCO run lengths: column by column, beginning with background."""
+
+    width: int
+    """Of the picture, px."""
+    height: int
+    """Of the picture, px."""
+    counts: tuple[int, ...]
+    """Lengths of the runs, background and foreground in turn; they add up to width x height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bitmap:
+    """A mask as a small PNG with its place in the picture; non-zero is foreground."""
+
+    x: int
+    """Left edge, px."""
+    y: int
+    """Top edge, px."""
+    width: int
+    """Of the PNG, px."""
+    height: int
+    """Of the PNG, px."""
+    png: bytes
+    """The PNG file."""
+
+
+Shape = Polygon | Ellipse | RunLength | Bitmap
+
+
+def rasterise(shapes: Iterable[Shape], height: int, width: int) -> NDArray[np.bool_]:
+    """Return the union of shapes, cropped to the picture.
+
+    Args:
+        shapes: what was drawn, in pixels of a picture of this size.
+        height: of the picture, px.
+        width: of the picture, px.
+
+    Returns:
+        (Y, X) bool.
+
+    Raises:
+        AnnotationError: a run-length mask or a PNG that does not fit what is said of it.
+
+    >>> square = Polygon(points=((0.5, 0.5), (2.5, 0.5), (2.5, 2.5), (0.5, 2.5)))
+    >>> rasterise([square], 3, 4).astype(int)
+    array([[1, 1, 0, 0],
+           [1, 1, 0, 0],
+           [0, 0, 0, 0]])
+    """
+    canvas = np.zeros((height, width), np.bool_)
+    for shape in shapes:
+        draw_shape(canvas, shape)
+    return canvas
+
+
+def draw_shape(canvas: NDArray[np.bool_], shape: Shape) -> None:
+    """Set the pixels of one shape in a (Y, X) bool canvas, in place; see `rasterise`."""
+    match shape:
+        case Polygon():
+            _draw_polygon(canvas, np.array(shape.points, np.float64))
+        case Ellipse():
+            _draw_ellipse(canvas, shape)
+        case RunLength():
+            canvas |= _decode_run_length(shape, canvas.shape)
+        case Bitmap():
+            _draw_bitmap(canvas, shape)
+
+
+def _window(
+    canvas: NDArray[np.bool_], x0: float, y0: float, x1: float, y1: float
+) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom), the whole pixels that a box touches, cropped to the canvas."""
+    height, width = canvas.shape
+    left, top = min(max(floor(x0), 0), width), min(max(floor(y0), 0), height)
+    return left, top, max(left, min(ceil(x1), width)), max(top, min(ceil(y1), height))
+
+
+def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> None:
+    """Fill by parity: every edge toggles all pixels to the right of where it crosses their row of centres.
+
+    An edge is followed from its upper end whichever way it was drawn, so that two polygons that share it compute
+    the same crossings, bit for bit. It meets the rows with upper y <= centre < lower y, and toggles from the first
+    centre >= x: that is the rule for ties.
+    """
+    left, top, right, bottom = _window(canvas, *points.min(axis=0), *points.max(axis=0))
+    following = np.roll(points, -1, axis=0)
+    falls = (points[:, 1] <= following[:, 1])[:, None]
+    upper, lower = np.where(falls, points, following), np.where(falls, following, points)
+    first_row = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(np.intp)
+    rows_met = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(np.intp) - first_row
+    edge = np.repeat(np.arange(len(points)), rows_met)  # (crossings,)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(rows_met) - rows_met, rows_met)
+    row = first_row[edge] + step
+    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+    x = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
+    height, stride = bottom - top, right - left + 1  # one column more, for what lies right of the window
+    toggles = np.bincount((row - top) * stride + column - left, minlength=height * stride)
+    inside = np.cumsum(toggles.reshape(height, stride), axis=1) % 2 == 1
+    canvas[top:bottom, left:right] |= inside[:, :-1]
+
+
+def _draw_ellipse(canvas: NDArray[np.bool_], shape: Ellipse) -> None:
+    """Test every centre in the bounding box against the equation of the ellipse."""
+    along, across = cos(shape.angle), sin(shape.angle)
+    reach_x = hypot(shape.radius_x * along, shape.radius_y * across)
+    reach_y = hypot(shape.radius_x * across, shape.radius_y * along)
+    box = (shape.x - reach_x, shape.y - reach_y, shape.x + reach_x, shape.y + reach_y)
+    left, top, right, bottom = _window(canvas, *box)
+    dx = np.arange(left, right) + 0.5 - shape.x  # (X,)
+    dy = (np.arange(top, bottom) + 0.5 - shape.y)[:, None]  # (Y, 1)
+    u = (dx * along + dy * across) / shape.radius_x
+    v = (dy * along - dx * across) / shape.radius_y
+    canvas[top:bottom, left:right] |= u * u + v * v < 1
+
+
+def _decode_run_length(shape: RunLength, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    if (shape.height, shape.width) != size:
+        raise AnnotationError(
+            f"a run-length mask of {shape.width} x {shape.height} px on a picture of {size[1]} x {size[0]} px"
+        )
+    foreground = np.arange(len(shape.counts)) % 2 == 1
+    # the total is checked before anything of its size is allocated
+    if sum(shape.counts) != shape.height * shape.width:
+        raise AnnotationError(
+            f"run lengths that add up to {sum(shape.counts)} px; "
+            f"{shape.width} x {shape.height} = {shape.width * shape.height} are needed"
+        )
+    return np.repeat(foreground, shape.counts).reshape((shape.width, shape.height)).T
+
+
+def _draw_bitmap(canvas: NDArray[np.bool_], shape: Bitmap) -> None:
+    try:
+        image = Image.open(io.BytesIO(shape.png), formats=("PNG",))
+        if image.size != (shape.width, shape.height):  # from the header: no pixel is decoded before
+            raise AnnotationError(
+                f"a mask of {image.width} x {image.height} px in a box of {shape.width} x {shape.height} px"
+            )
+        if shape.width * shape.height > canvas.size:
+            raise AnnotationError(f"a mask of {shape.width} x {shape.height} px, larger than its picture")
+        pixels = np.asarray(image.convert("L")) > 0
+    except (OSError, SyntaxError, EOFError) as error:
+        raise AnnotationError("a mask that is not a readable PNG") from error
+    box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
+    left, top, right, bottom = _window(canvas, *box)
+    crop = pixels[top - shape.y : bottom - shape.y, left - shape.x : right - shape.x]
+    canvas[top:bottom, left:right] |= crop

@@ -1,0 +1,203 @@
+"""Examples -> train, val and test, without ever cutting a group (patient, slide or session).
+
+The same patient on both sides of a split makes a score look better than it is.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from spermseg.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+ATTEMPTS = 64
+"""Orders of the groups that are tried for the sizes to come near the fractions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How examples are divided."""
+
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Wanted shares of the images in train, val and test; a share of 0 leaves that split empty."""
+    seed: int = 0
+    """Another seed gives another split; the same seed gives the same one on every machine."""
+    group_pattern: str | None = None
+    """Regular expression, searched in the image's path below the folder of images; its one capture group is the
+    image's group, such as `(patient-[0-9]+)`. None makes each image its own group."""
+    split_csv: Path | None = None
+    """A table with the columns image, group and split (train, val or test) that gives the split instead."""
+
+    def __post_init__(self) -> None:
+        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6 or not self.fractions[0]:
+            raise ConfigError(
+                f"got split fractions {self.fractions}; shares that add up to 1 are needed, some for train"
+            )
+        if self.group_pattern is not None and self.split_csv is not None:
+            raise ConfigError(
+                "got a group pattern and a split CSV; give one, since the CSV names the groups too"
+            )
+        if self.group_pattern is not None:
+            self._check_pattern(self.group_pattern)
+
+    @staticmethod
+    def _check_pattern(pattern: str) -> None:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ConfigError(f"group pattern {pattern!r} is not a regular expression: {error}") from error
+        if groups != 1:
+            raise ConfigError(
+                f"group pattern {pattern!r} has {groups} capture groups; one is needed, such as (patient-[0-9]+)"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that made the split, for `dataset.json`."""
+        if self.split_csv is not None:
+            return {
+                "csv": self.split_csv.name,
+                "csv_sha256": hashlib.sha256(_read(self.split_csv)).hexdigest(),
+            }
+        fractions = dict(zip(SPLITS, self.fractions, strict=True))
+        return {"fractions": fractions, "seed": self.seed, "group_pattern": self.group_pattern}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where an image belongs."""
+
+    group: str
+    """Its patient, slide or session."""
+    split: str | None
+    """Its split, where a table gives it."""
+
+
+def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placement]:
+    """Return the group, and where a table gives it the split, of each image; images that a table lacks are absent.
+
+    Args:
+        images: paths below the folder of images.
+        config: how to divide.
+
+    Raises:
+        ConfigError: the pattern does not match an image, or the table cannot be used.
+    """
+    if config.split_csv is not None:
+        table = read_split_csv(config.split_csv)
+        placed = {image: table.get(image) or table.get(PurePosixPath(image).name) for image in images}
+        return {image: placement for image, placement in placed.items() if placement is not None}
+    return {image: Placement(group=_group_of(image, config.group_pattern), split=None) for image in images}
+
+
+def _group_of(image: str, pattern: str | None) -> str:
+    if pattern is None:
+        return image
+    match = re.search(pattern, image)
+    if match is None or not match.group(1):
+        raise ConfigError(
+            f"group pattern {pattern!r} finds no group in {image!r}; widen it, or rename the image"
+        )
+    return match.group(1)
+
+
+def read_split_csv(path: Path) -> dict[str, Placement]:
+    """Read a table of image, group, split.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a column, names an unknown split, or an image or a group twice in
+            different places.
+    """
+    rows = csv.DictReader(io.StringIO(_decode(path), newline=""))
+    if not {"image", "group", "split"} <= set(rows.fieldnames or ()):
+        raise ConfigError(f"{path.name} has columns {rows.fieldnames}; image, group and split are needed")
+    placed: dict[str, Placement] = {}
+    split_of: dict[str, str] = {}
+    for row in rows:
+        image, group, split = row["image"], row["group"], row["split"]
+        if split not in SPLITS or not group:
+            raise ConfigError(
+                f"{path.name}: line {rows.line_num} has group {group!r} and split {split!r}; "
+                "a group, and train, val or test, are needed"
+            )
+        if split_of.setdefault(group, split) != split:
+            raise ConfigError(
+                f"{path.name}: group {group!r} is in {split_of[group]} and in {split}; put it in one"
+            )
+        placement = Placement(group=group, split=split)
+        if placed.setdefault(image, placement) != placement:
+            raise ConfigError(f"{path.name}: line {rows.line_num} gives {image!r} a second, different place")
+    return placed
+
+
+def _decode(path: Path) -> str:
+    try:
+        return _read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path.name} is not UTF-8 text; a CSV file with image, group and split is needed"
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} could not be read: {error.strerror}") from error
+
+
+def split_groups(groups: Iterable[str], config: SplitConfig) -> dict[str, str]:
+    """Divide groups so that the numbers of images come near the wanted fractions.
+
+    Groups are given, one after the other, to the split that lacks most images. That is tried in several orders that
+    depend only on the seed and the groups' names; the one that comes nearest is kept. With at least as many groups
+    as wanted splits, none of these stays empty.
+
+    Args:
+        groups: the group of each image: a group of 7 images comes 7 times. Their order does not matter.
+        config: fractions and seed.
+
+    Returns:
+        Group -> split.
+    """
+    sizes = Counter(groups)
+    total = sum(sizes.values())
+    targets = {name: share * total for name, share in zip(SPLITS, config.fractions, strict=True) if share}
+    best: dict[str, str] = {}
+    least = float("inf")
+    for attempt in range(ATTEMPTS):
+        split_of, missed = _fill(_shuffle(sizes, f"{config.seed}/{attempt}"), sizes, targets)
+        if missed < least:
+            best, least = split_of, missed
+        if least <= 1:  # nearer than whole images come anyway
+            break
+    return best
+
+
+def _shuffle(names: Iterable[str], salt: str) -> list[str]:
+    """Order names by digest: unlike a random generator, the same in every version and whatever the order given."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{salt}/{name}".encode()).digest())
+
+
+def _fill(
+    order: Sequence[str], sizes: Mapping[str, int], targets: Mapping[str, float]
+) -> tuple[dict[str, str], float]:
+    """Return group -> split, and by how many images the splits miss their targets at most."""
+    lacking = dict(targets)
+    empty = set(targets)
+    split_of = {}
+    for place, group in enumerate(order):
+        # the last groups are kept for the splits that would stay empty otherwise
+        open_splits = (
+            [name for name in targets if name in empty] if len(order) - place <= len(empty) else [*targets]
+        )
+        split = max(open_splits, key=lambda name: lacking[name])
+        split_of[group] = split
+        lacking[split] -= sizes[group]
+        empty.discard(split)
+    return split_of, max(map(abs, lacking.values()))
