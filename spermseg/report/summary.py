@@ -1,0 +1,227 @@
+"""What an archive of results says in figures: flags, totals, groups, rejections, twins, what does not add up.
+
+A `frame` here is a pandas table of the light columns (`COLUMNS`) of all result rows, completed by `complete_rows`.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+TEXTS = (
+    *("image_id", "uri", "member", "content_sha256", "group", "run_id"),
+    *("model_sha256", "recipe_sha256", "version", "status", "reason"),
+)
+FIGURES = (
+    *("width_px", "height_px", "focus", "brightness", "saturated_fraction"),
+    *("unevenness", "foreground_fraction", "confidence", "n_cells"),
+)
+COLUMNS = TEXTS + FIGURES
+"""The columns of the results contract that are kept of every row."""
+
+NO_GROUP = "(no group)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagLimits:
+    """When a measured picture gets a flag that asks a person to look at it."""
+
+    low_focus_ratio: float = 0.25
+    """`out of focus` below this share of the median focus of all pictures, 0-1."""
+    low_confidence: float = 0.7
+    """`low confidence` below this mean probability, 0-1."""
+    saturated_fraction: float = 0.05
+    """`over- or underexposed` above this share of saturated pixels, 0-1."""
+    unevenness: float = 0.5
+    """`uneven light` above this range of the background over its mean, a ratio."""
+
+
+@dataclass(frozen=True)
+class Rejections:
+    """Uploads that were rejected for one kind of reason."""
+
+    kind: str
+    """The reason; where only its numbers differ between the files, with `…` in their place."""
+    rows: list[dict[str, Any]]
+    """The rows of the files."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Files with the same pixels under different names."""
+
+    content_sha256: str
+    """The digest that they share."""
+    groups: list[str]
+    """The groups they are in; more than one is the sign of a mix-up between patients."""
+    rows: list[dict[str, Any]]
+    """One row for each file."""
+
+
+def complete_rows(rows: Iterable[pd.DataFrame], limits: FlagLimits) -> tuple[pd.DataFrame, str]:
+    """Return all rows as one frame, sorted by name, and the folder that their names start from.
+
+    It adds `name` (the path below the folder that all files share, with the archive of a member as
+    a folder) and `flags` (a list of words).
+    """
+    parts = list(rows)
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+    for column in FIGURES:
+        frame[column] = pd.to_numeric(frame[column]).astype(float)
+    for column in TEXTS:
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
+    root = _shared_folder(frame["uri"].tolist())
+    frame["group"] = frame["group"].fillna(NO_GROUP)
+    frame["name"] = [
+        uri[len(root) :] + (f"/{member}" if member else "")
+        for uri, member in zip(frame["uri"], frame["member"], strict=True)
+    ]
+    frame["flags"] = _flags(frame, limits)
+    return frame.sort_values("name", kind="stable", ignore_index=True), root
+
+
+def _shared_folder(uris: Sequence[str]) -> str:
+    """Return the part of all paths up to the last `/` that they share."""
+    if not uris:
+        return ""
+    letters = os.path.commonprefix([min(uris), max(uris)])  # noqa: RUF071  (commonpath would spoil `s3://`)
+    return letters[: letters.rfind("/") + 1]
+
+
+def _flags(frame: pd.DataFrame, limits: FlagLimits) -> list[list[str]]:
+    measured = frame["status"] == "ok"
+    tests = {
+        "no cells": frame["n_cells"] == 0,
+        "out of focus": frame["focus"] < limits.low_focus_ratio * frame.loc[measured, "focus"].median(),
+        "low confidence": frame["confidence"] < limits.low_confidence,
+        "over- or underexposed": frame["saturated_fraction"] > limits.saturated_fraction,
+        "uneven light": frame["unevenness"] > limits.unevenness,
+        "same pixels as another file": frame["image_id"].isin(_shared_pixels(frame)["image_id"]),
+    }
+    words = [[name if hit else "" for hit in test & measured] for name, test in tests.items()]
+    return [[word for word in row if word] for row in zip(*words, strict=True)]
+
+
+def _shared_pixels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each measured file whose bytes are also another file's."""
+    measured = frame[(frame["status"] == "ok") & frame["content_sha256"].notna()]
+    files = measured.drop_duplicates(["content_sha256", "uri", "member"])
+    return files[files.duplicated("content_sha256", keep=False)]
+
+
+def find_twins(frame: pd.DataFrame) -> list[Twins]:
+    """Return files with the same pixels under different names, those across groups first."""
+    found = [
+        Twins(str(digest), sorted(set(files["group"])), to_rows(files))
+        for digest, files in _shared_pixels(frame).groupby("content_sha256")
+    ]
+    return sorted(found, key=lambda twins: (-len(twins.groups), twins.rows[0]["name"]))
+
+
+def group_rejections(frame: pd.DataFrame) -> list[Rejections]:
+    """Return the rejected rows by kind of reason, the most frequent first."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in to_rows(frame[frame["status"] != "ok"]):
+        row["reason"] = row["reason"] or "no reason given"
+        kinds.setdefault(re.sub(r"\d+", "…", row["reason"]), []).append(row)
+    found = [
+        Rejections(kind if len({row["reason"] for row in rows}) > 1 else rows[0]["reason"], rows)
+        for kind, rows in kinds.items()
+    ]
+    return sorted(found, key=lambda item: (-len(item.rows), item.kind))
+
+
+def count_groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a line for each group: pictures, ok, rejected, cells, medians of its measured pictures, lowest focus."""
+    return [
+        {
+            "group": group,
+            "pictures": len(rows),
+            "ok": len(measured := rows[rows["status"] == "ok"]),
+            "rejected": len(rows) - len(measured),
+            "cells": measured["n_cells"].sum(),
+            "cells_median": measured["n_cells"].median(),
+            "foreground_median": measured["foreground_fraction"].median(),
+            "focus_lowest": measured["focus"].min(),
+            "flagged": int((measured["flags"].str.len() > 0).sum()),
+        }
+        for group, rows in frame.groupby("group")
+    ]
+
+
+def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the headline figures of the archive."""
+    measured = frame[frame["status"] == "ok"]
+    times = [_times(receipt) for receipt in receipts]
+    return {
+        "planned": sum(int(receipt.get("planned") or 0) for receipt in receipts) if receipts else None,
+        "rows": len(frame),
+        "ok": len(measured),
+        "rejected": len(frame) - len(measured),
+        "cells": int(measured["n_cells"].sum()),
+        "megapixels": float((measured["width_px"] * measured["height_px"]).sum() / 1e6),
+        "groups": frame["group"].nunique(),
+        "models": sorted(set(frame["model_sha256"])),
+        "recipes": sorted(set(frame["recipe_sha256"])),
+        "versions": sorted(set(frame["version"])),
+        "started": min((start for start, _ in times if start), default=None),
+        "ended": max((end for _, end in times if end), default=None),
+    }
+
+
+def _times(receipt: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+    """Return when a run started and ended, as far as its receipt says."""
+    try:
+        started = datetime.fromisoformat(str(receipt.get("started")))
+    except ValueError:
+        return None, None
+    seconds = receipt.get("duration_s")
+    return started.astimezone(), started.astimezone() + timedelta(seconds=float(seconds)) if seconds else None
+
+
+def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for each run that has a receipt or rows, in the order in which they started."""
+    by_run = dict(iter(frame.groupby("run_id")))
+    by_receipt = {str(receipt.get("run_id")): receipt for receipt in receipts}
+    lines = []
+    for run_id in sorted({*by_run, *by_receipt}, key=str):
+        rows, receipt = by_run.get(run_id, frame.head(0)), by_receipt.get(str(run_id), {})
+        started, ended = _times(receipt)
+        figures = {
+            name: receipt.get(name) for name in ("planned", "ok", "rejected", "megapixels", "duration_s")
+        }
+        models, recipes = sorted(set(rows["model_sha256"])), sorted(set(rows["recipe_sha256"]))
+        lines.append(
+            {"run_id": run_id, "rows": len(rows), "started": started, "ended": ended}
+            | {"models": models, "recipes": recipes, "receipt": bool(receipt)}
+            | figures
+        )
+    return sorted(lines, key=lambda line: str(line["started"] or "9999"))
+
+
+def find_problems(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return, in plain words, what speaks against one row for each planned upload; none where all adds up."""
+    problems = []
+    planned = sum(int(receipt.get("planned") or 0) for receipt in receipts)
+    if planned != len(frame):
+        problems.append(f"The receipts plan {planned:,} uploads, and the results have {len(frame):,} rows.")
+    if repeated := int(frame["image_id"].duplicated().sum()):
+        problems.append(f"{repeated:,} rows repeat an upload that has a row already.")
+    for receipt in receipts:
+        ended = int(receipt.get("ok") or 0) + int(receipt.get("rejected") or 0)
+        if ended != int(receipt.get("planned") or 0):
+            problems.append(
+                f"Run {receipt.get('run_id')} planned {receipt.get('planned')} uploads and accounts for {ended}."
+            )
+    without = set(frame["run_id"]) - {receipt.get("run_id") for receipt in receipts}
+    problems += [f"Run {run_id} has rows and no receipt: it has not ended." for run_id in sorted(without)]
+    return problems
+
+
+def to_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame as one mapping a row."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
