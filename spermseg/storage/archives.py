@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from spermseg.errors import ArchiveError, StorageError
+from spermseg.storage.filesystem import storable
 
 TAR, ZIP_STORED, ZIP_DEFLATE = "tar", "zip-stored", "zip-deflate"
 ZIP_PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATE}
@@ -295,7 +296,7 @@ def _member(
     """Make a member whose text is storable and whose range lies within the archive, however wrong the declaration."""
     start = min(max(offset, 0), end)
     return Member(
-        name=name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        name=storable(name),
         offset=start,
         size=min(max(size, 0), end - start),
         packing="" if reason else packing,

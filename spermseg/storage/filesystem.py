@@ -1,24 +1,22 @@
 """A URI -> a place that lists, reads and writes: a local folder or an S3 bucket, with one set of verbs."""
 
+import errno
+import io
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from spermseg.errors import (
-    ConfigError,
-    ObjectChangedError,
-    ObjectExistsError,
-    ObjectMissingError,
-    StorageError,
-)
-from spermseg.storage.s3 import S3Backend
+from spermseg.errors import ConfigError, ObjectMissingError, StorageError
+from spermseg.storage.local import LocalBackend
+from spermseg.storage.s3 import S3Backend, resolve_endpoint
+
+READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,13 @@ class Backend(Protocol):
         """Return (size, etag)."""
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
-        """Return `size` bytes from `start` (None: all that follow), provided the etag still is this one."""
+        """Return up to `size` bytes from `start` (None: all that follow), provided the etag still is this one."""
 
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
         """Write whole or not at all."""
 
-    def filesystem(self) -> pafs.FileSystem:
-        """Return the pyarrow filesystem that reads the same paths."""
+    def filesystem(self, path: str) -> pafs.FileSystem:
+        """Return the pyarrow filesystem that reads this path."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +66,9 @@ class Location:
     """The S3 server where it is not AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
 
     def __post_init__(self) -> None:
-        if not self.uri:
-            raise ConfigError("got an empty path; give a folder or s3://bucket/prefix")
-        scheme, found, rest = self.uri.partition("://")
-        if found and scheme not in ("s3", "file"):
-            raise ConfigError(f"got {self.uri!r}; spermseg reads local folders and s3://bucket/prefix")
-        if scheme == "s3" and found and not rest.strip("/"):
-            raise ConfigError(f"got {self.uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")
-        if not (found and scheme == "s3"):
-            local = Path(rest if found else self.uri).expanduser().absolute()
-            object.__setattr__(self, "uri", os.path.normpath(local))
+        object.__setattr__(self, "uri", _complete(self.uri))
+        if self.is_s3:
+            resolve_endpoint(self.endpoint_url)  # a wrong one is better refused before anything has run
 
     @property
     def is_s3(self) -> bool:
@@ -87,16 +78,16 @@ class Location:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.uri).name
+        return self.path.rpartition("/")[2]
 
     @property
     def path(self) -> str:
         """What follows the scheme, without a slash at the end: `bucket/prefix`, or an absolute path."""
-        return self.uri.removeprefix("s3://").rstrip("/") or "/"
+        return self.uri.removeprefix("s3://")
 
     @cached_property
     def _backend(self) -> Backend:
-        return S3Backend(self.endpoint_url) if self.is_s3 else LocalBackend()
+        return S3Backend(resolve_endpoint(self.endpoint_url)) if self.is_s3 else LocalBackend()
 
     def __getstate__(self) -> tuple[str, str | None]:
         return self.uri, self.endpoint_url  # a client does not pickle, and carries credentials
@@ -110,20 +101,24 @@ class Location:
         return Location("/".join([self.uri.rstrip("/"), *parts]), self.endpoint_url)
 
     def contains(self, other: "Location") -> bool:
-        """Whether the other place is this one or below it."""
-        mine, its = self.path.rstrip("/"), other.path.rstrip("/")
-        return self.is_s3 == other.is_s3 and (its == mine or its.startswith(mine + "/"))
+        """Whether the other place is this one or below it, whatever links lead there."""
+        if self._backend != other._backend:
+            return False
+        mine, its = (place.path if place.is_s3 else os.path.realpath(place.path) for place in (self, other))
+        return its == mine or its.startswith(mine.rstrip("/") + "/")
 
     def list(self) -> Iterator[StoredObject]:
         """Yield every file below this place, in the order of the paths; a file yields itself; nothing there, none.
+
+        A local name that is no valid text is shown with backslash escapes: it can be reported, but not opened.
 
         Raises:
             StorageError: the listing was refused or broke off.
         """
         root, scheme = self.path, "s3://" if self.is_s3 else ""
         for path, size, etag in self._backend.list_objects(root):
-            key = path[len(root) :].lstrip("/") or PurePosixPath(path).name
-            yield StoredObject(uri=scheme + path, key=key, size=size, etag=etag)
+            key = path[len(root) :].lstrip("/") or self.name
+            yield StoredObject(uri=storable(scheme + path), key=storable(key), size=size, etag=etag)
 
     def stat(self) -> StoredObject:
         """Return the size and etag of this file.
@@ -166,7 +161,7 @@ class Location:
         """
         data = self._backend.read_range(self.path, start, size, etag)
         if len(data) != size:
-            raise StorageError(f"{self.uri} ends at byte {start + len(data)}; {start + size} are needed")
+            raise StorageError(f"{self.uri} ends before byte {start + size}, which is needed; was it cut off?")
         return data
 
     def write_bytes(self, data: bytes, *, only_if_absent: bool = False) -> None:
@@ -179,109 +174,88 @@ class Location:
         self._backend.write(self.path, data, only_if_absent)
 
     def open(self) -> BinaryIO:
-        """Return a seekable file object that reads only the ranges asked for.
+        """Return a seekable file object that reads only the ranges asked for, all of the same version.
 
         Raises:
             ObjectMissingError: it is not there.
-            StorageError: it could not be opened.
+            StorageError: it could not be read, now or while reading; ObjectChangedError: it changed meanwhile.
         """
-        try:
-            return cast(BinaryIO, self._backend.filesystem().open_input_file(self.path))
-        except FileNotFoundError as error:
-            raise ObjectMissingError(f"{self.uri} is not there") from error
-        except OSError as error:
-            raise StorageError(f"{self.uri} could not be opened: {first_line(error)}") from error
+        return cast("BinaryIO", io.BufferedReader(_RangeReader(self), READ_AHEAD))
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """Return (pyarrow filesystem, path), for libraries that read through pyarrow."""
-        return self._backend.filesystem(), self.path
+        return self._backend.filesystem(self.path), self.path
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+class _RangeReader(io.RawIOBase):
+    """A place as an unbuffered file, one request a read; `pyarrow` has one too, but with errors of its own."""
+
+    def __init__(self, place: Location) -> None:
+        self._place = place
+        self._object = place.stat()
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._object.size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, f"byte {base + offset} lies before the start of {self._place.uri}")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:  # the inherited one asks for 8 KiB at a time
+        return self._read(self._object.size)
+
+    def _read(self, size: int) -> bytes:
+        there = max(0, min(size, self._object.size - self._position))
+        data = self._place.read_range(self._position, there, etag=self._object.etag) if there else b""
+        self._position += len(data)
+        return data
 
 
-class LocalBackend:
-    """Files on this machine, or on a disk that all machines share."""
+def storable(name: str) -> str:
+    r"""Return a name as text that UTF-8 and Parquet can hold: bytes that are not text become backslash escapes.
 
-    def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
-        """Yield (path, size, etag) of every regular file below a path, in the order of the paths."""
-        if Path(path).is_file():
-            yield path, *self.stat(path)
-            return
-        yield from self._walk(path)
-
-    def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StorageError(f"{folder} could not be listed: {error.strerror}") from error
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path)
-            elif entry.is_file():
-                yield entry.path, *self.stat(entry.path)
-
-    def stat(self, path: str) -> tuple[int, str]:
-        """Return (size, etag) of a regular file."""
-        with _local_errors(path, "read"):
-            if not Path(path).is_file():
-                raise FileNotFoundError(2, "no such file")
-            status = Path(path).stat()
-        return status.st_size, f"{status.st_size:x}-{status.st_mtime_ns:x}"
-
-    def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
-        """Return `size` bytes from `start`, provided size and modification time still give this etag."""
-        if etag is not None and self.stat(path)[1] != etag:
-            raise ObjectChangedError(f"{path} changed since planned")
-        with _local_errors(path, "read"), Path(path).open("rb") as file:
-            file.seek(start)
-            return file.read(-1 if size is None else size)
-
-    def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
-        """Write to a temporary file beside it, fsync, and rename."""
-        target = Path(path)
-        with _local_errors(path, "written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if only_if_absent:
-                    os.link(temporary, target)
-                else:
-                    os.chmod(temporary, 0o666 & ~_umask())
-                    os.replace(temporary, target)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-
-    def filesystem(self) -> pafs.FileSystem:
-        """Return pyarrow's local filesystem."""
-        return pafs.LocalFileSystem()
+    >>> storable("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _complete(uri: str) -> str:
+    """Return a URI as `s3://bucket/prefix` or an absolute path, without a slash at the end."""
+    scheme, found, rest = uri.partition("://")
+    if not uri:
+        raise ConfigError("got an empty path; give a folder or s3://bucket/prefix")
+    if not found:
+        return _absolute(uri)
+    if scheme == "s3":
+        if not rest or rest.startswith("/"):
+            raise ConfigError(f"got {uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")
+        return f"s3://{rest.rstrip('/')}"
+    if scheme == "file" and rest.startswith("/"):
+        return _absolute(unquote(rest))
+    raise ConfigError(f"got {uri!r}; spermseg reads folders, file:///folder and s3://bucket/prefix")
 
 
-@contextmanager
-def _local_errors(path: str, verb: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
+def _absolute(path: str) -> str:
     try:
-        yield
-    except StorageError:
-        raise
-    except FileNotFoundError as error:
-        raise ObjectMissingError(f"{path} is not there") from error
-    except FileExistsError as error:
-        raise ObjectExistsError(f"{path} is there already") from error
-    except OSError as error:
-        raise StorageError(f"{path} could not be {verb}: {error.strerror}") from error
+        absolute = Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"got {path!r}, and there is no such user; give ./{path} for a folder of that name"
+        ) from error
+    return "/" + os.path.normpath(absolute).lstrip("/")

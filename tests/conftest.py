@@ -1,0 +1,108 @@
+"""Places to store things: a folder, moto's imitation of S3, and Ceph's radosgw, which is the real thing."""
+
+import itertools
+import logging
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from spermseg.storage import s3
+from spermseg.storage.filesystem import Location
+
+RADOSGW = Path(__file__).with_name("radosgw.sh")
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing12",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A server that is up, with the keys for it in the environment."""
+
+    endpoint_url: str
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def new_bucket(self) -> Location:
+        """Make an empty bucket."""
+        name = f"bucket-{next(self._numbers)}"
+        boto3.client("s3", endpoint_url=self.endpoint_url).create_bucket(Bucket=name)
+        return Location(f"s3://{name}", self.endpoint_url)
+
+
+@pytest.fixture(scope="session")
+def s3_keys() -> Iterator[None]:
+    """The keys that both servers take, in the environment, and so in that of every process started from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            patch.delenv(name, raising=False)
+        s3.client.cache_clear()
+        yield
+        s3.client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def moto_server(s3_keys: None) -> Iterator[S3Server]:
+    """An imitation of S3 in this process, up in a second; it checks no keys."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield S3Server(f"http://{host}:{port}")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def radosgw(s3_keys: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Ceph's S3 server, up in a quarter of a minute; it checks keys, ranges and conditions."""
+    if not all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd")):
+        pytest.skip("the Debian packages radosgw ceph-mon ceph-osd are absent (tests/radosgw.sh install)")
+    folder = tmp_path_factory.mktemp("radosgw")
+    try:
+        command = ["bash", str(RADOSGW), "start", str(folder), str(_two_free_ports())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        yield S3Server(done.stdout.split()[-1])
+    finally:
+        subprocess.run(["bash", str(RADOSGW), "stop", str(folder)], check=True)
+
+
+@pytest.fixture(params=["local", "moto", "radosgw"])
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Location]:
+    """Make an empty place to store things in, on each kind of storage in turn."""
+    if request.param == "local":
+        numbers = itertools.count()
+        return lambda: Location(str(tmp_path / f"place-{next(numbers)}"))
+    server: S3Server = request.getfixturevalue({"moto": "moto_server"}.get(request.param, request.param))
+    return server.new_bucket
+
+
+@pytest.fixture
+def place(new_place: Callable[[], Location]) -> Location:
+    """An empty folder `place` of an empty place, on each kind of storage in turn."""
+    return new_place().child("place")
+
+
+def _two_free_ports() -> int:
+    """Return a port that is free, and so is the next one."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port

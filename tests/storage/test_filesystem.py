@@ -1,0 +1,514 @@
+"""One public face, three kinds of storage: each law holds in a folder, on moto and on Ceph's radosgw."""
+
+import os
+import pickle
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from spermseg.errors import (
+    ConfigError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    SpermsegError,
+    StorageError,
+)
+from spermseg.storage import s3
+from spermseg.storage.archives import list_members, unpack_member
+from spermseg.storage.filesystem import Location, storable
+
+UNUSUAL = [
+    "a b.jpg",
+    " leading and trailing .jpg",
+    "Äpfel 精子.jpg",
+    "a+b.jpg",
+    "100%.jpg",
+    "100%20.jpg",
+    "a#b.jpg",
+    "a?b=c&d.jpg",
+    ".hidden",
+    "_under",
+    "a'\"b.jpg",
+    "a;b,c=d@e!$(f)*~.jpg",
+    "[1]{2}^`|<3>.jpg",
+    "a\\b.jpg",
+    "a:b.jpg",
+]
+
+
+def keys(place: Location) -> list[str]:
+    return [item.key for item in place.list()]
+
+
+def put(place: Location, *names: str) -> None:
+    for name in names:
+        place.child(name).write_bytes(name.encode())
+
+
+# Listing
+
+
+def test_a_listing_shows_every_file_below_in_the_order_of_the_paths(place):
+    names = ["z.jpg", "a/x.jpg", "a.jpg", "a/b/c.jpg", "B.jpg", "a-1.jpg", "a0.jpg", "é.jpg", "a/b.jpg"]
+    put(place, *names)
+    assert keys(place) == sorted(names)
+
+
+def test_a_listing_agrees_with_stat_and_its_uris_can_be_read(place):
+    put(place, "a.jpg", "b/c.jpg")
+    for item in place.list():
+        found = Location(item.uri, place.endpoint_url)
+        stat = found.stat()
+        assert (stat.uri, stat.size, stat.etag) == (item.uri, item.size, item.etag)
+        assert found.read_range(0, item.size, etag=item.etag) == item.key.encode()
+
+
+def test_a_listing_leaves_out_what_only_begins_with_the_same_letters(place):
+    put(place, "a/1.jpg", "ab/2.jpg", "a.jpg", "a-b/3.jpg")
+    assert keys(place.child("a")) == ["1.jpg"]
+
+
+def test_a_file_lists_itself(place):
+    put(place, "a.jpg", "a.jpg.txt")
+    item, *rest = place.child("a.jpg").list()
+    assert (item.key, item.size, rest) == ("a.jpg", 5, [])
+
+
+def test_nothing_there_lists_as_nothing(place):
+    assert keys(place) == []
+    put(place, "file")
+    assert keys(place.child("other")) == []
+    assert keys(place.child("file", "below")) == []
+
+
+def test_a_whole_bucket_or_top_folder_is_listed(new_place):
+    top = new_place()
+    put(top, "a/b.jpg", "c.jpg")
+    assert keys(top) == ["a/b.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_any_name_can_be_written_listed_and_read(place, name):
+    put(place, name)
+    (item,) = place.list()
+    found = Location(item.uri, place.endpoint_url)
+    assert item.key == found.name == name
+    assert found.read_bytes() == name.encode()
+    assert found.read_range(0, 1) == name.encode()[:1]
+    with found.open() as file:
+        assert file.read() == name.encode()
+    filesystem, path = found.filesystem()
+    assert filesystem.open_input_file(path).read() == name.encode()
+
+
+def test_a_listing_goes_on_past_a_thousand_objects(radosgw):
+    place = radosgw.new_bucket()
+    names = [f"{number:04}.jpg" for number in range(1005)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: place.child(name).write_bytes(b""), names))
+    assert keys(place) == names
+
+
+def test_the_empty_objects_that_stand_for_folders_are_left_out(radosgw):
+    bucket = radosgw.new_bucket()
+    put(bucket, "a/1.jpg")
+    s3.client(radosgw.endpoint_url).put_object(Bucket=bucket.path, Key="a/", Body=b"")
+    assert keys(bucket) == ["a/1.jpg"]
+    assert keys(bucket.child("a")) == ["1.jpg"]
+
+
+# Reading
+
+
+def test_a_file_that_is_not_there_is_missing(place):
+    put(place, "folder/a.jpg")
+    for missing in (place.child("no.jpg"), place.child("folder"), place.child("folder", "a.jpg", "b")):
+        assert not missing.exists()
+        for read in (missing.stat, missing.read_bytes, missing.open, partial(missing.read_range, 0, 1)):
+            with pytest.raises(ObjectMissingError, match="is not"):
+                read()
+    assert place.child("folder", "a.jpg").exists()
+
+
+def test_an_empty_file_reads_as_nothing(place):
+    empty = place.child("empty.jpg")
+    empty.write_bytes(b"")
+    assert (empty.stat().size, empty.read_bytes(), empty.read_range(0, 0)) == (0, b"", b"")
+    assert empty.open().read() == b""
+    with pytest.raises(StorageError, match="ends before byte 1"):
+        empty.read_range(0, 1)
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 10), (3, 4), (9, 1), (0, 0), (10, 0)])
+def test_a_range_is_exactly_those_bytes(place, start, size):
+    file = place.child("digits")
+    file.write_bytes(b"0123456789")
+    assert file.read_range(start, size) == b"0123456789"[start : start + size]
+    assert file.read_range(start, size, etag=file.stat().etag) == b"0123456789"[start : start + size]
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 11), (9, 2), (10, 1), (500, 5)])
+def test_a_range_beyond_the_end_is_an_error_that_says_so(place, start, size):
+    file = place.child("digits")
+    file.write_bytes(b"0123456789")
+    with pytest.raises(StorageError, match=f"ends before byte {start + size}"):
+        file.read_range(start, size)
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_file_that_changed_since_it_was_planned_is_not_read(place, size):
+    file = place.child("a.jpg")
+    file.write_bytes(b"first")
+    etag = file.stat().etag
+    file.write_bytes(b"second")
+    with pytest.raises(ObjectChangedError, match="changed since planned"):
+        file.read_range(0, size, etag=etag)
+    assert file.stat().etag != etag
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_file_that_went_since_it_was_planned_is_missing(place, size):
+    with pytest.raises(ObjectMissingError):
+        place.child("a.jpg").read_range(0, size, etag="abc")
+
+
+def test_an_open_file_seeks_as_files_do(place):
+    file = place.child("letters")
+    file.write_bytes(bytes(range(256)) * 1000)
+    with file.open() as stream:
+        assert stream.seek(-3, os.SEEK_END) == 255_997
+        assert stream.read() == b"\xfd\xfe\xff"
+        assert stream.read(5) == b""
+        assert stream.seek(1000) == 1000
+        assert stream.read(4) == bytes([232, 233, 234, 235])
+        assert stream.seek(-2, os.SEEK_CUR) == 1002
+        assert stream.tell() == 1002
+        assert stream.read(100_000) == (bytes(range(256)) * 1000)[1002:101_002]
+        assert stream.seek(10**6) == 10**6
+        assert stream.read(1) == b""
+        with pytest.raises(OSError, match="before the start"):
+            stream.seek(-1)
+
+
+def test_an_open_file_that_is_replaced_says_so(place):
+    file = place.child("letters")
+    file.write_bytes(bytes(200_000))
+    with file.open() as stream:
+        stream.read(1)
+        file.write_bytes(bytes(200_001))
+        stream.seek(150_000)
+        with pytest.raises(ObjectChangedError):
+            stream.read(1)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "Uploads 100% #1?.zip"])
+def test_archives_are_listed_and_unpacked_where_they_lie(place, name):
+    with zipfile.ZipFile(sink := pa.BufferOutputStream(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("p1/a.jpg", b"a" * 1000)
+        archive.writestr("p2/b.jpg", os.urandom(100_000))
+    stored = place.child(name)
+    stored.write_bytes(sink.getvalue().to_pybytes())
+    with stored.open() as file:
+        members = list_members(file, "zip")
+    etag = stored.stat().etag
+    for member in members:
+        blob = stored.read_range(member.offset, member.size, etag=etag)
+        data = unpack_member(blob, member.packing, member.data_size, member.crc32, 1 << 20)
+        assert len(data) == member.data_size
+    assert [member.name for member in members] == ["p1/a.jpg", "p2/b.jpg"]
+
+
+def test_pyarrow_reads_a_dataset_there(place):
+    table = pa.table({"n": [1, 2, 3]})
+    for number in range(2):
+        pq.write_table(table, sink := pa.BufferOutputStream())
+        place.child("results", f"run={number}", "unit.parquet").write_bytes(sink.getvalue().to_pybytes())
+    filesystem, path = place.child("results").filesystem()
+    read = pads.dataset(path, filesystem=filesystem, partitioning="hive").to_table()
+    assert sorted(read["n"].to_pylist()) == [1, 1, 2, 2, 3, 3]
+    assert set(read["run"].to_pylist()) == {0, 1}
+
+
+# Writing
+
+
+def test_what_is_written_replaces_what_was_there(place):
+    file = place.child("a", "b", "c.jpg")
+    file.write_bytes(b"first")
+    file.write_bytes(b"2")
+    assert file.read_bytes() == b"2"
+    assert keys(place) == ["a/b/c.jpg"]
+
+
+def test_what_is_there_already_is_not_written_over(place):
+    file = place.child("lock")
+    file.write_bytes(b"mine", only_if_absent=True)
+    with pytest.raises(ObjectExistsError, match="is there already"):
+        file.write_bytes(b"yours", only_if_absent=True)
+    assert file.read_bytes() == b"mine"
+    assert keys(place) == ["lock"]
+
+
+def test_of_many_writers_at_once_exactly_one_wins(place):
+    place.child("warm").write_bytes(b"")
+    for round_number in range(5):
+        file = place.child(f"lock-{round_number}")
+        start = threading.Barrier(6)
+        outcomes: list[str] = []
+
+        def write(name: str, file=file, start=start, outcomes=outcomes) -> None:
+            start.wait()
+            try:
+                file.write_bytes(name.encode() * 1000, only_if_absent=True)
+                outcomes.append(name)
+            except ObjectExistsError:
+                outcomes.append("")
+
+        threads = [threading.Thread(target=write, args=(str(number),)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = filter(None, outcomes)
+        assert len(outcomes) == 6
+        assert file.read_bytes() == winner.encode() * 1000
+
+
+# Places
+
+
+def test_a_place_travels_between_processes_without_its_client(place):
+    put(place, "a.jpg")
+    sent = pickle.dumps(place)
+    assert b"testing12" not in sent
+    assert b"boto" not in sent
+    back = pickle.loads(sent)
+    assert back == place
+    assert hash(back) == hash(place)
+    assert keys(back) == ["a.jpg"]
+    assert "testing12" not in repr(back)
+
+
+def test_a_place_contains_itself_and_what_is_below(place):
+    assert place.contains(place)
+    assert place.contains(place.child("a", "b"))
+    assert not place.child("a").contains(place)
+    assert not place.child("a").contains(place.child("ab"))
+
+
+def test_a_bucket_is_no_object(radosgw):
+    bucket = radosgw.new_bucket()
+    assert not bucket.exists()
+    with pytest.raises(ObjectMissingError, match="needed is an object"):
+        bucket.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("server", ["moto_server", "radosgw"])
+def test_a_bucket_that_is_not_there_is_named(server, request):
+    place = Location("s3://no-such-bucket/a.jpg", request.getfixturevalue(server).endpoint_url)
+    for use in (place.read_bytes, lambda: list(place.list()), lambda: place.write_bytes(b"x")):
+        with pytest.raises(StorageError, match=r"no-such-bucket.*no such bucket"):
+            use()
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_ACCESS_KEY_ID", "stranger"), ("AWS_SECRET_ACCESS_KEY", "guessed")])
+def test_wrong_credentials_are_refused_in_a_line_that_does_not_show_them(radosgw, monkeypatch, name, value):
+    file = radosgw.new_bucket().child("a.jpg")
+    file.write_bytes(b"x")
+    monkeypatch.setenv(name, value)
+    s3.client.cache_clear()
+    try:
+        for use in (file.read_bytes, file.exists, lambda: list(file.list()), lambda: file.write_bytes(b"x")):
+            with pytest.raises(StorageError, match=r"^s3://bucket-\d+/a.jpg: access denied [^\n]+$") as caught:
+                use()
+            assert "guessed" not in caught.value.message
+            assert "stranger" not in caught.value.message
+    finally:
+        s3.client.cache_clear()
+
+
+def test_no_credentials_at_all_are_named(radosgw, monkeypatch, tmp_path):
+    file = radosgw.new_bucket().child("a.jpg")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    s3.client.cache_clear()
+    try:
+        with pytest.raises(StorageError, match="credentials"):
+            file.read_bytes()
+    finally:
+        s3.client.cache_clear()
+
+
+def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys):
+    place = Location("s3://bucket/a.jpg", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
+        place.read_bytes()
+    assert time.monotonic() - began < 30
+
+
+def test_the_environments_endpoint_serves_where_none_is_given(moto_server, monkeypatch):
+    place = moto_server.new_bucket()
+    put(place, "a.jpg")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint_url)
+    same = Location(place.uri)
+    assert keys(same) == ["a.jpg"]
+    assert same.contains(place.child("a.jpg"))
+    filesystem, path = same.child("a.jpg").filesystem()
+    assert filesystem.open_input_file(path).read() == b"a.jpg"
+
+
+def test_the_same_bucket_name_on_another_server_is_another_place(s3_keys):
+    assert not Location("s3://b/a", "http://one:1").contains(Location("s3://b/a", "http://two:1"))
+    assert not Location("s3://b/a").contains(Location("/b/a"))
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://", "/tmp"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint):
+    with pytest.raises(ConfigError, match="give http://host:port"):
+        Location("s3://bucket", endpoint)
+
+
+def test_an_endpoint_that_carries_credentials_is_refused_without_showing_them():
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID") as caught:
+        Location("s3://bucket", "https://me:secret@host")
+    assert "secret" not in caught.value.message
+
+
+# Names of places
+
+
+@pytest.mark.parametrize(
+    ("given_uri", "uri"),
+    [
+        ("/data/uploads/", "/data/uploads"),
+        ("/data//a/../uploads/.", "/data/uploads"),
+        ("//data", "/data"),
+        ("/", "/"),
+        ("file:///data/a%20b", "/data/a b"),
+        ("/data/a%20b", "/data/a%20b"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket/a//b.jpg", "s3://bucket/a//b.jpg"),
+        ("s3://bucket/x://y", "s3://bucket/x://y"),
+    ],
+)
+def test_a_uri_is_made_complete(given_uri, uri):
+    place = Location(given_uri)
+    assert place.uri == uri
+    assert Location(place.uri) == place
+
+
+def test_relative_paths_and_homes_are_made_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/clinic")
+    assert Location("a/b").uri == str(tmp_path / "a/b")
+    assert Location(".").uri == str(tmp_path)
+    assert Location("~/uploads").uri == "/home/clinic/uploads"
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "s3://", "s3:///key", "http://host/a", "gs://b", "S3A://b", "file://host/a", "~nosuchuser/a"]
+)
+def test_what_is_no_place_is_refused_in_one_line(uri):
+    with pytest.raises(ConfigError, match=r"^got [^\n]+; give|^got [^\n]+; spermseg reads"):
+        Location(uri)
+
+
+@pytest.mark.parametrize("root", ["/", "/data", "s3://bucket", "s3://bucket/p"])
+def test_a_child_lies_below_and_has_the_last_name(root):
+    child = Location(root).child("2026", "a.jpg")
+    assert child.uri == root.rstrip("/") + "/2026/a.jpg"
+    assert child.name == "a.jpg"
+    assert Location(root).contains(child)
+
+
+# Folders of this machine
+
+
+def test_links_to_files_are_listed_and_links_to_folders_are_not(tmp_path):
+    place = Location(str(tmp_path / "in"))
+    put(place, "a.jpg")
+    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "broken.jpg").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    assert keys(place) == ["a.jpg", "b.jpg"]
+
+
+def test_a_link_does_not_hide_that_one_place_lies_in_another(tmp_path):
+    (tmp_path / "data" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    assert Location(str(tmp_path / "data")).contains(Location(str(tmp_path / "link" / "out")))
+
+
+def test_a_name_that_is_no_text_is_listed_with_escapes_and_is_missing_when_opened(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    (item,) = Location(str(tmp_path)).list()
+    assert item.key == "caf\\xe9.jpg"
+    assert item.uri.encode().endswith(b"caf\\xe9.jpg")
+    with pytest.raises(ObjectMissingError):
+        Location(item.uri).read_bytes()
+
+
+@pytest.mark.parametrize("only_if_absent", [False, True])
+def test_a_written_file_can_be_read_by_whom_the_umask_lets(tmp_path, only_if_absent):
+    before = os.umask(0o022)
+    try:
+        Location(str(tmp_path / "a")).write_bytes(b"x", only_if_absent=only_if_absent)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("only_if_absent", [False, True])
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, only_if_absent):
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="could not be written: No space left on device"):
+        Location(str(tmp_path / "a")).write_bytes(b"x", only_if_absent=only_if_absent)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", [("b",), ("b", "c")])
+def test_a_file_where_a_folder_is_needed_is_not_mistaken_for_one_that_exists(tmp_path, below):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(StorageError, match="could not be made") as caught:
+        Location(str(tmp_path / "a")).child(*below).write_bytes(b"x", only_if_absent=True)
+    assert not isinstance(caught.value, ObjectExistsError)
+
+
+def test_writing_over_a_folder_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="could not be written"):
+        Location(str(tmp_path)).write_bytes(b"x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(StorageError, match="closed could not be listed"):
+        list(Location(str(tmp_path)).list())
+
+
+def test_a_name_too_long_for_the_disk_is_one_of_our_errors(tmp_path):
+    for use in (Location.read_bytes, Location.exists, lambda place: place.write_bytes(b"x")):
+        with pytest.raises(SpermsegError, match="name too long"):
+            use(Location(str(tmp_path / ("a" * 300))))
+
+
+def test_storable_text_is_left_as_it_is():
+    assert storable("Äpfel 精子.jpg") == "Äpfel 精子.jpg"
