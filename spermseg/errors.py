@@ -77,3 +77,12 @@ class ModelFileError(SpermsegError, ValueError):
 
 class RunError(SpermsegError, RuntimeError):
     """A run that did not end with one row for each planned micrograph."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none: for the message of an error of ours.
+
+    >>> first_line(ValueError("no pixels\\nat all"))
+    'no pixels'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -74,7 +74,7 @@ def encode_unit(table: pa.Table) -> bytes:
     """Return a unit's table as the bytes of one Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
@@ -89,9 +89,7 @@ def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
 
 
-def read_units(
-    out: Location, run_id: str | None = None, columns: Iterable[str] | None = None
-) -> Iterator[pa.Table]:
+def read_units(out: Location, run_id: str | None = None, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
     """Yield the table of each unit file, one at a time, so that memory does not grow with the archive.
 
     Args:

@@ -163,7 +163,9 @@ class Fit:
             new = replace(new, best_epoch=new.epoch, best_weights=weights)
         return new
 
-    def _train_epoch(self, network: nn.Module, epoch: int, on_step: Callable[[StepReport], None]) -> dict[str, float]:
+    def _train_epoch(
+        self, network: nn.Module, epoch: int, on_step: Callable[[StepReport], None] | None
+    ) -> dict[str, float]:
         sampler = self._sampler()
         network.train()
         if self.config.freeze_batch_norm:

@@ -1,0 +1,206 @@
+"""The plan: one line a micrograph, made from listings and archive directories before the first unit runs."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spermseg.errors import ArchiveError, StorageError
+from spermseg.storage.archives import Member, archive_kind, list_members, unsupported_archive
+from spermseg.storage.filesystem import Location, StoredObject
+
+UNIT_MICROGRAPHS = 64
+"""Most micrographs of a unit of work."""
+UNIT_BYTES = 64 * 2**20
+"""A unit is closed when it holds this much; one larger file makes a unit of its own."""
+ID_LENGTH = 32
+"""Hexadecimal digits of an image or unit id: 128 bits."""
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("packing", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("data_size", pa.int64(), nullable=False),
+        pa.field("crc32", pa.int64()),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One micrograph to segment: a line of the plan."""
+
+    image_id: str
+    """Digest of where it lies, its size and etag, the model and the settings."""
+    uri: str
+    """The file, or the archive that holds it."""
+    member: str | None = None
+    """Its name inside the archive."""
+    group: str | None = None
+    """The first folder below the input: patient, slide or session."""
+    packing: str = ""
+    """How its bytes are packed in the archive; empty for a plain file."""
+    offset: int = 0
+    """First byte to fetch."""
+    size: int
+    """Bytes to fetch."""
+    data_size: int
+    """Bytes once unpacked."""
+    crc32: int | None = None
+    """Checksum of the unpacked bytes, where the archive has one."""
+    etag: str
+    """Of the file, or of the archive."""
+    reason: str | None = None
+    """Why it is rejected, where planning could see it already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a second run over the same uploads a no-op."""
+
+    model_sha256: str
+    settings_sha256: str
+
+    def image_id(self, item: StoredObject, member: Member | None = None) -> str:
+        """Return the id of an upload under this model and these settings."""
+        place = (item.uri, str(item.size), item.etag)
+        inside = (member.name, str(member.offset), str(member.size)) if member else ()
+        return _digest((self.model_sha256, self.settings_sha256, *place, *inside))
+
+
+def list_uploads(source: Location, identity: Identity) -> Iterator[Planned]:
+    """Yield every micrograph below `source`: each file, and each member of each archive, in the order of the paths.
+
+    What cannot be a micrograph is yielded as well, with its reason: nothing is skipped in silence.
+
+    Raises:
+        StorageError: `source` could not be listed.
+    """
+    for item in source.list():
+        kind = archive_kind(item.uri)
+        if kind is None:
+            yield _plain(item, identity, reason=unsupported_archive(item.uri))
+            continue
+        try:
+            with Location(item.uri, source.endpoint_url).open() as file:
+                members = list_members(file, kind)
+        except (ArchiveError, StorageError) as error:
+            yield _plain(item, identity, reason=error.message)
+            continue
+        yield from (_inside(item, member, identity) for member in members)
+
+
+def _plain(item: StoredObject, identity: Identity, *, reason: str | None) -> Planned:
+    return Planned(
+        image_id=identity.image_id(item),
+        uri=item.uri,
+        group=_group(item.key),
+        size=item.size,
+        data_size=item.size,
+        etag=item.etag,
+        reason=reason,
+    )
+
+
+def _inside(item: StoredObject, member: Member, identity: Identity) -> Planned:
+    return Planned(
+        image_id=identity.image_id(item, member),
+        uri=item.uri,
+        member=member.name,
+        group=_group(item.key) or _group(member.name) or PurePosixPath(item.key).stem,
+        packing=member.packing,
+        offset=member.offset,
+        size=member.size,
+        data_size=member.data_size,
+        crc32=member.crc32,
+        etag=item.etag,
+        reason=member.reason,
+    )
+
+
+def _group(key: str) -> str | None:
+    first, slash, _ = key.partition("/")
+    return first if slash else None
+
+
+def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
+    """Yield units of work: neighbours in the plan, bounded in number and bytes."""
+    unit: list[Planned] = []
+    size = 0
+    for one in planned:
+        if unit and (len(unit) == UNIT_MICROGRAPHS or size + one.size > UNIT_BYTES):
+            yield unit
+            unit, size = [], 0
+        unit.append(one)
+        size += 0 if one.reason else one.size
+    if unit:
+        yield unit
+
+
+def unit_id(unit: Iterable[Planned]) -> str:
+    """Return the name of a unit: the digest of its image ids, which hold model and settings."""
+    return _digest(one.image_id for one in unit)
+
+
+def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tuple[bytes, int]:
+    """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own."""
+    sink, planned = pa.BufferOutputStream(), 0
+    schema = PLAN_SCHEMA.with_metadata(metadata)
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for unit in units:
+            planned += len(unit)
+            writer.write_table(
+                pa.Table.from_pylist([vars(one) for one in unit], schema=schema), row_group_size=len(unit)
+            )
+    return bytes(sink.getvalue()), planned
+
+
+class Plan:
+    """A stored plan, read unit by unit."""
+
+    def __init__(self, location: Location) -> None:
+        """Read the directory of a `plan.parquet`.
+
+        Raises:
+            ObjectMissingError: it is not there.
+        """
+        self._file = pq.ParquetFile(pa.BufferReader(location.read_bytes()))
+
+    def __len__(self) -> int:
+        """Return the number of micrographs planned."""
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def units(self) -> int:
+        """Units of work."""
+        return int(self._file.num_row_groups)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the run said of itself when it was planned."""
+        stored: dict[bytes, bytes] = self._file.schema_arrow.metadata or {}
+        return {key.decode(): value.decode() for key, value in stored.items() if not key.startswith(b"ARROW:")}
+
+    def unit(self, number: int) -> list[Planned]:
+        """Return the micrographs of a unit."""
+        rows: list[dict[str, Any]] = self._file.read_row_group(number).to_pylist()
+        return [Planned(**row) for row in rows]
+
+    def image_ids(self) -> list[str]:
+        """Return the ids of all micrographs planned."""
+        return list(self._file.read(columns=["image_id"])["image_id"].to_pylist())
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:ID_LENGTH]

@@ -1,0 +1,29 @@
+"""What every process of ours tells Ray before it starts. Imports no Ray."""
+
+import os
+from typing import Any
+
+
+def quiet_environment(*, own_cluster: bool) -> None:
+    """Set what Ray reads from the environment, where the user has not.
+
+    Args:
+        own_cluster: Ray will be started for this process alone, on loopback. Without a word on authentication, Ray
+            would write a token file that silently locks later clusters of the same user.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    if own_cluster:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+def init_options(address: str | None) -> dict[str, Any]:
+    """Return the arguments of `ray.init`: the cluster of `address` or `RAY_ADDRESS`, else one of its own."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet_environment(own_cluster=address == "local")
+    options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
+    if address == "local":
+        options |= {"include_dashboard": False}
+    return options

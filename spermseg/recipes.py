@@ -1,0 +1,46 @@
+"""Complete, named configurations: `paper` and `clinic`."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from spermseg.cells.instances import CellConfig
+from spermseg.micrograph.tiling import Tiles, WholeFrame
+from spermseg.model.unet import UNetConfig
+from spermseg.training.fit import TrainConfig
+
+RecipeName = Literal["paper", "clinic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that makes a model, but the pictures."""
+
+    name: RecipeName
+    network: UNetConfig = field(default_factory=UNetConfig)
+    view: WholeFrame | Tiles
+    train: TrainConfig
+    cells: CellConfig
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Recipe":
+        """Return the same recipe with one output a class."""
+        return replace(self, network=replace(self.network, classes=classes))
+
+
+def paper() -> Recipe:
+    """Return the configuration of Melendez et al., CBMS 2021: the whole picture at 256 x 256, five variants of each."""
+    return Recipe(name="paper", view=WholeFrame(size=256), train=TrainConfig(), cells=CellConfig())
+
+
+def clinic() -> Recipe:
+    """Return tiles at half the native resolution, which keep the aspect and the tails, and stronger augmentation."""
+    return Recipe(
+        name="clinic",
+        view=Tiles(scale=0.5, tile=512, halo=112),
+        train=TrainConfig(batch_size=8, learning_rate=1e-3, loss="bce+dice", augment="clinic", expansion=2),
+        cells=CellConfig(),
+    )
+
+
+def recipe(name: RecipeName) -> Recipe:
+    """Return a recipe by its name."""
+    return {"paper": paper, "clinic": clinic}[name]()
