@@ -26,19 +26,17 @@ Mask = npt.NDArray[np.bool_]
 Colour = tuple[int, int, int]
 
 OUTLINE: Colour = (230, 97, 0)
-TRUE_POSITIVE: Colour = (86, 180, 233)
-FALSE_POSITIVE: Colour = (213, 94, 0)
-FALSE_NEGATIVE: Colour = (240, 228, 66)
 AGREEMENT_LEGEND: tuple[tuple[str, Colour], ...] = (
-    ("true positive", TRUE_POSITIVE),
-    ("false positive", FALSE_POSITIVE),
-    ("false negative", FALSE_NEGATIVE),
+    ("true positive", (86, 180, 233)),
+    ("false positive", (213, 94, 0)),
+    ("false negative", (240, 228, 66)),
 )
 
 _INK = "#1f2933"
 _DARK: Colour = (31, 41, 51)  # the same
 _BLUE = "#0072b2"
 _VERMILLION = "#d55e00"
+_SETS = (("train", "training", _BLUE, "--"), ("val", "validation", _VERMILLION, "-"))
 _DIMMING = (
     0.45  # of the grey picture below the agreement colours: all three stand out, the cells stay visible
 )
@@ -222,10 +220,7 @@ def curves_figure(history: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], name: str, best: float | None) -> None:
-    for prefix, label, colour, dash in (
-        ("train", "training", _BLUE, "--"),
-        ("val", "validation", _VERMILLION, "-"),
-    ):
+    for prefix, label, colour, dash in _SETS:
         points = [(row["epoch"], row[column]) for row in rows if _known(row, column := f"{prefix}_{name}")]
         if points:
             axes.plot(*zip(*points, strict=True), dash, color=colour, label=label, marker=".", markersize=5)
@@ -256,18 +251,16 @@ def histogram_figure(values: Sequence[float] | npt.NDArray[Any], *, label: str, 
     """
     numbers = np.asarray(values, dtype=float)
     numbers = numbers[np.isfinite(numbers)]
-    figure = Figure(figsize=(4.2, 2.3), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(3.5, 2.4), layout="constrained", facecolor="white")
     axes = figure.subplots()
     if numbers.size:
         axes.hist(numbers, bins=_edges(numbers, bins), color=_BLUE, alpha=0.85)  # type: ignore[arg-type]
         median = float(np.median(numbers))
-        axes.axvline(median, color=_VERMILLION, linewidth=1.6, label=f"median {median:.4g}")
-        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        axes.axvline(median, color=_VERMILLION, linewidth=1.6)
+        axes.set_title(f"median {median:.3g}", loc="right", fontsize=9, color=_VERMILLION)
     else:
-        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=_INK)
-    axes.set_xlabel(label, fontsize=9)
-    axes.set_ylabel("pictures", fontsize=9)
-    axes.tick_params(labelsize=8)
+        axes.set_title("no values", loc="right", fontsize=9, color=_INK)
+    axes.set(xlabel=label, ylabel="pictures")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     _undress(axes)
     return _png(figure, dpi=200)

@@ -101,7 +101,7 @@ SHELVES = (
 HISTOGRAMS = (
     ("n_cells", "Cells per picture", "cells", 1.0),
     ("foreground_fraction", "Foreground", "share of the picture inside outlines, %", 100.0),
-    ("focus", "Focus", "variance of the Laplacian, grey²; low is blurred", 1.0),
+    ("focus", "Focus", "variance of the Laplacian, grey²", 1.0),
     ("confidence", "Confidence", "mean probability inside outlines, 0-1", 1.0),
 )
 
@@ -116,8 +116,8 @@ def render_report(
 
     Args:
         tables: result rows with the columns of the results contract, read once and in any order.
-        receipts: one mapping a finished run: `run_id`, `planned`, `ok`, `rejected`, and where known `started`
-            (ISO 8601), `duration_s`, `megapixels`.
+        receipts: one mapping a finished run: `run_id`, `planned`, `ok`, `rejected`, and where known `started` and
+            `ended` (ISO 8601), `duration_s`, `megapixels`.
         read_pixels: reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB, of the row's width and height;
             the message of a SpermsegError that it raises is shown in the picture's place.
         config: what to show; None takes the defaults.
@@ -249,7 +249,7 @@ def _number(value: float | None, digits: int = 0, scale: float = 1) -> str:
 
 
 def _moment(value: datetime | None) -> str:
-    return "-" if value is None else value.strftime("%Y-%m-%d %H:%M %Z").strip()
+    return "-" if value is None else value.strftime("%Y-%m-%d %H:%M")
 
 
 def _source_hash(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ TEXTS = (
     *("model_sha256", "recipe_sha256", "version", "status", "reason"),
 )
 FIGURES = (
-    *("width_px", "height_px", "focus", "brightness", "saturated_fraction"),
+    *("width_px", "height_px", "focus", "saturated_fraction"),
     *("unevenness", "foreground_fraction", "confidence", "n_cells"),
 )
 COLUMNS = TEXTS + FIGURES
@@ -174,13 +174,16 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
 
 
 def _times(receipt: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
-    """Return when a run started and ended, as far as its receipt says."""
+    """Return when a run started and ended, in UTC, as far as its receipt says."""
+    return _moment(receipt.get("started")), _moment(receipt.get("ended"))
+
+
+def _moment(text: object) -> datetime | None:
     try:
-        started = datetime.fromisoformat(str(receipt.get("started")))
+        moment = datetime.fromisoformat(str(text))
     except ValueError:
-        return None, None
-    seconds = receipt.get("duration_s")
-    return started.astimezone(), started.astimezone() + timedelta(seconds=float(seconds)) if seconds else None
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -206,19 +209,19 @@ def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> lis
 def find_problems(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return, in plain words, what speaks against one row for each planned upload; none where all adds up."""
     problems = []
-    planned = sum(int(receipt.get("planned") or 0) for receipt in receipts)
-    if planned != len(frame):
-        problems.append(f"The receipts plan {planned:,} uploads, and the results have {len(frame):,} rows.")
-    if repeated := int(frame["image_id"].duplicated().sum()):
-        problems.append(f"{repeated:,} rows repeat an upload that has a row already.")
     for receipt in receipts:
-        ended = int(receipt.get("ok") or 0) + int(receipt.get("rejected") or 0)
-        if ended != int(receipt.get("planned") or 0):
-            problems.append(
-                f"Run {receipt.get('run_id')} planned {receipt.get('planned')} uploads and accounts for {ended}."
-            )
+        rows = frame[frame["run_id"] == receipt.get("run_id")]
+        ok = int((rows["status"] == "ok").sum())
+        found = {"planned": len(rows), "ok": ok, "rejected": len(rows) - ok}
+        problems += [
+            f"Run {receipt.get('run_id')}: its receipt says {name} {receipt.get(name)}, its rows say {number}."
+            for name, number in found.items()
+            if receipt.get(name) != number
+        ]
     without = set(frame["run_id"]) - {receipt.get("run_id") for receipt in receipts}
-    problems += [f"Run {run_id} has rows and no receipt: it has not ended." for run_id in sorted(without)]
+    problems += [f"Run {run_id} has rows and no receipt: it has not finished." for run_id in sorted(without)]
+    if repeated := int(frame["image_id"].duplicated().sum()):
+        problems.append(f"Rows that repeat an upload which has a row already: {repeated:,}.")
     return problems
 
 

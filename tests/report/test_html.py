@@ -73,7 +73,12 @@ def rejected_row(number, reason, **changes):
 def receipt_for(rows, **changes):
     ok = sum(row["status"] == "ok" for row in rows)
     receipt = {"run_id": "run-1", "planned": len(rows), "ok": ok, "rejected": len(rows) - ok}
-    times = {"started": "2026-03-01T22:00:00+00:00", "duration_s": 90.0, "megapixels": 1.5}
+    times = {
+        "started": "2026-03-01T22:00:00+00:00",
+        "ended": "2026-03-01T22:01:30+00:00",
+        "duration_s": 90.0,
+        "megapixels": 1.5,
+    }
     return receipt | times | changes
 
 
@@ -169,8 +174,9 @@ def test_an_archive_that_adds_up_is_called_complete():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"planned": 5, "rejected": 2}, "The receipts plan 5 uploads, and the results have 3 rows."),
-        ({"ok": 1}, "Run run-1 planned 3 uploads and accounts for 1."),
+        ({"planned": 5}, "Run run-1: its receipt says planned 5, its rows say 3."),
+        ({"ok": 1}, "Run run-1: its receipt says ok 1, its rows say 3."),
+        ({"rejected": 1}, "Run run-1: its receipt says rejected 1, its rows say 0."),
         ({"run_id": "run-2"}, "Run run-1 has rows and no receipt"),
     ],
 )
@@ -184,7 +190,7 @@ def test_an_archive_that_does_not_add_up_says_why(change, message):
 
 def test_two_rows_for_one_upload_are_a_problem():
     rows = [result_row(1), result_row(1)]
-    assert "1 rows repeat an upload" in _Page(render(rows, pictures=0)).text
+    assert "repeat an upload which has a row already: 1." in _Page(render(rows, pictures=0)).text
 
 
 def test_pictures_that_cannot_be_read_show_the_reason_in_their_place():
