@@ -140,7 +140,7 @@ def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> Non
     step = np.arange(len(edge)) - np.repeat(np.cumsum(rows_met) - rows_met, rows_met)
     row = first_row[edge] + step
     (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
-    x = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)  # in this order, ties at fractions of 2 come out exact
     column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
     height, stride = bottom - top, right - left + 1  # one column more, for what lies right of the window
     toggles = np.bincount((row - top) * stride + column - left, minlength=height * stride)
