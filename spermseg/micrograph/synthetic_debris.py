@@ -54,10 +54,9 @@ def scatter_debris(
     fields = amount * height * width / (1024 * 1280 * scale**2)  # how many ordinary pictures' worth
 
     def places(mean: float) -> Points:
-        # A slide is clean or dirty as a whole, so counts spread far wider than Poisson's.
-        count = min(
-            int(rng.negative_binomial(1.5, 1.5 / (1.5 + mean * fields))), round(8 * mean * fields) + 1
-        )
+        # Dirt comes in drifts, one field clear and the next full, so counts spread far wider than Poisson's.
+        drawn = int(rng.negative_binomial(1.5, 1.5 / (1.5 + mean * fields)))
+        count = min(drawn, round(8 * mean * fields) + 1)
         return rng.uniform(0, 1, (count, 2)) * [width, height]
 
     for place in places(9):

@@ -142,10 +142,9 @@ def _draw_flagellum(rng: np.random.Generator, base: Points, half_neck: float) ->
     half_width = half_width + (half_neck - half_tail) * np.exp(-along / 4.0)
     left, right = offset_curves(line, half_width)
     parts = [(MIDPIECE, _ribbon(left, right, 0, midpiece_steps))]
-    piece_of = ((turned - turned[midpiece_steps]) // PIECE_TURN).astype(int)
     start = midpiece_steps
     while start < steps:
-        end = max(start + 1, int(np.searchsorted(piece_of, piece_of[start], side="right")) - 1)
+        end = int(np.searchsorted(turned, turned[start] + PIECE_TURN, side="right")) - 1
         parts.append((TAIL, _ribbon(left, right, start, end)))
         start = end
     return parts
