@@ -150,8 +150,6 @@ def _inflate(body: memoryview, data_size: int) -> bytes:
         raise ArchiveError(f"its compressed data are damaged ({error}): pack it again") from error
     if len(data) > data_size:
         raise ArchiveError(f"it unpacks to more than the {data_size} bytes that the archive declares")
-    if not stream.eof:
-        raise ArchiveError(f"its compressed data end early, after {len(data)} of {data_size} bytes: pack it again")
     return data
 
 

@@ -1,7 +1,9 @@
 """One public face, three kinds of storage: each law holds in a folder, on moto and on Ceph's radosgw."""
 
+import io
 import os
 import pickle
+import tarfile
 import threading
 import time
 import zipfile
@@ -225,6 +227,34 @@ def test_archives_are_listed_and_unpacked_where_they_lie(place, name):
         data = unpack_member(blob, member.packing, member.data_size, member.crc32, 1 << 20)
         assert len(data) == member.data_size
     assert [member.name for member in members] == ["p1/a.jpg", "p2/b.jpg"]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("zip", 3), ("tar", 4)])
+def test_the_directory_of_an_archive_takes_few_requests(tmp_path, monkeypatch, kind, most):
+    sink = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(sink, "w") as packed:
+            for number in range(50):
+                packed.writestr(f"{number}.jpg", bytes(2000))
+    else:
+        with tarfile.open(fileobj=sink, mode="w") as packed:
+            for number in range(50):
+                entry = tarfile.TarInfo(f"{number}.jpg")
+                entry.size = 2000
+                packed.addfile(entry, io.BytesIO(bytes(2000)))
+    archive = Location(str(tmp_path / "archive"))
+    archive.write_bytes(sink.getvalue())
+    requests = []
+    read_range = Location.read_range
+
+    def counted(place, start, size, *, etag=None):
+        requests.append((start, size))
+        return read_range(place, start, size, etag=etag)
+
+    monkeypatch.setattr(Location, "read_range", counted)
+    with archive.open() as file:
+        assert len(list_members(file, kind)) == 50
+    assert len(requests) <= most, requests
 
 
 def test_pyarrow_reads_a_dataset_there(place):
