@@ -144,7 +144,8 @@ def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> Non
     column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
     height, stride = bottom - top, right - left + 1  # one column more, for what lies right of the window
     toggles = np.bincount((row - top) * stride + column - left, minlength=height * stride)
-    inside = np.cumsum(toggles.reshape(height, stride), axis=1) % 2 == 1
+    # a sum in 8 bits wraps at 256, which keeps its parity
+    inside = np.cumsum(toggles.reshape(height, stride), axis=1, dtype=np.uint8) & 1 > 0
     canvas[top:bottom, left:right] |= inside[:, :-1]
 
 

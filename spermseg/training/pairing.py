@@ -67,8 +67,9 @@ def pair_images(
 ) -> list[Pair]:
     """Find the annotation of every image.
 
-    An annotation names its image. That is looked for by the path below `images`, then beside where the annotation
-    file is below `annotations`, then by the bare name, and at last by the name of the annotation file.
+    An annotation names its image, by a path that starts at the annotation file and may have been true on another
+    machine. The image is the one whose path below `images` is the longest end of that path; else the one that lies
+    where the annotation file does; else the only one of that name; else the only one named like the annotation file.
 
     Args:
         images: a folder; folders below it are searched too.
@@ -152,8 +153,9 @@ class _ImageIndex:
     def find(self, entry: _Entry) -> list[str]:
         """Return the images that an entry may mean: one, none, or several that cannot be told apart."""
         named = PureWindowsPath(entry.image_name)  # reads both kinds of slashes
-        beside = entry.json.parent / named.name
-        for path in (named.as_posix(), beside.as_posix()):
+        steps = PurePosixPath(f"{entry.json.parent}/{named.as_posix()}").parts
+        tails = ("/".join(steps[start:]) for start in range(len(steps)))
+        for path in (*tails, str(entry.json.parent / named.name)):
             if path in self._paths:
                 return [path]
         if named.name in self._by_name:

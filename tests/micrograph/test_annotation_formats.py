@@ -142,7 +142,7 @@ def problem_with(path):
     return None
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([LABELME, VIA, {"_via_img_metadata": VIA}, COCO]), st.data())
 def test_whatever_stands_in_a_place_of_a_file_it_is_read_or_refused_in_one_line_with_its_name(
     folder, content, data
@@ -154,6 +154,7 @@ def test_whatever_stands_in_a_place_of_a_file_it_is_read_or_refused_in_one_line_
     assert problem is None or "\n" not in problem
 
 
+@settings(max_examples=60, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 1)))
 def test_cocos_run_length_strings_decode_to_the_mask_they_were_made_of(pixels):
     counts = decode_counts(coco_mask.encode(np.asfortranarray(pixels))["counts"].decode())

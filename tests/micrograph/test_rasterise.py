@@ -7,7 +7,7 @@ from math import cos, pi, sin
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -37,6 +37,7 @@ def is_inside(points, x, y):
     return crossings % 2 == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(vertices)
 def test_a_pixel_belongs_to_a_polygon_exactly_when_its_centre_lies_inside(points):
     half = Fraction(1, 2)
@@ -44,6 +45,7 @@ def test_a_pixel_belongs_to_a_polygon_exactly_when_its_centre_lies_inside(points
     np.testing.assert_array_equal(mask_of(points, 10, 12), exact)
 
 
+@settings(max_examples=60, deadline=None)
 @given(vertices, st.integers(0, 7))
 def test_neither_direction_nor_first_vertex_matters(points, start):
     start %= len(points)
@@ -51,6 +53,7 @@ def test_neither_direction_nor_first_vertex_matters(points, start):
     np.testing.assert_array_equal(mask_of(points), mask_of(points[start:] + points[:start]))
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.tuples(coordinate, coordinate), st.integers(3, 9), st.data())
 def test_polygons_that_share_edges_neither_share_nor_lose_a_pixel(centre, number, data):
     angles = [2 * pi * index / number for index in range(number)]
@@ -63,6 +66,7 @@ def test_polygons_that_share_edges_neither_share_nor_lose_a_pixel(centre, number
     np.testing.assert_array_equal(sum(fan), mask_of(rim).astype(int))
 
 
+@settings(max_examples=60, deadline=None)
 @given(vertices, st.integers(-30, 30), st.integers(-30, 30))
 def test_a_shift_by_whole_pixels_shifts_the_mask(points, right, down):
     shifted = mask_of([(x + right + 40, y + down + 40) for x, y in points], 110, 110)
@@ -70,6 +74,7 @@ def test_a_shift_by_whole_pixels_shifts_the_mask(points, right, down):
     np.testing.assert_array_equal(shifted, np.roll(original, (down, right), (0, 1)))
 
 
+@settings(max_examples=60, deadline=None)
 @given(vertices)
 def test_the_mask_of_a_crop_is_the_crop_of_the_mask(points):
     np.testing.assert_array_equal(mask_of(points, 10, 13), mask_of(points)[:10, :13])
@@ -208,6 +213,7 @@ def png_of(pixels):
     return data.getvalue()
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(-6, SIZE + 6), st.integers(-6, SIZE + 6))
 def test_a_bitmap_is_cropped_to_the_picture(x, y):
     pixels = (np.arange(30).reshape(6, 5) % 3 > 0).astype(np.uint8) * 255
