@@ -97,9 +97,15 @@ class StepReport:
     """Where a training is, for a progress bar."""
 
     epoch: int
+    """Under way, from 1."""
     step: int
+    """Done in this epoch."""
     steps: int
+    """Of an epoch."""
     loss: float
+    """Mean over the steps of this epoch so far."""
+    history: tuple[dict[str, float], ...]
+    """The epochs that are done."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,7 +149,8 @@ class Fit:
             self.optimizer.load_state_dict(state.optimizer)
         wrapped = self.team.together(self.network)
         while state.epoch < self.config.epochs:
-            record = {"epoch": state.epoch + 1, **self._train_epoch(wrapped, state.epoch, on_step), **self._validate()}
+            trained = self._train_epoch(wrapped, state, on_step)
+            record = {"epoch": state.epoch + 1, **trained, **self._validate()}
             state = self._next_state(state, record)
             if on_epoch:
                 on_epoch(state)
@@ -164,21 +171,29 @@ class Fit:
         return new
 
     def _train_epoch(
-        self, network: nn.Module, epoch: int, on_step: Callable[[StepReport], None] | None
+        self, network: nn.Module, state: FitState, on_step: Callable[[StepReport], None] | None
     ) -> dict[str, float]:
         sampler = self._sampler()
         network.train()
         if self.config.freeze_batch_norm:
             _freeze_batch_norm(network)
         loss_sum, counts = 0.0, torch.zeros(4, dtype=torch.int64, device=self.team.device)
-        for step, (tiles, masks) in enumerate(sampler.batches(epoch), start=1):
+        for step, (tiles, masks) in enumerate(sampler.batches(state.epoch), start=1):
             x = network_input(torch.from_numpy(tiles).to(self.team.device, non_blocking=True))
             target = torch.from_numpy(masks).to(self.team.device, non_blocking=True).permute(0, 3, 1, 2).float()
             loss, logits = self._step(network, x, target)
             loss_sum += float(loss)
             counts += _count(logits > _logit(self.threshold), target > 0.5)
             if on_step:
-                on_step(StepReport(epoch=epoch + 1, step=step, steps=sampler.steps, loss=loss_sum / step))
+                on_step(
+                    StepReport(
+                        epoch=state.epoch + 1,
+                        step=step,
+                        steps=sampler.steps,
+                        loss=loss_sum / step,
+                        history=state.history,
+                    )
+                )
         return self._record("train", loss_sum, sampler.steps, [float(n) for n in counts.cpu()])
 
     def _sampler(self) -> Sampler:

@@ -1,0 +1,7 @@
+"""Run `spermseg evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py ...`."""
+
+from spermseg.cli import run_verb
+from spermseg.cli.evaluate import Evaluate
+
+if __name__ == "__main__":
+    run_verb(Evaluate)

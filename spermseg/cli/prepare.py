@@ -1,0 +1,84 @@
+"""`spermseg prepare`: annotated micrographs -> a dataset."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spermseg.storage.filesystem import Location
+from spermseg.training.prepare import PrepareConfig, PrepareSummary, prepare_dataset
+from spermseg.training.split import SplitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Turn annotated micrographs into a dataset: masks, and a split that never cuts a group.
+
+    Reads LabelMe, VIA (project and export) and COCO (polygons and run lengths), one file a picture or one for all,
+    whichever the content says. A pixel belongs to a polygon when its centre lies inside.
+
+    Example: spermseg prepare --images pictures --annotations json --out dataset --group-pattern "(patient-[0-9]+)"
+    """
+
+    images: Path
+    """Folder of the micrographs."""
+    annotations: Path
+    """Folder of the annotation JSON files, or one file."""
+    out: str
+    """Where the dataset is written: a folder or s3://bucket/prefix."""
+    group_pattern: str | None = None
+    """Regular expression with one group, searched in the image's path: what it finds is the patient, slide or session.
+    Without it every image is its own group."""
+    split: Path | None = None
+    """CSV with the columns image, group, split, to use instead of a drawn split."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test."""
+    seed: int = 0
+    """Of the split."""
+    labels: dict[str, str] | None = None
+    """Label and part, in pairs: `--labels Head head Kopf head Dirt ignore`. Without it every label is its own part."""
+    label_attribute: str | None = None
+    """VIA only: the region attribute that holds the label."""
+    strict: bool = False
+    """Stop at the first picture that cannot be used, rather than leave it out and say so."""
+    overwrite: bool = False
+    """Replace a dataset that is there."""
+    endpoint_url: str | None = None
+    """S3 server, where it is not AWS."""
+
+    def run(self) -> int:
+        """Prepare the dataset and print what came of it."""
+        config = PrepareConfig(
+            split=SplitConfig(
+                fractions=self.fractions, seed=self.seed, group_pattern=self.group_pattern, split_csv=self.split
+            ),
+            labels=self.labels,
+            label_attribute=self.label_attribute,
+            strict=self.strict,
+            overwrite=self.overwrite,
+        )
+        out = Location(self.out, self.endpoint_url)
+        summary = prepare_dataset(
+            self.images,
+            self.annotations,
+            out,
+            config,
+            lambda tasks: tqdm(tasks, desc="preparing", unit="picture"),
+        )
+        _print_summary(summary, out)
+        return 0
+
+
+def _print_summary(summary: PrepareSummary, out: Location) -> None:
+    dataset = summary.dataset
+    groups = Counter(split for split, _ in {(one.split, one.group) for one in dataset.all_examples})
+    counts = ", ".join(
+        f"{split} {dataset.description.counts[split]} ({groups[split]} groups)" for split in dataset.splits
+    )
+    print(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
+    print(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
+    if summary.left_out:
+        print(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
+        for reason, count in Counter(one.reason for one in summary.left_out).most_common():
+            print(f"  {count:>6}  {reason}")

@@ -1,0 +1,68 @@
+"""`spermseg report`: a table -> one HTML file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from spermseg.batch.receipt import list_runs, read_receipt
+from spermseg.batch.results import read_units
+from spermseg.errors import RunError
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.report.html import render_report
+from spermseg.storage.archives import archive_kind, list_members, unpack_member
+from spermseg.storage.filesystem import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one self-contained HTML file about a table: totals, rejected files, groups, a gallery of overlays.
+
+    It opens offline, and can be printed. The uploads of the gallery are read again from where they lie.
+
+    Example: spermseg report results --html results/report.html
+    """
+
+    out: tyro.conf.Positional[str]
+    """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
+    html: Path | None = None
+    """The file to write; OUT/report.html where OUT is a folder, ./report.html where it is on S3."""
+    endpoint_url: str | None = None
+    """S3 server, where it is not AWS."""
+
+    def run(self) -> int:
+        """Write the report and print where it is."""
+        out = Location(self.out, self.endpoint_url)
+        runs = list_runs(out)
+        if not runs:
+            raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
+        receipts = [receipt for run_id in runs if (receipt := read_receipt(out, run_id)) is not None]
+        page = render_report(read_units(out), receipts, upload_reader(self.endpoint_url))
+        target = self.html or (Path("report.html") if out.is_s3 else Path(out.path) / "report.html")
+        Location(str(target)).write_bytes(page.encode())
+        print(f"report: {target}")
+        return 0
+
+
+def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None], NDArray[np.uint8]]:
+    """Return a function that reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB."""
+
+    def read(uri: str, member: str | None) -> NDArray[np.uint8]:
+        location = Location(uri, endpoint_url)
+        return decode_micrograph(_read_member(location, member) if member else location.read_bytes()).pixels
+
+    return read
+
+
+def _read_member(location: Location, name: str) -> bytes:
+    kind = archive_kind(location.uri)
+    with location.open() as file:
+        members = list_members(file, kind or "")
+    for member in members:
+        if member.name == name and member.reason is None:
+            data = location.read_range(member.offset, member.size)
+            return unpack_member(data, member.packing, member.data_size, member.crc32, member.data_size)
+    raise RunError(f"{location.uri} no longer holds {name!r}")

@@ -1,0 +1,31 @@
+"""`spermseg verify`: recount a table from its files."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from spermseg.batch.receipt import verify
+from spermseg.storage.filesystem import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Recount every run from its own files: each planned micrograph must have exactly one row.
+
+    Exits with 0 when all is well, and with 1 and the differences, a line each, when it is not.
+
+    Example: spermseg verify results
+    """
+
+    out: tyro.conf.Positional[str]
+    """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
+    endpoint_url: str | None = None
+    """S3 server, where it is not AWS."""
+
+    def run(self) -> int:
+        """Verify and print."""
+        rows, wrong = verify(Location(self.out, self.endpoint_url))
+        for line in wrong:
+            print(line)
+        print(f"{rows} rows, {len(wrong)} differences" if wrong else f"verified: {rows} rows, one for each planned")
+        return 1 if wrong else 0
