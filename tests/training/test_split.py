@@ -46,6 +46,15 @@ def test_no_split_misses_its_share_by_more_than_the_largest_group(groups, seed):
         assert abs(images - share * len(groups)) <= largest + 2
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_uneven_groups_come_within_2_images_of_80_10_10(seed):
+    sizes = [40, 31, 22, 17, 11, 9, 7, 6, 5, 4, 3, 2, 2, 1]
+    groups = [f"patient-{index}" for index, size in enumerate(sizes) for _ in range(size)]
+    split_of = split_groups(groups, SplitConfig(seed=seed))
+    counts = [sum(split_of[group] == split for group in groups) for split in SPLITS]
+    assert counts == pytest.approx([128, 16, 16], abs=2)
+
+
 def test_images_that_are_their_own_groups_are_split_80_10_10_exactly():
     split_of = split_groups([f"{index}.jpg" for index in range(250)], SplitConfig())
     counts = [list(split_of.values()).count(split) for split in SPLITS]
