@@ -126,3 +126,8 @@ def test_the_times_of_an_archive_span_its_runs_whatever_their_zones():
     totals = summary.count_totals(frame_of(), receipts)
     assert f"{totals['started']:%H:%M} {totals['ended']:%H:%M}" == "21:30 21:40"
     assert [run["run_id"] for run in summary.list_runs(frame_of(), receipts)] == ["a", "b"]
+
+
+def test_uploads_without_a_group_share_a_line_that_says_so():
+    lines = summary.count_groups(frame_of({"group": None}, {"group": None}, {"group": "a"}))
+    assert [(line["group"], line["pictures"]) for line in lines] == [(summary.NO_GROUP, 2), ("a", 1)]
