@@ -1,24 +1,42 @@
-"""Bytes -> RGB pixels. Headers are read before pixels, so an absurd size is refused before memory is taken."""
+"""Bytes -> RGB pixels. Headers are read before pixels, so an absurd size is refused before memory is taken.
+
+Who decodes what: OpenCV reads JPEG, PNG and BMP, and pixels of 16 bits; Pillow reads TIFF of 8 bits, because OpenCV
+fills what it cannot decompress there with noise and says nothing. A damaged file is rejected wherever its format can
+show the damage. JPEG, uncompressed TIFF and BMP have no checksums: a changed byte in their pixels is a changed pixel.
+
+What becomes of the rest: transparency is dropped, colour profiles are ignored, and 16 bits become 8 by the rule of
+`_to_8_bits`.
+"""
 
 import io
-import struct
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from spermseg.errors import MicrographError
+from spermseg.errors import MicrographError, first_line
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 DEFAULT_MAX_MEGAPIXELS = 200.0
 EXIF_ORIENTATION = 0x0112
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP"}
+SENSOR_BITS = (10, 12, 14, 16)
+"""Bits of cameras whose pixels are stored as 16 bits."""
+TIFF_BITS_PER_SAMPLE = 258
+TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's names of what it turns into RGB without a loss."""
+END_OF_JPEG = b"\xff\xd9"
+MISSING_GREY = 128
+"""The grey that libjpeg paints where a JPEG has no data."""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here, and the limit is the caller's
+Image.MAX_IMAGE_PIXELS = None  # the limit is the caller's, and is checked before pixels are read
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in the reason, once
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +44,15 @@ class Header:
     """What a picture's header says, without its pixels."""
 
     width: int
-    """As shown, that is after the EXIF rotation."""
+    """Px, as shown, that is after the EXIF rotation."""
     height: int
-    """As shown, that is after the EXIF rotation."""
+    """Px, as shown, that is after the EXIF rotation."""
     format: str
     """JPEG, PNG, TIFF or BMP."""
     orientation: int
     """EXIF orientation, 1 to 8; 1 is upright."""
     pages: int
-    """Pictures in the file; TIFF may hold several."""
+    """Pictures in the file; TIFF may hold several. The previews that a phone hides in its JPEG are not counted."""
 
     @property
     def megapixels(self) -> float:
@@ -53,7 +71,7 @@ class Micrograph:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width)."""
+        """(height, width), px."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
@@ -68,21 +86,19 @@ def read_header(data: bytes) -> Header:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         # the base class's: PNG's own decodes all pixels to look for a chunk behind them
-        orientation = int(Image.Image.getexif(image).get(EXIF_ORIENTATION, 1))
-        pages = int(getattr(image, "n_frames", 1))
+        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
+        frames = int(getattr(image, "n_frames", 1))
     except UnidentifiedImageError as error:
         looks = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
-        raise MicrographError(
-            f"truncated or corrupt {looks}" if looks else "not a JPEG, PNG, TIFF or BMP picture"
-        ) from error
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, EOFError) as error:
-        raise MicrographError(f"unreadable picture header: {error}") from error
+        raise MicrographError(_broken(looks) if looks else "not a JPEG, PNG, TIFF or BMP picture") from error
+    except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
+        raise MicrographError(f"unreadable picture header: {first_line(error)}") from error
     if orientation not in range(1, 9):
         orientation = 1
     width, height = image.size
     if orientation in TRANSPOSING_ORIENTATIONS and image.format != "TIFF":  # a TIFF's size is given as shown
         width, height = height, width
-    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    kind, pages = ("JPEG", 1) if image.format == "MPO" else (str(image.format), frames)
     return Header(width=width, height=height, format=kind, orientation=orientation, pages=pages)
 
 
@@ -107,19 +123,86 @@ def decode_micrograph(
         )
     if header.pages != 1:
         raise MicrographError(f"{header.format} with {header.pages} pictures; one field of view a file is needed")
-    return Micrograph(pixels=_decode_pixels(data, header), um_per_px=um_per_px)
+    pixels = _decode_pixels(data, header)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise MicrographError(
+            f"{_broken(header.format)}: its header says {header.width} x {header.height} px, "
+            f"it holds {pixels.shape[1]} x {pixels.shape[0]}"
+        )
+    return Micrograph(pixels=pixels, um_per_px=um_per_px)
 
 
 def _decode_pixels(data: bytes, header: Header) -> NDArray[np.uint8]:
-    broken = f"truncated or corrupt {header.format}"
+    """Return the picture (Y, X, 3) RGB as shown."""
+    if header.format == "TIFF":  # both readers turn a TIFF as it is shown
+        small = _decode_8_bit_tiff(data)
+        return _decode_with_opencv(data, "TIFF") if small is None else small
+    pixels = _decode_with_opencv(data, header.format)
+    if header.format == "JPEG" and (pixels[-1, -1] == MISSING_GREY).all() and _lacks_data(data, pixels):
+        raise MicrographError(f"{_broken('JPEG')}: its lower part is missing")
+    return _upright(pixels, header.orientation)
+
+
+def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
+    """Return the pixels of a TIFF as shown, or None where it has more than 8 bits or unusual colours."""
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image: Any = Image.open(io.BytesIO(data), formats=("TIFF",))
+        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
+        if image.mode not in TIFF_MODES or max(bits) > 8:
+            return None
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # as in `read_header`
+        raise MicrographError(f"{_broken('TIFF')}: {first_line(error)}") from error
+
+
+def _decode_with_opencv(data: bytes, kind: str) -> NDArray[np.uint8]:
+    """Return the pixels as stored: the header's orientation is the one that counts, here and for annotations."""
+    # not IMREAD_COLOR_RGB: OpenCV 5.0.0 scrambles 16-bit TIFF with it
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise MicrographError(f"{broken}: {error.err}") from error
+        raise MicrographError(f"{_broken(kind)}: {first_line(error)}") from error
     if bgr is None:
-        raise MicrographError(broken)
-    if bgr.shape[:2] != (header.height, header.width):
-        raise MicrographError(
-            f"{broken}: its header says {header.width} x {header.height} px, it holds {bgr.shape[1]} x {bgr.shape[0]}"
-        )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        raise MicrographError(_broken(kind))
+    if bgr.dtype not in (np.uint8, np.uint16):
+        raise MicrographError(f"{kind} with pixels of type {bgr.dtype}; unsigned integers of 8 or 16 bits are needed")
+    return np.asarray(cv2.cvtColor(_to_8_bits(bgr), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the 8 highest bits that the camera used.
+
+    A camera of 12 bits writes 16-bit files that would come out black. Which camera it was is seen from the brightest
+    pixel: the fewest bits of `SENSOR_BITS` that hold it. Bright field leaves no doubt, its background is bright.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    brightest = int(pixels.max())
+    bits = next(bits for bits in SENSOR_BITS if brightest < 2**bits)
+    return (pixels >> (bits - 8)).astype(np.uint8)
+
+
+def _lacks_data(data: bytes, pixels: NDArray[np.uint8]) -> bool:
+    """Say whether a JPEG was cut and closed with an end marker, which libjpeg accepts and fills with grey.
+
+    Where data is missing, bytes put before the end marker show up as pixels; in a whole picture they are skipped.
+    """
+    end = data.rfind(END_OF_JPEG)
+    probe = data[:end] + bytes(range(1, 128)) + data[end:]
+    return not np.array_equal(_decode_with_opencv(probe, "JPEG"), pixels)
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn stored pixels as an EXIF orientation (TIFF 6.0, tag 274) says they are shown."""
+    if orientation in TRANSPOSING_ORIENTATIONS:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _broken(kind: str) -> str:
+    return f"truncated or corrupt {kind}" + (", or of a kind that is not read" if kind == "TIFF" else "")
