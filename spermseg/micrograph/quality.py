@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 BACKGROUND_SIZE = 32
 """px; the picture is shrunk to this square to see its background's light."""
+BACKGROUND_MEDIAN = 9
+"""px of the shrunk picture; half of this square must be background."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +29,35 @@ class Quality:
 def measure_quality(pixels: NDArray[np.uint8]) -> Quality:
     """Measure a picture (Y, X, 3) uint8 RGB.
 
-    >>> measure_quality(np.full((64, 64, 3), 200, np.uint8)).unevenness
-    0.0
+    >>> flat = np.full((64, 64, 3), 200, np.uint8)
+    >>> measure_quality(flat)
+    Quality(focus=0.0, brightness=200.0, saturated_fraction=0.0, unevenness=0.0)
+    >>> flat[:16] = 255
+    >>> measure_quality(flat).saturated_fraction
+    0.25
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    background = cv2.medianBlur(cv2.resize(grey, (BACKGROUND_SIZE,) * 2, interpolation=cv2.INTER_AREA), 9)
-    mean = float(background.mean())
-    lowest, highest = (
-        cv2.reduce(pixels.reshape(-1, 3), 1, cv2.REDUCE_MIN),
-        cv2.reduce(pixels.reshape(-1, 3), 1, cv2.REDUCE_MAX),
-    )
     return Quality(
-        focus=float(cv2.Laplacian(pixels[..., 1], cv2.CV_32F).var()),
-        brightness=float(grey.mean()),
-        saturated_fraction=float(np.count_nonzero((lowest == 255) | (highest == 0)) / grey.size),
-        unevenness=float(np.ptp(background)) / mean if mean else 0.0,
+        focus=_laplacian_variance(cv2.extractChannel(pixels, 1)),
+        brightness=float(cv2.mean(grey)[0]),
+        saturated_fraction=(_count_pixels(pixels, 0) + _count_pixels(pixels, 255)) / grey.size,
+        unevenness=_unevenness(grey),
     )
+
+
+def _laplacian_variance(channel: cv2.typing.MatLike) -> float:
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(channel, cv2.CV_16S))  # at most 4 x 255 fits
+    return float(deviation[0, 0]) ** 2
+
+
+def _count_pixels(pixels: NDArray[np.uint8], value: int) -> int:
+    """Count the pixels that have one value in every channel."""
+    return cv2.countNonZero(cv2.inRange(pixels, (value,) * 3, (value,) * 3))
+
+
+def _unevenness(grey: cv2.typing.MatLike) -> float:
+    """Shrunk, a cell is a dot, which the median takes away."""
+    small = cv2.resize(grey, (BACKGROUND_SIZE,) * 2, interpolation=cv2.INTER_AREA)
+    background = cv2.medianBlur(small, BACKGROUND_MEDIAN)
+    mean = float(background.mean())
+    return float(np.ptp(background)) / mean if mean else 0.0
