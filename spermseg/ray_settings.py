@@ -1,5 +1,6 @@
 """What every process of ours tells Ray before it starts. Imports no Ray."""
 
+import logging
 import os
 from typing import Any
 
@@ -27,3 +28,14 @@ def init_options(address: str | None) -> dict[str, Any]:
     if address == "local":
         options |= {"include_dashboard": False}
     return options
+
+
+def quiet_ray_data(context: Any) -> None:
+    """Let Ray Data say only what went wrong: how far the work is, is shown once, in micrographs.
+
+    Args:
+        context: `ray.data.DataContext.get_current()`, after `ray.init`, which sets the level of Ray's loggers.
+    """
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,71 +1,67 @@
-"""The `spermseg` command: one subcommand a verb, one module a subcommand."""
+"""The `spermseg` command: one verb a module, and only the module of the verb in hand is imported."""
 
+import argparse
+import importlib
 import logging
 import sys
-from typing import Annotated, Protocol, TypeVar
+from typing import Protocol
 
 import tyro
 
 from spermseg import __version__
-from spermseg.cli.demo import Demo
-from spermseg.cli.evaluate import Evaluate
-from spermseg.cli.prepare import Prepare
-from spermseg.cli.report import Report
-from spermseg.cli.segment import Segment
-from spermseg.cli.train import Train
-from spermseg.cli.verify import Verify
 from spermseg.errors import RunError, SpermsegError
 
-DESCRIPTION = f"""Sperm cell segmentation in digital micrographs, version {__version__}.
-
-Annotated micrographs become a model:   prepare -> train -> evaluate
-A clinic's uploads become a table:      segment -> verify -> report
-To see all of it on drawn micrographs:  demo
-"""
+VERBS = {
+    "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
+    "train": "a dataset -> a model: one file, with curves and a model card",
+    "evaluate": "a model against annotated pictures: IoU, Dice, precision, recall, overlays",
+    "segment": "a clinic's uploads -> a table: one row a micrograph, every night",
+    "verify": "the proof that every planned upload has exactly one row",
+    "report": "a table -> one HTML file to look at",
+    "demo": "all of it, on drawn micrographs: start here",
+}
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
 class Verb(Protocol):
-    """A subcommand: its fields are its arguments."""
+    """One verb: its fields are its arguments."""
 
     def run(self) -> int:
         """Do it, and return the exit status."""
 
 
-Command = (
-    Annotated[Prepare, tyro.conf.subcommand("prepare")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Segment, tyro.conf.subcommand("segment")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-)
-V = TypeVar("V", bound=Verb)
-
-
 def main() -> None:
     """Run the `spermseg` command."""
-    verb: Verb = tyro.cli(Command, prog="spermseg", description=DESCRIPTION)
-    sys.exit(_run(verb))
+    parser = argparse.ArgumentParser(
+        prog="spermseg",
+        usage="spermseg VERB [-h] ...",
+        description="Sperm cell segmentation in digital micrographs.",
+        epilog="verbs:\n" + "\n".join(f"  {verb:<10}{what}" for verb, what in VERBS.items())
+        + "\n\n`spermseg VERB --help` tells more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do, as below")
+    verb = parser.parse_args(sys.argv[1:2]).verb
+    module = importlib.import_module(f"spermseg.cli.{verb}")
+    run_verb(getattr(module, verb.capitalize()), sys.argv[2:], prog=f"spermseg {verb}")
 
 
-def run_verb(verb: type[V]) -> None:
-    """Run one verb as a program of its own, as the scripts in `jobs/` do."""
-    sys.exit(_run(tyro.cli(verb)))
+def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | None = None) -> None:
+    """Run one verb and exit with its status; what the user can mend is one line, not a stack trace.
 
-
-def _run(verb: Verb) -> int:
-    """Run a verb; what the user can mend is one line, not a stack trace."""
+    Args:
+        verb: its class.
+        arguments: the words of the command line; None takes the program's own.
+        prog: how the command is called in its help.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return verb.run()
-    except RunError as error:
-        print(f"spermseg: {error.message}", file=sys.stderr)
-        return FAILED
+        status = tyro.cli(verb, args=arguments, prog=prog).run()
     except SpermsegError as error:
         print(f"spermseg: {error.message}", file=sys.stderr)
-        return WRONG_USE
+        status = FAILED if isinstance(error, RunError) else WRONG_USE
     except KeyboardInterrupt:
         print("spermseg: interrupted; what is written stays, and the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
+    sys.exit(status)

@@ -84,7 +84,7 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
         per_image = [scores["per_image"][name] for name in SCORES]
         lines.append(_line(resolution, "mean of images", [f"{one['mean']:.3f}" for one in per_image]))
         lines.append(_line(resolution, "median of images", [f"{one['median']:.3f}" for one in per_image]))
-        intervals = ["{:.3f}-{:.3f}".format(*one["ci95"]) for one in per_image]
+        intervals = ["{:.3f}-{:.3f}".format(*one["ci95"]) if one["ci95"] else "one group" for one in per_image]
         lines.append(_line(resolution, "95 % interval of the mean", intervals))
     return "\n".join([*lines, "", f"Empty masks: {metrics['empty_mask_rule']}.", ""])
 

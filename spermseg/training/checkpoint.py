@@ -1,5 +1,6 @@
 """A training's state as one file in a folder, read without running code from them."""
 
+import pickle  # for the name of its error only
 from pathlib import Path
 
 import torch
@@ -24,5 +25,5 @@ def read_state(folder: Path) -> FitState:
     try:
         content = torch.load(folder / FILE, map_location="cpu", weights_only=True)
         return FitState(**content)
-    except (OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelFileError(f"the checkpoint {folder / FILE} is damaged; train again from the start") from error

@@ -175,9 +175,7 @@ class Dataset:
         try:
             data = self.location.child(folder, name).read_bytes()
         except ObjectMissingError as error:
-            raise DatasetError(
-                f"{folder}/{name} of {self.location.uri} is missing; prepare it again"
-            ) from error
+            raise DatasetError(f"{folder}/{name} of {self.location.uri} is missing; prepare it again") from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DatasetError(f"{folder}/{name} of {self.location.uri} has changed since it was prepared")
         return data
@@ -195,9 +193,7 @@ def open_dataset(location: Location) -> Dataset:
         index = location.child(INDEX).read_bytes().decode()
         examples = tuple(TypeAdapter(list[Example]).validate_python(list(csv.DictReader(io.StringIO(index)))))
     except (ObjectMissingError, ValidationError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"{location.uri}: {INDEX} is missing or damaged; prepare the dataset again"
-        ) from error
+        raise DatasetError(f"{location.uri}: {INDEX} is missing or damaged; prepare the dataset again") from error
     if digest_examples(examples) != description.sha256:
         raise DatasetError(
             f"{location.uri}: {INDEX} does not fit {DESCRIPTION}: it was edited; prepare the dataset again"
@@ -209,9 +205,7 @@ def _read_description(location: Location) -> Description:
     try:
         content = json.loads(location.child(DESCRIPTION).read_bytes())
     except ObjectMissingError as error:
-        raise DatasetError(
-            f"{location.uri} is not a dataset: no {DESCRIPTION}; run `spermseg prepare`"
-        ) from error
+        raise DatasetError(f"{location.uri} is not a dataset: no {DESCRIPTION}; run `spermseg prepare`") from error
     except ValueError as error:
         raise DatasetError(f"{location.uri}: {DESCRIPTION} is damaged; prepare the dataset again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -20,7 +20,7 @@ import torch
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
-from spermseg.ray_settings import init_options
+from spermseg.ray_settings import init_options, quiet_ray_data
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.dataset import Dataset, Example, open_dataset
@@ -76,6 +76,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     """
     ray.init(**init_options(scaling.address))
     try:
+        quiet_ray_data(ray.data.DataContext.get_current())
         use_gpu, threads = _resources(scaling)
         dataset = open_dataset(job.dataset)
         board: Any = _Board.remote()  # type: ignore[attr-defined]

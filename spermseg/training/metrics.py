@@ -94,8 +94,9 @@ class Summary:
 
     mean: float
     median: float
-    ci95: tuple[float, float]
-    """95 % interval of the mean, by bootstrap over groups: pictures of one group are not independent."""
+    ci95: tuple[float, float] | None
+    """95 % interval of the mean, by bootstrap over groups, since pictures of one group are not independent; None where
+    there is only one group, which says nothing of another."""
 
 
 def summarise(values: Sequence[float], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0) -> Summary:
@@ -107,10 +108,13 @@ def summarise(values: Sequence[float], groups: Sequence[str], *, rounds: int = 2
         rounds: bootstrap rounds.
         seed: of the draws.
     """
+    mean, median = float(np.mean(values)), float(np.median(values))
     names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return Summary(mean=mean, median=median, ci95=None)
     sums = np.bincount(index, weights=np.asarray(values, float))
     sizes = np.bincount(index)
     drawn = np.random.default_rng(seed).integers(0, len(names), (rounds, len(names)))
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Summary(mean=float(np.mean(values)), median=float(np.median(values)), ci95=(float(low), float(high)))
+    return Summary(mean=mean, median=median, ci95=(float(low), float(high)))

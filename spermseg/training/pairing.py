@@ -120,9 +120,7 @@ def _read_entries(annotations: Path, problems: Problems, label_attribute: str | 
     ]
 
 
-def _read_file(
-    json: PurePosixPath, path: Path, problems: Problems, label_attribute: str | None
-) -> list[_Entry]:
+def _read_file(json: PurePosixPath, path: Path, problems: Problems, label_attribute: str | None) -> list[_Entry]:
     faulty: list[str] = []
 
     def leave_out(image_name: str, error: AnnotationError) -> None:

@@ -62,9 +62,7 @@ class PrepareConfig:
         if self.threads < 1:
             raise ConfigError(f"got {self.threads} threads; at least 1 is needed")
         if self.labels is not None and not self.labels:
-            raise ConfigError(
-                "got a mapping of labels to parts without a label; give Label=part, or no mapping"
-            )
+            raise ConfigError("got a mapping of labels to parts without a label; give Label=part, or no mapping")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,27 +147,19 @@ def prepare_dataset(
 def _check_places(images: Path, annotations: Path, out: Location, config: PrepareConfig) -> None:
     for folder in (images, annotations):
         if not folder.exists():
-            raise ConfigError(
-                f"{folder} does not exist; give the folders of the images and of their annotations"
-            )
+            raise ConfigError(f"{folder} does not exist; give the folders of the images and of their annotations")
         if Location(str(folder)).contains(out):
-            raise ConfigError(
-                f"the dataset {out.uri} would lie in {folder}, which it is made from; write it elsewhere"
-            )
+            raise ConfigError(f"the dataset {out.uri} would lie in {folder}, which it is made from; write it elsewhere")
     if not config.overwrite and out.child(DESCRIPTION).exists():
         raise DatasetError(f"{out.uri} holds a dataset already; give another folder, or ask to overwrite it")
 
 
-def _keep_placed(
-    pairs: Iterable[Pair], placements: Mapping[str, Placement], problems: Problems
-) -> Iterator[Pair]:
+def _keep_placed(pairs: Iterable[Pair], placements: Mapping[str, Placement], problems: Problems) -> Iterator[Pair]:
     for pair in pairs:
         if pair.image in placements:
             yield pair
         else:
-            problems.add(
-                pair.image, NOT_IN_SPLIT_CSV, DatasetError(f"{pair.image}: the split CSV has no line for it")
-            )
+            problems.add(pair.image, NOT_IN_SPLIT_CSV, DatasetError(f"{pair.image}: the split CSV has no line for it"))
 
 
 class _LeftOutError(Exception):
@@ -227,16 +217,12 @@ def _prepare_one(
     with _leaving_out(image, OUTSIDE):
         check_inside(annotation, frame)
     with _leaving_out(image, UNKNOWN_LABEL):
-        kept = [
-            region for region in annotation.regions if part_of(annotation, region, config.labels) is not None
-        ]
+        kept = [region for region in annotation.regions if part_of(annotation, region, config.labels) is not None]
     with _leaving_out(image, MALFORMED):
         flags = part_flags(annotation, frame, parts, config.labels)
     mask = encode_mask(flags)
     out.child("images", image).write_bytes(data)
-    out.child("masks", f"{image}.png").write_bytes(
-        mask
-    )  # the suffix stays, so that a.jpg and a.tif both have one
+    out.child("masks", f"{image}.png").write_bytes(mask)  # the suffix stays, so that a.jpg and a.tif both have one
     return Example(
         image=image,
         mask=f"{image}.png",

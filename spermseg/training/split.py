@@ -40,9 +40,7 @@ class SplitConfig:
                 f"got split fractions {self.fractions}; shares that add up to 1 are needed, some for train"
             )
         if self.group_pattern is not None and self.split_csv is not None:
-            raise ConfigError(
-                "got a group pattern and a split CSV; give one, since the CSV names the groups too"
-            )
+            raise ConfigError("got a group pattern and a split CSV; give one, since the CSV names the groups too")
         if self.group_pattern is not None:
             self._check_pattern(self.group_pattern)
 
@@ -100,9 +98,7 @@ def _group_of(image: str, pattern: str | None) -> str:
         return image
     match = re.search(pattern, image)
     if match is None or not match.group(1):
-        raise ConfigError(
-            f"group pattern {pattern!r} finds no group in {image!r}; widen it, or rename the image"
-        )
+        raise ConfigError(f"group pattern {pattern!r} finds no group in {image!r}; widen it, or rename the image")
     return match.group(1)
 
 
@@ -126,9 +122,7 @@ def read_split_csv(path: Path) -> dict[str, Placement]:
                 "a group, and train, val or test, are needed"
             )
         if split_of.setdefault(group, split) != split:
-            raise ConfigError(
-                f"{path.name}: group {group!r} is in {split_of[group]} and in {split}; put it in one"
-            )
+            raise ConfigError(f"{path.name}: group {group!r} is in {split_of[group]} and in {split}; put it in one")
         placement = Placement(group=group, split=split)
         if placed.setdefault(image, placement) != placement:
             raise ConfigError(f"{path.name}: line {rows.line_num} gives {image!r} a second, different place")
@@ -139,9 +133,7 @@ def _decode(path: Path) -> str:
     try:
         return _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path.name} is not UTF-8 text; a CSV file with image, group and split is needed"
-        ) from error
+        raise ConfigError(f"{path.name} is not UTF-8 text; a CSV file with image, group and split is needed") from error
 
 
 def _read(path: Path) -> bytes:
@@ -184,18 +176,14 @@ def _shuffle(names: Iterable[str], salt: str) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt}/{name}".encode()).digest())
 
 
-def _fill(
-    order: Sequence[str], sizes: Mapping[str, int], targets: Mapping[str, float]
-) -> tuple[dict[str, str], float]:
+def _fill(order: Sequence[str], sizes: Mapping[str, int], targets: Mapping[str, float]) -> tuple[dict[str, str], float]:
     """Return group -> split, and by how many images the splits miss their targets at most."""
     lacking = dict(targets)
     empty = set(targets)
     split_of = {}
     for place, group in enumerate(order):
         # the last groups are kept for the splits that would stay empty otherwise
-        open_splits = (
-            [name for name in targets if name in empty] if len(order) - place <= len(empty) else [*targets]
-        )
+        open_splits = [name for name in targets if name in empty] if len(order) - place <= len(empty) else [*targets]
         split = max(open_splits, key=lambda name: lacking[name])
         split_of[group] = split
         lacking[split] -= sizes[group]

@@ -1,0 +1,41 @@
+# What a newcomer runs: `make demo` and `make test`. Everything goes into .venv, from the versions in constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test check format clean
+
+help:
+	@echo "make demo      install, and run the whole job on drawn micrographs (about 5 minutes)"
+	@echo "make test      install, and run all tests"
+	@echo "make check     linters, types and the import contract"
+	@echo "make install   the set-up alone, into $(VENV)"
+	@echo "make format    put the code into its form"
+	@echo "make clean     remove what was installed and written here"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group test --group lint
+	touch $@
+
+demo: install
+	$(BIN)/spermseg demo --out demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

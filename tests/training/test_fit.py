@@ -1,0 +1,140 @@
+"""The training loop, in this process: it learns, it can be cut anywhere, and it is the same every time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spermseg.errors import ConfigError, ModelFileError
+from spermseg.micrograph.tiling import Tiles, WholeFrame
+from spermseg.model.unet import UNetConfig
+from spermseg.training.checkpoint import FILE, read_state, write_state
+from spermseg.training.fit import Fit, Team, TrainConfig
+from spermseg.training.losses import segmentation_loss
+from spermseg.training.sampling import WorkingExample
+
+SMALL = UNetConfig(filters=(8, 8), bridge=8)
+CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=1e-2, augment="paper", expansion=2, seed=3)
+
+
+def blob(seed: int, shape=(48, 48)) -> WorkingExample:
+    """A dark disc on a bright, noisy ground."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    centre, radius = rng.uniform(12, 36, 2), rng.uniform(6, 12)
+    mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+    pixels = np.where(mask[..., None], 80, 200) + rng.normal(0, 10, (*shape, 3))
+    return WorkingExample(pixels=pixels.clip(0, 255).astype(np.uint8), mask=mask[..., None].astype(np.uint8))
+
+
+TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(100, 103)]
+
+
+def fit(config=CONFIG, **changes) -> Fit:
+    return Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=TRAIN, val=VAL, **changes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return fit().run()
+
+
+def test_it_learns_discs_it_has_never_seen(uninterrupted):
+    assert uninterrupted.history[-1]["val_dice"] > 0.85
+    assert uninterrupted.history[-1]["train_loss"] < uninterrupted.history[0]["train_loss"]
+
+
+def test_the_history_has_a_record_an_epoch_with_loss_and_scores_of_both_splits(uninterrupted):
+    assert [record["epoch"] for record in uninterrupted.history] == [1, 2, 3, 4]
+    wanted = {
+        f"{split}_{name}" for split in ("train", "val") for name in ("loss", "iou", "dice", "precision", "recall")
+    }
+    assert set(uninterrupted.history[0]) == wanted | {"epoch"}
+
+
+def test_the_kept_weights_are_those_of_the_epoch_with_the_best_validation_dice(uninterrupted):
+    dice = [record["val_dice"] for record in uninterrupted.history]
+    assert uninterrupted.best_epoch == int(np.argmax(dice)) + 1
+    shorter = fit(replace(CONFIG, epochs=uninterrupted.best_epoch)).run()
+    assert all(torch.equal(uninterrupted.best_weights[name], tensor) for name, tensor in shorter.weights.items())
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_resumed_training_has_the_curves_and_weights_of_an_uninterrupted_one(uninterrupted, cut, tmp_path):
+    write_state(fit(replace(CONFIG, epochs=cut)).run(), tmp_path)
+    resumed = fit().run(read_state(tmp_path))
+    assert resumed.history == uninterrupted.history
+    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in uninterrupted.weights.items())
+    assert resumed.best_epoch == uninterrupted.best_epoch
+
+
+def test_another_seed_is_another_training(uninterrupted):
+    assert fit(replace(CONFIG, seed=4, epochs=1)).run().history[0] != uninterrupted.history[0]
+
+
+def test_a_finished_training_has_nothing_left_to_do(uninterrupted):
+    seen = []
+    assert fit().run(uninterrupted, on_epoch=seen.append) is uninterrupted
+    assert seen == []
+
+
+def test_every_step_is_reported_with_the_epochs_that_are_done():
+    reports = []
+    fit(replace(CONFIG, epochs=2)).run(on_step=reports.append)
+    assert [(report.epoch, report.step, report.steps) for report in reports] == [
+        (epoch, step, 4) for epoch in (1, 2) for step in (1, 2, 3, 4)
+    ]
+    assert [len(report.history) for report in reports] == [0] * 4 + [1] * 4
+
+
+def test_tiles_train_on_random_squares_and_validate_whole_pictures():
+    big = [blob(seed, (70, 90)) for seed in range(6)]
+    tiles = Fit(
+        network_config=SMALL,
+        view=Tiles(scale=1.0, tile=48, halo=16),
+        config=replace(CONFIG, epochs=4, expansion=8, loss="bce+dice", augment="clinic"),
+        train=big,
+        val=[blob(200, (70, 90))],
+    )
+    assert tiles.run().history[-1]["val_dice"] > 0.7
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    state = fit(replace(CONFIG, epochs=1, freeze_batch_norm=True)).run()
+    means = [tensor for name, tensor in state.weights.items() if name.endswith("running_mean")]
+    assert means
+    assert all(torch.equal(mean, torch.zeros_like(mean)) for mean in means)
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="batch size 4 for 3 workers"):
+        fit(team=Team(rank=0, size=3))
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"augment": "none"}])
+def test_settings_that_cannot_train_are_refused(change):
+    with pytest.raises(ConfigError):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_one_line_and_runs_no_code(content, tmp_path):
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_state(tmp_path)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"epoch": TrainConfig()}, tmp_path / FILE)  # any class of ours would do: only tensors are read
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_state(tmp_path)
+
+
+def test_the_paper_loss_is_binary_cross_entropy_and_dice_adds_what_is_missed():
+    logits, target = torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
+    assert float(segmentation_loss(logits, target)) == pytest.approx(expected)
+    p, q = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))
+    soft = 1 - (2 * p + 1) / (p + q + 1 + 1)
+    assert float(segmentation_loss(logits, target, "bce+dice")) == pytest.approx(expected + soft)
