@@ -1,0 +1,222 @@
+"""The scripts in `jobs/`, sent by the real `ray job submit` to a real head that this file starts and ends."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from spermseg.batch.receipt import list_runs, read_receipt, verify
+from spermseg.batch.results import read_units
+from spermseg.micrograph.clinic import Clinic, ClinicConfig, write_clinic
+from spermseg.micrograph.synthetic import DrawConfig
+from spermseg.micrograph.tiling import WholeFrame
+from spermseg.model.saved import ModelDescription, encode_model, load_model
+from spermseg.model.unet import UNet, UNetConfig
+from spermseg.storage.filesystem import Location
+from spermseg.training.prepare import PrepareConfig, prepare_dataset
+from spermseg.training.split import SplitConfig
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[1]
+RAY = Path(sys.executable).with_name("ray")
+LITTER = (".venv/lib/huge.so", ".git/objects/pack", "demo/results/report.html", "dataset/images/a.jpg", "model.onnx")
+"""What lies in a checkout that was worked in, and is not to travel."""
+SENT_VERSION = "0+sent"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # a job's `python` is the one of the head's PATH
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head of two CPUs, and the checkout that jobs are sent from."""
+
+    url: str
+    folder: Path
+    checkout: Path
+
+    def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+        """Run `ray job submit` until the job ends; its log is the output."""
+        environment = {name: value for name, value in ENVIRONMENT.items() if name != "RAY_ADDRESS"}
+        return subprocess.run(
+            [RAY, "job", "submit", "--address", self.url, "--working-dir", ".", "--", *entrypoint],
+            cwd=self.checkout,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="sj", dir="/tmp"))  # sockets lie in it: their paths may not be long
+    url = f"http://127.0.0.1:{free_port()}"
+    with (folder / "head.log").open("w") as log:
+        process = subprocess.Popen(
+            start_command(url, folder), env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_until_up(url, process, folder)
+        yield Head(url=url, folder=folder, checkout=littered_checkout(tmp_path_factory.mktemp("checkout")))
+    finally:
+        end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_command(url: str, folder: Path) -> list[str | Path]:
+    """Return the command of a head that shares no port with any other on this machine."""
+    ports = ("ray-client-server-port", "dashboard-agent-listen-port")
+    return [
+        *(RAY, "start", "--head", "--block", "--port=0", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"),
+        *("--num-cpus=2", f"--object-store-memory={256 << 20}", "--disable-usage-stats"),
+        *("--include-dashboard=true", f"--dashboard-port={url.rpartition(':')[2]}"),
+        *(f"--{name}={free_port()}" for name in ports),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def wait_until_up(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait for the server of jobs, which is up later than the rest."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"the head did not come up:\n{(folder / 'head.log').read_text()[-3000:]}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the head with all that it started, and nothing else: never `ray stop`, which ends every Ray there is."""
+    mine = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.kill()
+    process.wait()
+    for one in mine:
+        if one.is_running():  # and still the same process: a number may be another's by now
+            one.kill()
+    psutil.wait_procs(mine, timeout=10)
+
+
+def littered_checkout(folder: Path) -> Path:
+    """Return a copy of this project with what lies around in a checkout that was worked in."""
+    for name in ("jobs", "spermseg"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "spermseg/__init__.py").open("a") as file:
+        file.write(f"\n__version__ = {SENT_VERSION!r}\n")
+    for name in (".gitignore", ".rayignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in LITTER:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    drawing = DrawConfig(height=96, width=128, scale=0.4, cells=(1, 3))
+    config = ClinicConfig(patients=3, fields=2, upload_patients=4, upload_fields=1, drawing=drawing)
+    return write_clinic(tmp_path_factory.mktemp("clinic") / "clinic", config)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that has learned nothing: its masks are nonsense, its rows are not."""
+    torch.manual_seed(0)
+    network = UNetConfig(filters=(4, 8), bridge=8)
+    description = ModelDescription(
+        network=network,
+        view=WholeFrame(size=64),
+        threshold=0.5,
+        min_area=8,
+        recipe="paper",
+        settings={},
+        training_data_sha256="",
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    path.write_bytes(encode_model(UNet(network).state_dict(), description))
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmented(head: Head, clinic: Clinic, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """The table of the clinic's uploads, written by a job."""
+    out = tmp_path_factory.mktemp("results")
+    done = head.submit("python", "jobs/segment.py", str(clinic.uploads), "--model", str(model), "--out", str(out))
+    assert done.returncode == 0, done.stdout
+    return Location(str(out))
+
+
+def test_a_segment_job_writes_one_row_for_each_upload(segmented: Location, clinic: Clinic) -> None:
+    assert verify(segmented) == (clinic.uploads_ok + clinic.uploads_broken, [])
+    (run_id,) = list_runs(segmented)
+    receipt = read_receipt(segmented, run_id) or {}
+    assert {name: receipt[name] for name in clinic.expected} == clinic.expected
+
+
+def test_only_the_code_travels_to_the_cluster(head: Head, segmented: Location) -> None:
+    arrived = list(head.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*/"))
+    names = {path.relative_to(place).parts[0] for place in arrived for path in place.rglob("*") if path.is_file()}
+    assert names == {"jobs", "spermseg"}
+
+
+def test_driver_and_workers_run_the_code_that_was_sent_not_the_one_installed(segmented: Location) -> None:
+    (run_id,) = list_runs(segmented)
+    assert (read_receipt(segmented, run_id) or {})["version"] == SENT_VERSION
+    assert {version for table in read_units(segmented) for version in table["version"].to_pylist()} == {SENT_VERSION}
+
+
+def test_a_train_job_writes_a_model_that_an_evaluate_job_reads(head: Head, clinic: Clinic, tmp_path: Path) -> None:
+    dataset, run, scores = (tmp_path / name for name in ("dataset", "run", "scores"))
+    split = SplitConfig(fractions=(1 / 3, 1 / 3, 1 / 3), group_pattern="(patient-[0-9]+)")
+    prepare_dataset(clinic.images, clinic.annotations, Location(str(dataset)), PrepareConfig(split=split))
+    options = ("--epochs", "1", "--no-augment")
+    trained = head.submit("python", "jobs/train.py", "--dataset", str(dataset), "--out", str(run), *options)
+    assert trained.returncode == 0, trained.stdout
+    written = str(run / "model.safetensors")
+    evaluated = head.submit(
+        *("python", "jobs/evaluate.py", "--model", written, "--dataset", str(dataset), "--out", str(scores))
+    )
+    assert evaluated.returncode == 0, evaluated.stdout
+    metrics = json.loads((scores / "metrics.json").read_bytes())
+    assert metrics["n_images"] == 2
+    assert metrics["model_sha256"] == load_model(Location(written)).sha256
+
+
+def test_a_job_that_fails_exits_with_1_and_says_why_in_a_line(head: Head, clinic: Clinic, tmp_path: Path) -> None:
+    missing = tmp_path / "no-model.safetensors"
+    out = tmp_path / "out"
+    done = head.submit("python", "jobs/segment.py", str(clinic.uploads), "--model", str(missing), "--out", str(out))
+    assert done.returncode == 1
+    said = {line for line in done.stdout.splitlines() if line.startswith("spermseg: ")}  # Ray repeats the log's end
+    assert len(said) == 1
+    assert str(missing) in said.pop()
+    assert "Traceback" not in done.stdout
