@@ -56,9 +56,7 @@ def write_dataset(location, parts=PARTS, flags=FLAGS):
     left_out = [LeftOut(file="c.png", reason="no annotation", detail="c.png: none")]
     settings = {"seed": 0}
     splits = ("train", "val", "test")
-    return write_index(
-        location, examples, left_out, parts=parts, labels=None, split_settings=settings, splits=splits
-    )
+    return write_index(location, examples, left_out, parts=parts, labels=None, split_settings=settings, splits=splits)
 
 
 @pytest.fixture
@@ -115,9 +113,7 @@ def test_the_digest_depends_on_images_masks_and_split_but_not_on_order_names_or_
 
 def test_an_unknown_or_empty_split_is_an_error_that_says_which_exist(location):
     dataset = write_dataset(location)
-    with pytest.raises(
-        DatasetError, match=r"split 'holdout' of .* does not exist; it has train \(1\), val \(1\)"
-    ):
+    with pytest.raises(DatasetError, match=r"split 'holdout' of .* does not exist; it has train \(1\), val \(1\)"):
         dataset.examples("holdout")
     with pytest.raises(DatasetError, match=r"split 'test' of .* is empty; it has train"):
         dataset.examples("test")

@@ -159,9 +159,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("add", "kind"), PROBLEMS)
-def test_a_file_that_cannot_be_used_is_left_out_once_with_its_reason_or_stops_all_where_strict(
-    clinic, add, kind
-):
+def test_a_file_that_cannot_be_used_is_left_out_once_with_its_reason_or_stops_all_where_strict(clinic, add, kind):
     file, reason = add(clinic)
     summary = prepare(clinic, labels={"Head": "head"})
     assert left_out(summary) == {(file, reason)}
@@ -281,10 +279,7 @@ def test_a_dataset_is_replaced_only_on_request(clinic):
     prepare(clinic)
     with pytest.raises(DatasetError, match="holds a dataset already"):
         prepare(clinic)
-    assert (
-        prepare(clinic, overwrite=True, split=SplitConfig(seed=3)).dataset.description.split_settings["seed"]
-        == 3
-    )
+    assert prepare(clinic, overwrite=True, split=SplitConfig(seed=3)).dataset.description.split_settings["seed"] == 3
 
 
 def test_folders_that_cannot_be_used_are_errors(clinic):
@@ -304,9 +299,7 @@ def test_folders_that_cannot_be_used_are_errors(clinic):
 def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path):
     draw(tmp_path, "x.png")
     annotate(tmp_path, "x.png", width=5)
-    with pytest.raises(
-        DatasetError, match=r"none of the images .* the first problem: x\.json: drawn on 5 x 48 px"
-    ):
+    with pytest.raises(DatasetError, match=r"none of the images .* the first problem: x\.json: drawn on 5 x 48 px"):
         prepare(tmp_path)
 
 

@@ -8,9 +8,7 @@ from spermseg.errors import ConfigError
 from spermseg.training.split import SPLITS, Placement, SplitConfig, place_images, read_split_csv, split_groups
 
 # each image's group; sizes are as uneven as patients are
-groups_of_images = st.lists(
-    st.integers(0, 30).map(lambda number: f"patient-{number:02d}"), min_size=1, max_size=120
-)
+groups_of_images = st.lists(st.integers(0, 30).map(lambda number: f"patient-{number:02d}"), min_size=1, max_size=120)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,9 +61,7 @@ def test_images_that_are_their_own_groups_are_split_80_10_10_exactly():
 
 def test_another_seed_gives_another_split():
     groups = [f"patient-{index % 12}" for index in range(48)]
-    assert (
-        len({tuple(sorted(split_groups(groups, SplitConfig(seed=seed)).items())) for seed in range(10)}) > 5
-    )
+    assert len({tuple(sorted(split_groups(groups, SplitConfig(seed=seed)).items())) for seed in range(10)}) > 5
 
 
 def test_the_split_of_a_seed_stays_the_same_in_every_version():

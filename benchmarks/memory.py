@@ -1,0 +1,145 @@
+"""Does memory stay flat? Segments drawn micrographs in one zip, and watches the driver and the workers as it goes on.
+
+    python benchmarks/memory.py --model run/model.safetensors --pictures 2000
+
+Prints a table of resident memory by pictures done, and as its last line one JSON object of the figures.
+"""
+
+import json
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import psutil
+import tyro
+from tqdm import tqdm
+
+from spermseg.batch.pipeline import Workers
+from spermseg.batch.receipt import verify
+from spermseg.batch.run import Night, Progress, segment_night
+from spermseg.batch.settings import SegmentSettings
+from spermseg.micrograph.synthetic import draw_micrograph
+from spermseg.model.predict import PredictConfig
+from spermseg.model.saved import decode_model
+from spermseg.storage.filesystem import Location
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Segment drawn micrographs in one zip and watch the memory."""
+
+    model: Path
+    """The model file."""
+    pictures: int = 2000
+    """Drawn micrographs of 1280 x 1024 in the zip."""
+    folder: Path | None = None
+    """Where the zip is drawn, and kept for the next time; a temporary folder where not given."""
+    mark: int = 200
+    """The figures compare this many pictures with all of them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Resident memory, MiB, when so many pictures were done."""
+
+    done: int
+    driver: float
+    workers: dict[int, float]
+
+
+def draw(seed: int) -> bytes:
+    """Return one drawn micrograph as JPEG."""
+    cv2.setNumThreads(1)
+    pixels = draw_micrograph(seed).pixels
+    return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def draw_zip(path: Path, pictures: int) -> None:
+    """Draw the zip, unless it is there."""
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial")
+    with ProcessPoolExecutor() as pool, zipfile.ZipFile(partial, "w") as archive:
+        drawn = pool.map(draw, range(pictures), chunksize=8)
+        for number, data in enumerate(tqdm(drawn, total=pictures, desc="drawing", unit="picture")):
+            archive.writestr(f"patient-{number // 20:03}/field-{number % 20:02}.jpg", data)
+    partial.rename(path)
+
+
+def workers() -> Iterator[psutil.Process]:
+    """Yield the Ray workers of this process that hold a model."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "SegmentUnit" in " ".join(process.cmdline()):
+                yield process
+        except psutil.Error:
+            continue
+
+
+def resident(process: psutil.Process) -> float:
+    """Return the resident memory of a process without what it shares with others (Ray's object store), MiB."""
+    memory = process.memory_info()
+    return (memory.rss - memory.shared) / MIB
+
+
+def measure(options: Options, folder: Path) -> tuple[list[Sample], float]:
+    """Segment and return (samples, seconds)."""
+    source = folder / f"uploads-{options.pictures}"
+    source.mkdir(parents=True, exist_ok=True)
+    draw_zip(source / "uploads.zip", options.pictures)
+    model = options.model.read_bytes()
+    samples: list[Sample] = []
+
+    def watch(progress: Progress) -> None:
+        sizes = {process.pid: resident(process) for process in workers()}
+        samples.append(Sample(progress.done, resident(psutil.Process()), sizes))
+        print(
+            f"{progress.done:>6} done  driver {samples[-1].driver:7.0f} MiB  workers {list(map(round, sizes.values()))}"
+        )
+
+    with tempfile.TemporaryDirectory() as out:
+        night = Night(
+            source=Location(str(source)),
+            out=Location(out),
+            model=model,
+            settings=SegmentSettings(view=decode_model(model).description.view),
+            predict=PredictConfig(),
+            workers=Workers(),
+        )
+        started = time.perf_counter()
+        segment_night(night, watch)
+        seconds = time.perf_counter() - started
+        rows, wrong = verify(Location(out))
+        if wrong or rows != options.pictures:
+            raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+    return samples, seconds
+
+
+def main() -> None:
+    """Draw, segment, print."""
+    options = tyro.cli(Options)
+    os.environ.setdefault("RAY_ADDRESS", "local")
+    with tempfile.TemporaryDirectory() as temporary:
+        samples, seconds = measure(options, options.folder or Path(temporary))
+    early = next(one for one in samples if one.workers and one.done >= options.mark)
+    last = [one for one in samples if one.workers][-1]
+    figures = {
+        "pictures": options.pictures,
+        "seconds": round(seconds, 1),
+        "driver_mib": [round(early.driver), round(last.driver)],
+        "largest_worker_mib": [round(max(early.workers.values())), round(max(last.workers.values()))],
+        "at": [early.done, last.done],
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Training on real Ray processes: outputs, kills, and one worker against two."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from spermseg.micrograph.tiling import WholeFrame
+from spermseg.model.saved import load_model
+from spermseg.model.unet import UNetConfig
+from spermseg.storage.filesystem import Location
+from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
+from spermseg.training.fit import TrainConfig
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 4
+SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
+ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(autouse=True)
+def own_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
+def train_command(dataset, run: Path, *more: str) -> list[str]:
+    words = ["train", "--dataset", dataset.location.uri, "--out", str(run), "--no-augment"]
+    return [*SPERMSEG, *words, "--epochs", str(EPOCHS), "--learning-rate", "0.003", *more]
+
+
+def train(dataset, run: Path, *more: str) -> subprocess.CompletedProcess:
+    command = train_command(dataset, run, *more)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_dataset, tmp_path_factory):
+    run = tmp_path_factory.mktemp("training") / "run"
+    return run, train(tiny_dataset, run)
+
+
+def test_a_training_ends_with_a_model_its_curves_its_card_and_tensorboard_files(uninterrupted, tiny_dataset):
+    run, done = uninterrupted
+    assert done.returncode == 0, done.stderr
+    saved = load_model(Location(str(run / "model.safetensors")))
+    assert saved.description.recipe == "paper"
+    assert saved.description.training_data_sha256 == tiny_dataset.sha256
+    assert [int(record["epoch"]) for record in history(run)] == [1, 2, 3, 4]
+    best = max(float(record["val_dice"]) for record in history(run))
+    assert saved.description.scores["val_dice"] == pytest.approx(best)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "8 pictures" in (run / "model_card.md").read_text()
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_the_terminal_shows_progress_and_the_result_and_nothing_of_ray(uninterrupted):
+    _, done = uninterrupted
+    assert "epoch 4/4" in done.stderr
+    assert "validation Dice 0." in done.stderr
+    assert done.stdout.startswith("model: ")
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    assert [line for line in lines if line.strip() and "step" not in line] == []
+
+
+def test_a_second_training_into_the_same_folder_is_refused_in_one_line(uninterrupted, tiny_dataset):
+    run, _ = uninterrupted
+    again = train(tiny_dataset, run)
+    assert again.returncode == 2
+    assert again.stderr.splitlines() == [
+        f"spermseg: {run} already holds a training; give --resume to go on with it, or another --out"
+    ]
+
+
+def test_a_killed_training_resumes_with_the_curves_of_an_uninterrupted_one(uninterrupted, tiny_dataset, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        train_command(tiny_dataset, run),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 400
+    while not (run / "history.csv").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train(tiny_dataset, run, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert history(run) == history(uninterrupted[0])
+    assert (run / "model.safetensors").read_bytes() == (uninterrupted[0] / "model.safetensors").read_bytes()
+
+
+def small_job(dataset, **changes) -> TrainJob:
+    return TrainJob(
+        dataset=dataset.location,
+        network=UNetConfig(filters=(8, 8), bridge=8),
+        view=WholeFrame(size=64),
+        config=replace(TrainConfig(epochs=5, batch_size=4, learning_rate=1e-2, expansion=2), **changes),
+        threshold=0.5,
+    )
+
+
+def test_a_killed_worker_is_replaced_and_the_curves_are_the_same(tiny_dataset, tmp_path):
+    job = small_job(tiny_dataset, epochs=40)
+    undisturbed = train_on_ray(job, Location(str(tmp_path / "a")), Scaling(gpu=False), lambda report: None)
+    killed = []
+
+    def kill_once(report) -> None:
+        if report.history and not killed:
+            mine = psutil.Process().children(recursive=True)
+            killed.extend(process for process in mine if "RayTrainWorker" in process.name() + process.cmdline()[0])
+            for process in killed:
+                process.kill()
+
+    survived = train_on_ray(job, Location(str(tmp_path / "b")), Scaling(gpu=False), kill_once)
+    assert killed
+    assert survived.history == undisturbed.history
+    assert all(torch.equal(survived.weights[name], tensor) for name, tensor in undisturbed.weights.items())
+
+
+def test_two_workers_take_the_steps_of_one_with_the_same_global_batch(tiny_dataset, tmp_path):
+    """Within 1e-4 of each weight and score after 20 steps; batch statistics are frozen, see docs/training.md."""
+    job = small_job(tiny_dataset, freeze_batch_norm=True)
+    states = [
+        train_on_ray(job, Location(str(tmp_path / str(n))), Scaling(workers=n, gpu=False), lambda report: None)
+        for n in (1, 2)
+    ]
+    one, two = states
+    for name, tensor in one.weights.items():
+        assert torch.allclose(two.weights[name], tensor, atol=1e-4), name
+    for mine, its in zip(one.history, two.history, strict=True):
+        assert its == pytest.approx(mine, abs=1e-3)
