@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,11 +34,33 @@ def init_options(address: str | None) -> dict[str, Any]:
 
 
 def quiet_ray_data(context: Any) -> None:
-    """Let Ray Data say only what went wrong: how far the work is, is shown once, in micrographs.
+    """Keep Ray's logs in its files: how far the work is, is shown once, in micrographs; what goes wrong is raised.
 
     Args:
         context: `ray.data.DataContext.get_current()`, after `ray.init`, which sets the level of Ray's loggers.
     """
     context.enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def hidden_native_stderr() -> Iterator[None]:
+    """Send what native code writes to stderr meanwhile to nowhere: Ray's core announces its log level there.
+
+    To be held around `ray.init` only. What goes wrong there is raised, not written.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

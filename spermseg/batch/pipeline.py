@@ -1,28 +1,30 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
 
-import logging
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import ray
 import ray.data
 import torch
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from spermseg.batch.plan import Plan, unit_id
+from spermseg.batch.plan import Plan
 from spermseg.batch.results import OK, encode_unit, results_table, unit_location
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import Fetched, UnitSegmenter, fetch
-from spermseg.errors import ConfigError, RunError, first_line
+from spermseg.errors import ConfigError, RunError, StorageError, first_line
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
-from spermseg.ray_settings import init_options
+from spermseg.ray_settings import hidden_native_stderr, init_options, quiet_ray_data
 from spermseg.storage.filesystem import Location
 
 RETRIES = 2
-"""Times that a crashed task or actor is tried again; Ray's default is for ever, and a poison picture never ends."""
+"""Times that a crashed or failed task is tried again; Ray's default is for ever, and a poison picture never ends."""
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FETCH_CPUS, WRITE_CPUS, SEGMENT_CPUS = 0.2, 0.1, 0.75
@@ -67,6 +69,7 @@ class UnitDone:
     ok: int
     rejected: int
     megapixels: float
+    """Of the pictures that are ok."""
 
 
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:
@@ -80,49 +83,67 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 
     Raises:
         ConfigError: more GPUs are asked for than the cluster has.
-        RunError: Ray gave up. What is written stays; the same command goes on.
+        RunError: there is no such cluster, the storage failed again and again, or workers kept crashing. What is
+            written stays; the same command goes on.
     """
-    ray.init(**init_options(workers.address))
+    _connect(workers.address)
     try:
         _configure_ray_data()
         for row in _pipeline(job, list(units), workers).iter_rows():
             on_unit(UnitDone(ok=row["ok"], rejected=row["rejected"], megapixels=row["megapixels"]))
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise RunError(
-            f"the run stopped: {first_line(error)}; what is written stays, and the same command goes on"
+            f"the run stopped: {_what_happened(error)}; what is written stays, and the same command goes on"
         ) from error
     finally:
         ray.shutdown()
 
 
+def _connect(address: str | None) -> None:
+    options = init_options(address)
+    try:
+        with hidden_native_stderr():
+            ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
+
+
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers) -> "ray.data.Dataset":
     use_gpu, count = _resources(workers)
-    retries = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
-    return (
-        ray.data.from_items([{"unit": number} for number in units], override_num_blocks=len(units))
-        .map(_FetchUnit(job), num_cpus=FETCH_CPUS, max_retries=RETRIES)
-        .map(
-            _SegmentUnit,
-            fn_constructor_args=(job, workers.decode_threads, use_gpu),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
-            num_cpus=SEGMENT_CPUS,
-            num_gpus=1 if use_gpu else 0,
-            **retries,
+    with warnings.catch_warnings():
+        # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return (
+            ray.data.from_items([{"unit": number} for number in units], override_num_blocks=len(units))
+            .map(_FetchUnit(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
+            .map(
+                _SegmentUnit,
+                fn_constructor_args=(job, workers.decode_threads, use_gpu),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+                num_cpus=SEGMENT_CPUS,
+                num_gpus=1 if use_gpu else 0,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+            )
+            .map(_WriteUnit(job.out, job.run_id), num_cpus=WRITE_CPUS, max_retries=RETRIES)
         )
-        .map(_WriteUnit(job), num_cpus=WRITE_CPUS, max_retries=RETRIES)
-    )
 
 
 class _FetchUnit:
-    """Number of a unit -> the bytes of its micrographs."""
+    """Number of a unit -> its name and the bytes of its micrographs."""
 
-    def __init__(self, job: PipelineJob) -> None:
-        self.job = job
+    def __init__(self, plan: Location, endpoint_url: str | None) -> None:
+        self.plan, self.endpoint_url = plan, endpoint_url
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = Plan(self.job.plan).unit(row["unit"])
-        fetched = [fetch(one, self.job.source_endpoint_url) for one in unit]
-        return row | {"data": [one.data for one in fetched], "reasons": [one.reason or "" for one in fetched]}
+        plan = _open_plan(self.plan)
+        fetched = [fetch(one, self.endpoint_url) for one in plan.unit(row["unit"])]
+        return {
+            "unit": row["unit"],
+            "name": plan.unit_id(row["unit"]),
+            "data": [one.data for one in fetched],
+            "reasons": [one.reason or "" for one in fetched],
+        }
 
 
 class _SegmentUnit:
@@ -132,21 +153,24 @@ class _SegmentUnit:
         if not use_gpu:  # one process a CPU: more threads would only be in each other's way
             torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self.plan = Plan(job.plan)
+        self.plan = _open_plan(job.plan)
         self.segmenter = UnitSegmenter(
-            decode_model(job.model), job.settings, job.predict, run_id=job.run_id, threads=decode_threads
+            decode_model(job.model),
+            job.settings,
+            replace(job.predict, device="cuda" if use_gpu else "cpu"),
+            run_id=job.run_id,
+            threads=decode_threads,
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = self.plan.unit(row["unit"])
         fetched = [
-            Fetched(data=bytes(data), reason=reason or None)
-            for data, reason in zip(row["data"], row["reasons"], strict=True)
+            Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
         ]
         rows = self.segmenter.segment(unit, fetched)
         ok = [one for one in rows if one["status"] == OK]
         return {
-            "unit": row["unit"],
+            "name": row["name"],
             "result": encode_unit(results_table(rows)),
             "ok": len(ok),
             "rejected": len(rows) - len(ok),
@@ -157,13 +181,18 @@ class _SegmentUnit:
 class _WriteUnit:
     """A unit's result object -> storage, in one PUT: the object exists = the unit is done."""
 
-    def __init__(self, job: PipelineJob) -> None:
-        self.job = job
+    def __init__(self, out: Location, run_id: str) -> None:
+        self.out, self.run_id = out, run_id
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = Plan(self.job.plan).unit(row["unit"])
-        unit_location(self.job.out, self.job.run_id, unit_id(unit)).write_bytes(row.pop("result"))
-        return row
+        unit_location(self.out, self.run_id, row["name"]).write_bytes(row["result"])
+        return {name: row[name] for name in ("ok", "rejected", "megapixels")}
+
+
+@lru_cache(maxsize=1)
+def _open_plan(location: Location) -> Plan:
+    """Open a run's plan once a process: it never changes, and a worker does many units."""
+    return Plan(location)
 
 
 def _resources(workers: Workers) -> tuple[bool, int]:
@@ -178,6 +207,13 @@ def _resources(workers: Workers) -> tuple[bool, int]:
 
 def _configure_ray_data() -> None:
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the caller draws one, in micrographs
+    quiet_ray_data(context)
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    context.retried_map_errors = [StorageError.__name__]
+    context.max_map_retries = RETRIES
+
+
+def _what_happened(error: BaseException) -> str:
+    """Return the first line of what was raised in a worker; Ray puts its stack trace before it, and advice behind."""
+    return first_line(getattr(error, "cause", None) or error)

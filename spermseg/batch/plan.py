@@ -1,6 +1,7 @@
 """The plan: one line a micrograph, made from listings and archive directories before the first unit runs."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,16 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spermseg.errors import ArchiveError, StorageError
+from spermseg.errors import ArchiveError, ObjectChangedError, ObjectMissingError, RunError, first_line
 from spermseg.storage.archives import Member, archive_kind, list_members, unsupported_archive
 from spermseg.storage.filesystem import Location, StoredObject
 
 UNIT_MICROGRAPHS = 64
 """Most micrographs of a unit of work."""
 UNIT_BYTES = 64 * 2**20
-"""A unit is closed when it holds this much; one larger file makes a unit of its own."""
+"""Most bytes of a unit of work, unpacked; one larger file makes a unit of its own."""
 ID_LENGTH = 32
 """Hexadecimal digits of an image or unit id: 128 bits."""
+
+CHANGED = "changed since planned"
+GONE = "not found: removed since planned, or its name is not valid text"
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -72,10 +76,16 @@ class Identity:
     model_sha256: str
     settings_sha256: str
 
-    def image_id(self, item: StoredObject, member: Member | None = None) -> str:
-        """Return the id of an upload under this model and these settings."""
+    def image_id(self, item: StoredObject, member: Member | None = None, number: int = 0) -> str:
+        """Return the id of an upload under this model and these settings.
+
+        Args:
+            item: the file, or the archive.
+            member: the member of the archive.
+            number: its place among the members; a hostile archive may list one member twice.
+        """
         place = (item.uri, str(item.size), item.etag)
-        inside = (member.name, str(member.offset), str(member.size)) if member else ()
+        inside = (member.name, str(number)) if member else ()
         return _digest((self.model_sha256, self.settings_sha256, *place, *inside))
 
 
@@ -85,20 +95,31 @@ def list_uploads(source: Location, identity: Identity) -> Iterator[Planned]:
     What cannot be a micrograph is yielded as well, with its reason: nothing is skipped in silence.
 
     Raises:
-        StorageError: `source` could not be listed.
+        StorageError: `source` could not be listed, or an archive that is there could not be read.
     """
     for item in source.list():
         kind = archive_kind(item.uri)
         if kind is None:
             yield _plain(item, identity, reason=unsupported_archive(item.uri))
             continue
-        try:
-            with Location(item.uri, source.endpoint_url).open() as file:
-                members = list_members(file, kind)
-        except (ArchiveError, StorageError) as error:
-            yield _plain(item, identity, reason=error.message)
-            continue
-        yield from (_inside(item, member, identity) for member in members)
+        members, reason = _members(Location(item.uri, source.endpoint_url), kind)
+        if reason:
+            yield _plain(item, identity, reason=reason)
+        for number, member in enumerate(members):
+            yield _inside(item, member, number, identity)
+
+
+def _members(archive: Location, kind: str) -> tuple[list[Member], str | None]:
+    """Return (the members of an archive, why there are none). A storage that fails is not the archive's fault."""
+    try:
+        with archive.open() as file:
+            return list_members(file, kind), None
+    except ArchiveError as error:
+        return [], error.message
+    except ObjectChangedError:
+        return [], CHANGED
+    except ObjectMissingError:
+        return [], GONE
 
 
 def _plain(item: StoredObject, identity: Identity, *, reason: str | None) -> Planned:
@@ -113,9 +134,9 @@ def _plain(item: StoredObject, identity: Identity, *, reason: str | None) -> Pla
     )
 
 
-def _inside(item: StoredObject, member: Member, identity: Identity) -> Planned:
+def _inside(item: StoredObject, member: Member, number: int, identity: Identity) -> Planned:
     return Planned(
-        image_id=identity.image_id(item, member),
+        image_id=identity.image_id(item, member, number),
         uri=item.uri,
         member=member.name,
         group=_group(item.key) or _group(member.name) or PurePosixPath(item.key).stem,
@@ -139,25 +160,22 @@ def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
     unit: list[Planned] = []
     size = 0
     for one in planned:
-        if unit and (len(unit) == UNIT_MICROGRAPHS or size + one.size > UNIT_BYTES):
+        more = 0 if one.reason else max(one.size, one.data_size)
+        if unit and (len(unit) == UNIT_MICROGRAPHS or size + more > UNIT_BYTES):
             yield unit
             unit, size = [], 0
         unit.append(one)
-        size += 0 if one.reason else one.size
+        size += more
     if unit:
         yield unit
-
-
-def unit_id(unit: Iterable[Planned]) -> str:
-    """Return the name of a unit: the digest of its image ids, which hold model and settings."""
-    return _digest(one.image_id for one in unit)
 
 
 def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tuple[bytes, int]:
     """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own."""
     sink, planned = pa.BufferOutputStream(), 0
     schema = PLAN_SCHEMA.with_metadata(metadata)
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    # statistics would only make the directory larger, which every worker reads
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
         for unit in units:
             planned += len(unit)
             writer.write_table(
@@ -167,15 +185,21 @@ def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tup
 
 
 class Plan:
-    """A stored plan, read unit by unit."""
+    """A stored plan, of which only the directory and the units asked for are read.
+
+    Raises:
+        ObjectMissingError: it is not there.
+        RunError: it is damaged.
+    """
 
     def __init__(self, location: Location) -> None:
-        """Read the directory of a `plan.parquet`.
-
-        Raises:
-            ObjectMissingError: it is not there.
-        """
-        self._file = pq.ParquetFile(pa.BufferReader(location.read_bytes()))
+        try:
+            self._file = pq.ParquetFile(location.open())
+        except pa.ArrowException as error:
+            raise RunError(
+                f"{location.uri} is damaged ({first_line(error)}); delete this run's folders in runs/ and results/, "
+                "and segment again"
+            ) from error
 
     def __len__(self) -> int:
         """Return the number of micrographs planned."""
@@ -194,13 +218,23 @@ class Plan:
 
     def unit(self, number: int) -> list[Planned]:
         """Return the micrographs of a unit."""
-        rows: list[dict[str, Any]] = self._file.read_row_group(number).to_pylist()
+        rows: list[dict[str, Any]] = self._file.read_row_group(number, use_threads=False).to_pylist()
         return [Planned(**row) for row in rows]
 
-    def image_ids(self) -> list[str]:
-        """Return the ids of all micrographs planned."""
-        return list(self._file.read(columns=["image_id"])["image_id"].to_pylist())
+    def unit_id(self, number: int) -> str:
+        """Return the name of a unit: the digest of its image ids, which hold model and settings."""
+        return _digest(self._image_ids(number))
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the ids of all micrographs planned, in their order."""
+        for number in range(self.units):
+            yield from self._image_ids(number)
+
+    def _image_ids(self, number: int) -> list[str]:
+        column = self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"]
+        return list(column.to_pylist())
 
 
 def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:ID_LENGTH]
+    """Return the id of a list of texts; JSON, so that no text can pass for two."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:ID_LENGTH]

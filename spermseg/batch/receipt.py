@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spermseg.batch.plan import Plan
-from spermseg.batch.results import OK, REJECTED, read_units
-from spermseg.errors import RunError
+from spermseg.batch.results import OK, REJECTED, list_units, read_unit, reason_kind, runs_with_rows
+from spermseg.errors import ObjectMissingError, RunError, first_line
 from spermseg.storage.filesystem import Location
 
 COUNTED = ("image_id", "status", "reason", "width_px", "height_px", "n_cells")
@@ -21,10 +21,17 @@ class Count:
     rows: Counter[str] = field(default_factory=Counter)
     """Rows of each image id."""
     statuses: Counter[str] = field(default_factory=Counter)
+    """Rows of each status."""
     reasons: Counter[str] = field(default_factory=Counter)
+    """Rejected rows of each kind of reason."""
     megapixels: float = 0.0
+    """Of the pictures that are ok."""
     cells: int = 0
+    """Found in them."""
     units: int = 0
+    """Unit files read."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Name of a unit file that could not be read -> what to say of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +40,29 @@ class Receipt:
 
     run_id: str
     input: str
+    """Where the uploads were listed."""
     model_sha256: str
     recipe_sha256: str
+    """Digest of the settings."""
     version: str
+    """Version of spermseg."""
     planned: int
+    """Micrographs: ok + rejected."""
     ok: int
     rejected: int
     reasons: dict[str, int]
-    """Rejected rows by reason."""
+    """Rejected rows by kind of reason (`results.reason_kind`)."""
     units: int
+    """Result files."""
     cells: int
     megapixels: float
+    """Of the pictures that are ok."""
     started: str
     """ISO 8601, UTC; of the last start, where the run was resumed."""
     ended: str
+    """ISO 8601, UTC."""
     duration_s: float
+    """From this start to the end."""
 
 
 def run_folder(out: Location, run_id: str) -> Location:
@@ -65,24 +80,32 @@ def receipt_location(out: Location, run_id: str) -> Location:
     return run_folder(out, run_id).child("receipt.json")
 
 
-def list_runs(out: Location) -> list[str]:
-    """Return the ids of the runs that have a plan, oldest first."""
-    found = (item.key.split("/") for item in out.child("runs").list())
-    return sorted({parts[0] for parts in found if parts[-1] == "plan.parquet"})
+def list_runs(out: Location) -> dict[str, bool]:
+    """Return the ids of the runs that have a plan, oldest first, and whether each is finished, in one listing."""
+    found = {item.key for item in out.child("runs").list()}
+    planned = sorted(key.removesuffix("/plan.parquet") for key in found if key.endswith("/plan.parquet"))
+    return {run_id: f"{run_id}/receipt.json" in found for run_id in planned}
 
 
 def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
-    """Return a run's receipt; None where it has not finished."""
+    """Return a run's receipt; None where it has not finished.
+
+    Raises:
+        RunError: it is damaged.
+    """
     location = receipt_location(out, run_id)
-    if not location.exists():
-        return None
     try:
         receipt = json.loads(location.read_bytes())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{location.uri} is damaged: {error}; delete it, and segment again to write it anew") from error
+    except ObjectMissingError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{location.uri} is damaged ({first_line(error)}); {_REWRITE}") from error
     if not isinstance(receipt, dict):
-        raise RunError(f"{location.uri} is damaged: an object is needed; delete it, and segment again")
+        raise RunError(f"{location.uri} is damaged (a JSON object is needed); {_REWRITE}")
     return receipt
+
+
+_REWRITE = "delete it, and segment again with the same arguments to write it anew"
 
 
 def write_receipt(out: Location, receipt: Receipt) -> None:
@@ -92,9 +115,14 @@ def write_receipt(out: Location, receipt: Receipt) -> None:
 
 
 def count_rows(out: Location, run_id: str) -> Count:
-    """Count the rows of a run from its files."""
+    """Count the rows of a run from its files, one file in memory at a time."""
     count = Count()
-    for table in read_units(out, run_id, COUNTED):
+    for place in list_units(out, run_id):
+        try:
+            table = read_unit(place, COUNTED)
+        except RunError as error:
+            count.damaged[place.name] = error.message
+            continue
         count.units += 1
         for row in table.to_pylist():
             count.rows[row["image_id"]] += 1
@@ -103,19 +131,35 @@ def count_rows(out: Location, run_id: str) -> Count:
                 count.megapixels += row["width_px"] * row["height_px"] / 1e6
                 count.cells += row["n_cells"]
             else:
-                count.reasons[row["reason"]] += 1
+                count.reasons[reason_kind(row["reason"] or "no reason given")] += 1
     return count
+
+
+def tally(planned: int, count: Count) -> dict[str, Any]:
+    """Return what a receipt says that can be recounted from the files."""
+    return {
+        "planned": planned,
+        "ok": count.statuses[OK],
+        "rejected": count.statuses[REJECTED],
+        "reasons": dict(sorted(count.reasons.items())),
+        "units": count.units,
+        "cells": count.cells,
+        "megapixels": round(count.megapixels, 3),
+    }
 
 
 def differences(plan: Plan, count: Count) -> Iterator[str]:
     """Yield, a line each, where the rows of a run are not one for each planned micrograph."""
+    yield from count.damaged.values()
     planned = Counter(plan.image_ids())
-    for image_id in planned.keys() | count.rows.keys():
+    for image_id in sorted(planned.keys() | count.rows.keys()):
         wanted, found = planned[image_id], count.rows[image_id]
-        if wanted != 1 and wanted:
+        if wanted > 1:
             yield f"image {image_id} is planned {wanted} times; once is needed"
-        if found != min(wanted, 1):
-            yield f"image {image_id} has {found} rows; {min(wanted, 1)} is needed"
+        if wanted and found != 1:
+            yield f"image {image_id} has {found} rows; one is needed"
+        if not wanted:
+            yield f"image {image_id} was not planned and has {found} row{'s' * (found > 1)}"
     unknown = count.statuses.keys() - {OK, REJECTED}
     if unknown:
         yield f"rows with the status {', '.join(sorted(unknown))}; ok or rejected is needed"
@@ -138,18 +182,23 @@ def verify(out: Location) -> tuple[int, list[str]]:
         count = count_rows(out, run_id)
         total += count.rows.total()
         owners.update(count.rows.keys())
-        plan = Plan(plan_location(out, run_id))
-        found += [f"run {run_id}: {line}" for line in sorted(differences(plan, count))]
-        found += [f"run {run_id}: {line}" for line in _receipt_differences(read_receipt(out, run_id), plan, count)]
+        found += [f"run {run_id}: {line}" for line in _run_differences(out, run_id, count)]
+    found += [f"run {run_id}: it has rows but no plan" for run_id in sorted(runs_with_rows(out) - runs.keys())]
     found += [f"image {image_id} has rows in {n} runs; one is needed" for image_id, n in owners.items() if n > 1]
     return total, found
 
 
-def _receipt_differences(receipt: dict[str, Any] | None, plan: Plan, count: Count) -> Iterator[str]:
+def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
+    try:
+        plan = Plan(plan_location(out, run_id))
+        yield from differences(plan, count)
+        receipt = read_receipt(out, run_id)
+    except RunError as error:
+        yield error.message
+        return
     if receipt is None:
         yield "it has no receipt: it did not finish; segment again with the same arguments to go on"
         return
-    actual = {"planned": len(plan), "ok": count.statuses[OK], "rejected": count.statuses[REJECTED]}
-    for name, value in actual.items():
+    for name, value in tally(len(plan), count).items():
         if receipt.get(name) != value:
             yield f"the receipt says {name} {receipt.get(name)}, the files say {value}"

@@ -1,11 +1,13 @@
 """The results contract: one Parquet row a micrograph, every column with its unit and meaning."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
 SCHEMA_VERSION = 1
@@ -58,11 +60,20 @@ SCHEMA = pa.schema(
         _field("n_cells", pa.int32(), "connected components of the mask above the least area", "count"),
         _field("cells", pa.list_(CELL), "one struct a cell"),
         _field("decode_ms", pa.float32(), "time to decode", "ms"),
-        _field("predict_ms", pa.float32(), "share of the network's time for its tiles", "ms"),
+        _field("predict_ms", pa.float32(), "share of the unit's time for resizing, network and stitching", "ms"),
         _field("measure_ms", pa.float32(), "time from probability map to cells", "ms"),
     ],
     metadata={"spermseg_schema_version": str(SCHEMA_VERSION)},
 )
+
+
+def reason_kind(reason: str) -> str:
+    """Return a reason with an ellipsis for each number and checksum: uploads broken alike have the same kind.
+
+    >>> reason_kind("40000 x 30000 px is 1200 megapixels; at most 200 are allowed")
+    '… x … px is … megapixels; at most … are allowed'
+    """
+    return re.sub(r"\b[0-9a-f]{8}\b|\d+", "…", reason)
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -89,14 +100,77 @@ def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
 
 
-def read_units(out: Location, run_id: str | None = None, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
+def runs_with_rows(out: Location) -> set[str]:
+    """Return the ids of the runs that have a unit file."""
+    folders = (place.path.split("/")[-2] for place in list_units(out))
+    return {folder.removeprefix("run=") for folder in folders if folder.startswith("run=")}
+
+
+def read_unit(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the table of one unit file.
+
+    Args:
+        place: the file, as `list_units` returns it.
+        columns: which columns; None reads all.
+
+    Raises:
+        RunError: the file is damaged, or is no unit.
+        StorageError: it could not be read.
+    """
+    data = place.read_bytes()
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{place.uri} is damaged ({first_line(error)}); {_ANEW}") from error
+    missing = set(SCHEMA.names if columns is None else columns).difference(table.column_names)
+    if missing:
+        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing))}; {_ANEW}")
+    return table
+
+
+_ANEW = "delete the receipt of its run, and segment again with the same arguments to write it anew"
+
+
+def read_units(out: Location, run_id: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the table of each unit file, one at a time, so that memory does not grow with the archive.
 
     Args:
         out: the folder that `spermseg segment` wrote to.
         run_id: one run; None reads all.
         columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
+
+    Raises:
+        RunError: a file is damaged.
     """
-    wanted = None if columns is None else list(columns)
     for place in list_units(out, run_id):
-        yield pq.read_table(pa.BufferReader(place.read_bytes()), columns=wanted)
+        yield read_unit(place, columns)
+
+
+def schema_markdown() -> str:
+    """Return the contract as the Markdown of `docs/results-schema.md`."""
+    lines = [
+        f"# The results table, schema version {SCHEMA_VERSION}",
+        "",
+        "One row a micrograph, in `OUT/results/run=<run_id>/unit-<digest>.parquet`. The Parquet files say the same in",
+        "the metadata of each column. Written by `python -m spermseg.batch.results > docs/results-schema.md`.",
+        "",
+        *_markdown_table(SCHEMA),
+        "",
+        "## Fields of a cell",
+        "",
+        *_markdown_table(CELL),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(fields: Iterable[pa.Field]) -> Iterator[str]:
+    yield "| column | type | unit | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for field in fields:
+        said = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        kind = "list of cells" if field.type == pa.list_(CELL) else str(field.type)
+        yield f"| `{field.name}` | {kind} | {said.get('unit', '')} | {said['meaning']} |"
+
+
+if __name__ == "__main__":
+    print(schema_markdown(), end="")

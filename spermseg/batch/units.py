@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import spermseg
-from spermseg.batch.plan import Planned
+from spermseg.batch.plan import CHANGED, GONE, Planned
 from spermseg.batch.results import OK, REJECTED
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
-from spermseg.errors import SpermsegError, first_line
+from spermseg.errors import ArchiveError, ObjectChangedError, ObjectMissingError, SpermsegError, first_line
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.micrograph.quality import Quality, measure_quality
+from spermseg.micrograph.quality import measure_quality
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.storage.archives import unpack_member
@@ -41,16 +41,31 @@ class Fetched:
 
 
 def fetch(one: Planned, endpoint_url: str | None) -> Fetched:
-    """Read and unpack the bytes of one micrograph; what goes wrong becomes its reason."""
+    """Read and unpack the bytes of one micrograph; what is wrong with the upload becomes its reason.
+
+    Reasons are the same words for all that is wrong alike, without names or places, since they are counted.
+
+    Args:
+        one: what is planned.
+        endpoint_url: the S3 server of the uploads, where it is not AWS.
+
+    Raises:
+        StorageError: the storage failed or refused. That says nothing of the upload, which can be read another time.
+    """
     if one.reason:
         return Fetched(reason=one.reason)
-    if max(one.size, one.data_size) > LARGEST_FILE:
-        return Fetched(reason=f"the file has {one.data_size} bytes; at most {LARGEST_FILE} are read")
+    largest = max(one.size, one.data_size)
+    if largest > LARGEST_FILE:
+        return Fetched(reason=f"the file has {largest} bytes; at most {LARGEST_FILE} are read")
     try:
         data = Location(one.uri, endpoint_url).read_range(one.offset, one.size, etag=one.etag)
         if one.packing:
             data = unpack_member(data, one.packing, one.data_size, one.crc32, LARGEST_FILE)
-    except SpermsegError as error:
+    except ObjectChangedError:
+        return Fetched(reason=CHANGED)
+    except ObjectMissingError:
+        return Fetched(reason=GONE)
+    except ArchiveError as error:
         return Fetched(reason=error.message)
     return Fetched(data=data)
 
@@ -82,24 +97,33 @@ class UnitSegmenter:
         }
 
     def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
-        """Return one result row for each micrograph of a unit, in order."""
-        started = time.perf_counter()
-        pairs = list(zip(unit, fetched, strict=True))
+        """Return one result row for each micrograph of a unit, in order.
+
+        Args:
+            unit: what is planned.
+            fetched: the bytes of each, or why there are none.
+        """
+        started, idle_ms = time.perf_counter(), 0.0
+        decoding = _map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), self._ahead)
         waiting: deque[_Decoded] = deque()
 
         def pictures() -> Iterator[NDArray[np.uint8]]:
-            for decoded in _map_ahead(self._pool, self._decode, pairs, self._ahead):
+            nonlocal idle_ms
+            asked = time.perf_counter()
+            for decoded in decoding:
+                idle_ms += _ms_since(asked)
                 waiting.append(decoded)
                 if decoded.pixels is not None:
                     pixels, decoded.pixels = decoded.pixels, None
                     yield pixels
+                asked = time.perf_counter()
 
         rows: list[Row] = []
         for probability in self.predictor.predict(pictures()):
             rows.extend(_rejected_first(waiting))
             rows.append(self._measure(waiting.popleft().row, probability))
         rows.extend(_rejected_first(waiting))
-        return _share_time(rows, time.perf_counter() - started)
+        return _share_time(rows, _ms_since(started) - idle_ms)
 
     def _decode(self, pair: tuple[Planned, Fetched]) -> _Decoded:
         one, fetched = pair
@@ -113,12 +137,12 @@ class UnitSegmenter:
             picture = decode_micrograph(fetched.data, max_megapixels=self.settings.max_megapixels)
             quality = measure_quality(picture.pixels)
         except SpermsegError as error:
-            return _Decoded(row={**row, "reason": error.message}, pixels=None)
+            return _Decoded(row={**row, "reason": _utf8(error.message)}, pixels=None)
         except Exception as error:  # noqa: BLE001 (whatever an upload does to a decoder, it is that upload's row)
             reason = f"the decoder failed: {type(error).__name__}: {first_line(error)}"
-            return _Decoded(row={**row, "reason": reason}, pixels=None)
+            return _Decoded(row={**row, "reason": _utf8(reason)}, pixels=None)
         height, width = picture.shape
-        row |= {"status": OK, "height_px": height, "width_px": width, **_quality_columns(quality)}
+        row |= {"status": OK, "height_px": height, "width_px": width, **asdict(quality)}
         return _Decoded(row={**row, "decode_ms": _ms_since(started)}, pixels=picture.pixels)
 
     def _measure(self, row: Row, probability: NDArray[np.float32]) -> Row:
@@ -136,8 +160,9 @@ class UnitSegmenter:
         }
 
 
-def _quality_columns(quality: Quality) -> Row:
-    return asdict(quality)
+def _utf8(text: str) -> str:
+    """Return text that Parquet can hold: what a decoder says may quote bytes of the file that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rejected_first(waiting: deque[_Decoded]) -> Iterator[Row]:
@@ -145,11 +170,11 @@ def _rejected_first(waiting: deque[_Decoded]) -> Iterator[Row]:
         yield waiting.popleft().row
 
 
-def _share_time(rows: list[Row], seconds: float) -> list[Row]:
-    """Give each segmented picture its share of the unit's time that was neither decoding nor measuring."""
+def _share_time(rows: list[Row], busy_ms: float) -> list[Row]:
+    """Give each segmented picture its share of the time that went neither into waiting nor into measuring."""
     done = [row for row in rows if row["status"] == OK]
     if done:
-        rest = 1000 * seconds - sum(row["measure_ms"] for row in done)
+        rest = busy_ms - sum(row["measure_ms"] for row in done)
         for row in done:
             row["predict_ms"] = max(0.0, rest / len(done))
     return rows

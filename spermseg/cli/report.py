@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import tyro
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.batch.results import read_units
+from spermseg.batch.units import LARGEST_FILE
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import render_report
-from spermseg.storage.archives import archive_kind, list_members, unpack_member
+from spermseg.storage.archives import Member, archive_kind, list_members, unpack_member
 from spermseg.storage.filesystem import Location
 
 
@@ -28,8 +29,8 @@ class Report:
 
     out: tyro.conf.Positional[str]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
-    html: Path | None = None
-    """The file to write; OUT/report.html where OUT is a folder, ./report.html where it is on S3."""
+    html: str | None = None
+    """The file to write, also s3://bucket/key; OUT/report.html where OUT is a folder, ./report.html where not."""
     endpoint_url: str | None = None
     """S3 server, where it is not AWS."""
 
@@ -41,14 +42,18 @@ class Report:
             raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
         receipts = [receipt for run_id in runs if (receipt := read_receipt(out, run_id)) is not None]
         page = render_report(read_units(out), receipts, upload_reader(self.endpoint_url))
-        target = self.html or (Path("report.html") if out.is_s3 else Path(out.path) / "report.html")
-        Location(str(target)).write_bytes(page.encode())
-        print(f"report: {target}")
+        beside = "report.html" if out.is_s3 else out.child("report.html").uri
+        target = Location(self.html or beside, self.endpoint_url)
+        target.write_bytes(page.encode("utf-8", "backslashreplace"))
+        print(f"report: {target.uri}")
         return 0
 
 
 def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None], NDArray[np.uint8]]:
-    """Return a function that reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB."""
+    """Return a function that reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB.
+
+    It raises a SpermsegError where the upload is gone or can no longer be read; the report shows that in its place.
+    """
 
     def read(uri: str, member: str | None) -> NDArray[np.uint8]:
         location = Location(uri, endpoint_url)
@@ -58,11 +63,16 @@ def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None], NDArr
 
 
 def _read_member(location: Location, name: str) -> bytes:
-    kind = archive_kind(location.uri)
+    member = _usable_members(location).get(name)
+    if member is None:
+        raise RunError(f"{location.uri} no longer holds {name!r}")
+    data = location.read_range(member.offset, member.size)
+    return unpack_member(data, member.packing, member.data_size, member.crc32, LARGEST_FILE)
+
+
+@lru_cache(maxsize=4)
+def _usable_members(location: Location) -> dict[str, Member]:
+    """Return the members of an archive that can be read; a gallery shows several of the same one."""
     with location.open() as file:
-        members = list_members(file, kind or "")
-    for member in members:
-        if member.name == name and member.reason is None:
-            data = location.read_range(member.offset, member.size)
-            return unpack_member(data, member.packing, member.data_size, member.crc32, member.data_size)
-    raise RunError(f"{location.uri} no longer holds {name!r}")
+        members = list_members(file, archive_kind(location.uri) or "")
+    return {member.name: member for member in members if member.reason is None}

@@ -1,6 +1,8 @@
 """`spermseg segment`: a clinic's uploads -> a table."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import tyro
@@ -21,8 +23,15 @@ from spermseg.storage.filesystem import Location
 class Segment:
     """Segment uploads into a table: one Parquet row a micrograph, found or rejected with a reason.
 
-    Run it every night with the same arguments: what has a row is left alone, new uploads are added, and a run that was
-    cut off is continued. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip and .tar archives.
+    Run it every night with the same arguments: what has a row is left alone, a run that was cut off is completed, and
+    new uploads are added as a run of their own. With another model, or another setting that decides a mask, everything
+    is segmented again, beside the old rows. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip and .tar archives.
+
+    Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (what was there to do)
+    and OUT/runs/<run>/receipt.json (the run is finished; what came of it).
+
+    Exits with 0 when every upload has its row, with 1 when a run stopped (the same command goes on), and with 2 when
+    something about the arguments must be mended first.
 
     Example: spermseg segment s3://clinic/uploads --model model.safetensors --out s3://clinic/results
     """
@@ -74,30 +83,49 @@ class Segment:
             predict=PredictConfig(batch_size=self.batch_size),
             workers=Workers(count=self.workers, gpu=self.gpu, decode_threads=self.decode_threads, address=self.address),
         )
-        bar: tqdm[Any]
-        with tqdm(desc="segmenting", unit="picture") as bar:
-            receipt = segment_night(night, lambda progress: _show(bar, progress))
-        if receipt is None:
+        with ProgressBar() as bar:
+            receipts = segment_night(night, bar.show)
+        for receipt in receipts:
+            _print_receipt(receipt)
+        if receipts:
+            print(f"table: {night.out.child('results').uri}; next: spermseg verify, spermseg report")
+        else:
             print(f"nothing to do: every upload of {night.source.uri} has its row in {night.out.uri}; planned 0")
-            return 0
-        _print_receipt(receipt, night.out)
         return 0
 
 
-def _show(bar: "tqdm[Any]", progress: Progress) -> None:
-    bar.total = progress.planned
-    bar.n = progress.done
-    if not bar.postfix and not progress.megapixels:
-        bar.initial = progress.done  # a continued run: what was there already says nothing of the speed
-    elapsed = bar.format_dict["elapsed"] or 1
-    bar.set_postfix_str(f"{progress.megapixels / elapsed:.1f} Mpx/s, {progress.rejected} rejected")
+class ProgressBar(AbstractContextManager["ProgressBar"]):
+    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left."""
+
+    def __init__(self) -> None:
+        self._run_id: str | None = None
+        self._bar: tqdm[Any] | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Show how far a run is. Speed and time left are those of this start: what it found done says nothing."""
+        if self._bar is None or progress.run_id != self._run_id:
+            self._close()
+            self._run_id = progress.run_id
+            self._bar = tqdm(desc="segmenting", unit="picture", total=progress.planned, initial=progress.done)
+        elapsed = self._bar.format_dict["elapsed"]
+        speed = progress.megapixels / elapsed if elapsed else 0.0
+        self._bar.n = progress.done
+        self._bar.set_postfix_str(f"{speed:.1f} Mpx/s, {progress.rejected} rejected")
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
 
 
-def _print_receipt(receipt: Receipt, out: Location) -> None:
+def _print_receipt(receipt: Receipt) -> None:
     print(
         f"run {receipt.run_id}: planned {receipt.planned}, ok {receipt.ok}, rejected {receipt.rejected}; "
         f"{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
     )
-    for reason, count in sorted(receipt.reasons.items(), key=lambda item: -item[1]):
+    for reason, count in sorted(receipt.reasons.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>6}  {reason}")
-    print(f"table: {out.child('results').uri}; next: spermseg verify, spermseg report")
