@@ -31,7 +31,7 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder to write to. One of an earlier demo is replaced; any other is left alone."""
-    epochs: int = 5
+    epochs: int = 4
     """Of the training; fewer are faster, and see less."""
     seed: int = 0
     """Another seed draws another clinic."""
@@ -49,7 +49,11 @@ class Demo:
         dataset, run, results = self.out / "dataset", self.out / "training", self.out / "results"
         _say("2/6  spermseg prepare: annotations -> masks -> a dataset split by patient")
         Prepare(
-            images=clinic.images, annotations=clinic.annotations, out=str(dataset), group_pattern="(patient-[0-9]+)"
+            images=clinic.images,
+            annotations=clinic.annotations,
+            out=str(dataset),
+            group_pattern="(patient-[0-9]+)",
+            fractions=(0.66, 0.17, 0.17),
         ).run()
         _say("3/6  spermseg train: the paper's U-Net on Ray Train")
         Train(dataset=str(dataset), out=str(run), epochs=self.epochs, learning_rate=1e-3, seed=self.seed).run()

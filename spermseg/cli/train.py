@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import spermseg
+from spermseg.cli.options import Address, EndpointUrl, Gpu, RecipeFloat, RecipeInt, wants_gpu
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.saved import ModelDescription, encode_model
 from spermseg.recipes import Recipe, RecipeName, recipe
@@ -32,7 +34,7 @@ class Train:
     """Train a model on a dataset that `spermseg prepare` wrote.
 
     Writes OUT/model.safetensors (of the epoch with the best Dice on the validation split), history.csv, curves.png,
-    model_card.md and TensorBoard files; a checkpoint an epoch, from which --resume goes on.
+    model_card.md, settings.json and TensorBoard files; a checkpoint an epoch, from which --resume goes on.
 
     Example: spermseg train --dataset dataset --out run --recipe paper
     """
@@ -43,17 +45,17 @@ class Train:
     """Where this training is written: a folder or s3://bucket/prefix of its own."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at half the resolution."""
-    epochs: int | None = None
-    """Times that the training split is seen; the recipe's own where not given, as below."""
-    batch_size: int | None = None
-    """Pictures a step, over all workers."""
-    learning_rate: float | None = None
-    """Of Adam."""
+    epochs: RecipeInt = None
+    """Times that the training split is seen (paper: 30)."""
+    batch_size: RecipeInt = None
+    """Pictures a step, over all workers (paper: 4)."""
+    learning_rate: RecipeFloat = None
+    """Of Adam (paper: 3e-4)."""
     augment: bool = True
     """Whether an epoch also sees the recipe's variants of each picture."""
-    expansion: int | None = None
-    """Pictures that an epoch makes of each."""
-    seed: int | None = None
+    expansion: RecipeInt = None
+    """Pictures that an epoch makes of each: itself and its variants (paper: 6)."""
+    seed: RecipeInt = None
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False
     """Keep the statistics of batch normalisation as they are."""
@@ -63,13 +65,13 @@ class Train:
     """Go on with the training that lies in OUT."""
     workers: int = 1
     """Processes that train together, data-parallel; they share the batch."""
-    gpu: bool | None = None
-    """One GPU a worker; where not given, when the cluster has them."""
+    gpu: Gpu = "auto"
+    """One GPU a worker: `auto` when the cluster has them now, `always` to wait for an autoscaler's, or `never`."""
     max_failures: int = 3
     """Times that lost workers are replaced."""
-    address: str | None = None
-    """Ray cluster; this machine, or the cluster of `RAY_ADDRESS`, where not given."""
-    endpoint_url: str | None = None
+    address: Address = None
+    """Ray cluster to train on."""
+    endpoint_url: EndpointUrl = None
     """S3 server of the dataset and the run, where it is not AWS."""
 
     def run(self) -> int:
@@ -79,6 +81,7 @@ class Train:
         _check_run(out, resume=self.resume)
         chosen = self._recipe()
         _check_dataset(dataset, chosen)
+        _keep_settings(out, chosen, dataset)
         job = TrainJob(
             dataset=dataset.location,
             network=chosen.network,
@@ -86,7 +89,9 @@ class Train:
             config=chosen.train,
             threshold=chosen.cells.threshold,
         )
-        scaling = Scaling(workers=self.workers, gpu=self.gpu, max_failures=self.max_failures, address=self.address)
+        scaling = Scaling(
+            workers=self.workers, gpu=wants_gpu(self.gpu), max_failures=self.max_failures, address=self.address
+        )
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
@@ -117,6 +122,21 @@ def _check_run(out: Location, *, resume: bool) -> None:
         raise ConfigError(f"{out.uri} already holds a training; give --resume to go on with it, or another --out")
     if resume and not present:
         raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
+
+
+def _keep_settings(out: Location, chosen: Recipe, dataset: Dataset) -> None:
+    """Write down the settings of a new training; a resumed one must have the same, but for the number of epochs."""
+    place = out.child("settings.json")
+    settings = json.loads(json.dumps({**asdict(chosen), "training_data_sha256": dataset.sha256}))
+    if place.exists():
+        before = json.loads(place.read_bytes())
+        before["train"]["epochs"] = settings["train"]["epochs"]
+        if before != settings:
+            names = ", ".join(sorted(name for name in settings if settings[name] != before.get(name)))
+            raise ConfigError(
+                f"{out.uri} was begun with other settings ({names}); resume with the same, or another --out"
+            )
+    place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _check_dataset(dataset: Dataset, chosen: Recipe) -> None:

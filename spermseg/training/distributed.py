@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
 
-from spermseg.errors import ConfigError, RunError, first_line
+from spermseg.errors import ConfigError, DatasetError, RunError, first_line
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
 from spermseg.ray_settings import init_options, quiet_ray_data
@@ -50,7 +51,7 @@ class Scaling:
     workers: int = 1
     """Processes that train together; the batch size is shared out among them."""
     gpu: bool | None = None
-    """One GPU a worker; None takes them when the cluster has them."""
+    """One GPU a worker; None takes them when the cluster has them now."""
     max_failures: int = 3
     """Times that lost workers are replaced, going on from the last epoch's checkpoint."""
     address: str | None = None
@@ -71,54 +72,60 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         on_report: called in a thread of this process, about twice a second.
 
     Raises:
-        ConfigError: more GPUs are asked for than the cluster has.
+        DatasetError: the dataset is missing or damaged.
         RunError: the training failed more often than `max_failures`.
     """
     ray.init(**init_options(scaling.address))
     try:
         quiet_ray_data(ray.data.DataContext.get_current())
-        use_gpu, threads = _resources(scaling)
-        dataset = open_dataset(job.dataset)
         board: Any = _Board.remote()  # type: ignore[attr-defined]
-        filesystem, path = run.filesystem()
-        trainer = ray.train.torch.TorchTrainer(
-            _train_worker,
-            train_loop_config={"job": job, "board": board, "threads": threads},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=scaling.workers,
-                use_gpu=use_gpu,
-                # a little less than there is: a worker that takes every CPU starves Ray Data, which then hangs
-                resources_per_worker={"CPU": threads - 1 if threads > 1 else 0.75, **({"GPU": 1} if use_gpu else {})},
-            ),
-            run_config=ray.train.RunConfig(
-                name="checkpoints",
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            ),
-            datasets={split: _load_split(dataset, split, job) for split in ("train", "val")},
-            # every worker sees all examples, in shared memory: which of them it takes is the sampler's to say
-            dataset_config=ray.train.DataConfig(datasets_to_split=[]),
-        )
+        trainer = _trainer(job, run, scaling, board)
         with _polling(board, on_report):
             result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             return read_state(Path(folder))
     except ray.train.TrainingFailedError as error:
         raise RunError(f"the training failed: {first_line(error)}; its last epoch is kept: --resume goes on") from error
+    except ray.exceptions.RayTaskError as error:
+        raise DatasetError(f"{job.dataset.uri} could not be read: {first_line(error.cause)}") from error
     finally:
         ray.shutdown()
 
 
+def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.train.torch.TorchTrainer:
+    dataset = open_dataset(job.dataset)
+    datasets = {split: _load_split(dataset, split, job) for split in ("train", "val")}
+    use_gpu, threads = _resources(scaling)
+    filesystem, path = run.filesystem()
+    return ray.train.torch.TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job, "board": board, "threads": threads},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=use_gpu,
+            # a little less than there is: workers that take every CPU starve what Ray runs beside them
+            resources_per_worker={"CPU": max(0.75, threads - 1), **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets=datasets,
+        # every worker sees all examples, in shared memory: which of them it takes is the sampler's to say
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+
+
 def _resources(scaling: Scaling) -> tuple[bool, int]:
-    """Return (whether each worker has a GPU, CPU threads of a worker)."""
-    cluster = ray.cluster_resources()
-    gpus = int(cluster.get("GPU", 0))
-    if scaling.gpu and gpus < scaling.workers:
-        raise ConfigError(f"got {scaling.workers} workers with a GPU each; the cluster has {gpus} GPUs")
+    """Return (whether each worker has a GPU, CPU threads of a worker), never more than one machine can give."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus, cpus = (int(sum(one.get(kind, 0) for one in machines)) for kind in ("GPU", "CPU"))
     use_gpu = gpus >= scaling.workers if scaling.gpu is None else scaling.gpu
-    return use_gpu, max(1, int(cluster.get("CPU", 1)) // scaling.workers)
+    largest = max(int(one.get("CPU", 0)) for one in machines)
+    return use_gpu, max(1, min(cpus // scaling.workers, largest))
 
 
 def _load_split(dataset: Dataset, split: str, job: TrainJob) -> "ray.data.Dataset":
@@ -127,7 +134,7 @@ def _load_split(dataset: Dataset, split: str, job: TrainJob) -> "ray.data.Datase
     rows = [{"example": asdict(example)} for example in examples]
     blocks = min(len(rows), LOAD_TASKS)
     loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(
-        _LoadExample(dataset, job.view, job.network.classes), num_cpus=0.5
+        _LoadExample(dataset, job.view, job.network.classes), num_cpus=1
     )
     return loaded.materialize()
 

@@ -1,0 +1,30 @@
+"""How options look in the help where they have no default of their own."""
+
+from typing import Annotated, Literal
+
+import tyro
+
+_RECIPE = "(default: the recipe's)"
+RecipeInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_RECIPE)]
+RecipeFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_RECIPE)]
+
+_MODEL = "(default: the model's)"
+ModelInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_MODEL)]
+ModelFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_MODEL)]
+
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(optional)")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(optional)")]
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
+EndpointUrl = Annotated[
+    str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="(default: AWS_ENDPOINT_URL, else AWS)")
+]
+Address = Annotated[
+    str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: RAY_ADDRESS, else this machine)")
+]
+
+Gpu = Literal["auto", "always", "never"]
+
+
+def wants_gpu(choice: Gpu) -> bool | None:
+    """Return whether GPUs are asked for; None leaves it to what the cluster has."""
+    return {"auto": None, "always": True, "never": False}[choice]
