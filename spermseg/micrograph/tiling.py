@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from spermseg.errors import ConfigError, ShapeError
 
 ALIGNMENT = 16
-"""px; windows start at multiples of it, so that every tile pools on the same grid as the whole picture would."""
+"""px; windows start at multiples of it, so that every tile pools on the same grid as the whole picture would. It is
+that of a network of 4 levels, and of fewer."""
 
 
 class View(Protocol):
@@ -90,7 +91,8 @@ class Tiles:
     tile: int = 512
     """Side of what the network reads, px; a multiple of 16."""
     halo: int = 112
-    """Context read but not owned, at each inner edge, px; a multiple of 16."""
+    """Context read but not owned, at each inner edge, px; a multiple of 16. The default is the least that covers the
+    107 px that the paper's network sees around a pixel (`UNetConfig.reach`)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 1:

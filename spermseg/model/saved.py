@@ -1,15 +1,18 @@
-"""A model is one file: safetensors weights with their description as JSON in the file's own metadata. No pickle."""
+"""A model is one file: safetensors weights with their description as JSON in the file's own metadata. No pickle.
+
+The JSON also has the digest of the description and the weights, so a damaged file is told from a whole one. It is no
+signature: who can write the file can write the digest.
+"""
 
 import hashlib
 import json
-import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from spermseg.errors import ConfigError, ModelFileError
@@ -19,6 +22,11 @@ from spermseg.storage.filesystem import Location
 
 FORMAT_VERSION = 1
 METADATA_KEY = "spermseg"
+"""The one key of the metadata: with several, safetensors would not write the same bytes twice."""
+DIGEST = "sha256"
+"""Name of the digest beside the description's own fields."""
+MESSAGE_LENGTH = 120
+"""Characters of a parser's message that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +37,9 @@ class ModelDescription:
     """The network's shape."""
     view: Annotated[WholeFrame | Tiles, Field(discriminator="kind")]
     """How the network sees a micrograph."""
-    threshold: float
+    threshold: Annotated[float, Field(gt=0, lt=1)]
     """Probability from which a pixel is in the mask, 0-1."""
-    min_area: int
+    min_area: Annotated[int, Field(ge=0)]
     """Least area of a cell, px at native resolution."""
     recipe: str
     """Name of the recipe that trained it."""
@@ -39,10 +47,10 @@ class ModelDescription:
     """Every setting of the training."""
     training_data_sha256: str
     """Digest of the dataset that it was trained on."""
-    um_per_px: float | None = None
+    um_per_px: Annotated[float, Field(gt=0)] | None = None
     """Pixel size of the pictures that it was trained on; None where unknown."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Scores on the validation split, at network resolution."""
+    """Scores on the validation split, at network resolution; those that are no number are left out of the file."""
     version: str = ""
     """Version of spermseg that trained it."""
     format: int = FORMAT_VERSION
@@ -64,9 +72,18 @@ class SavedModel:
 
 
 def encode_model(weights: dict[str, Tensor], description: ModelDescription) -> bytes:
-    """Return the bytes of a model file; the same weights and description give the same bytes."""
-    text = json.dumps(DESCRIPTION.dump_python(description, mode="json"), sort_keys=True)
+    """Return the bytes of a model file; the same weights and description give the same bytes.
+
+    Raises:
+        ConfigError: a setting in the description is not what JSON can hold.
+    """
+    finite = {name: score for name, score in description.scores.items() if math.isfinite(score)}
+    try:
+        fields = json.loads(json.dumps(asdict(replace(description, scores=finite)), allow_nan=False))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"got settings that JSON cannot hold: {error}; text and finite numbers are needed") from error
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    text = json.dumps(fields | {DIGEST: _digest(fields, tensors)}, sort_keys=True)
     return save(tensors, metadata={METADATA_KEY: text})
 
 
@@ -81,38 +98,83 @@ def load_model(location: Location) -> SavedModel:
 
 
 def decode_model(data: bytes, name: str = "the model") -> SavedModel:
-    """Read the bytes of a model file; `name` is for error messages. Errors as `load_model`."""
+    """Read the bytes of a model file; `name` is for error messages.
+
+    Raises:
+        ModelFileError: as `load_model`.
+    """
     weights, text = _read_safetensors(data, name)
-    description = _read_description(text, name)
-    network = UNet(description.network)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelFileError(f"{name}: its weights do not fit its description; it is damaged: train again") from error
-    return SavedModel(network=network.eval(), description=description, sha256=hashlib.sha256(data).hexdigest())
+    fields, digest = _read_fields(text, name)
+    if digest != _digest(fields, weights):
+        raise ModelFileError(f"{name} is damaged: its content does not fit its digest; copy it again")
+    description = _read_description(fields, name)
+    network = _build_network(description.network, weights, name)
+    return SavedModel(network=network, description=description, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _read_safetensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str | None]:
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:  # only a path gives the metadata
-        Path(file.name).write_bytes(data)
-        try:
-            with safe_open(file.name, framework="pt") as opened:
-                weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-                return weights, (opened.metadata() or {}).get(METADATA_KEY)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelFileError(
-                f"{name} is not a model file or is damaged ({error}); a .safetensors file written by "
-                "`spermseg train` is needed"
-            ) from error
+    """Return the tensors, and the description as text."""
+    try:
+        weights = load(data)
+        length = int.from_bytes(data[:8], "little")  # of the header, which `load` has checked but does not give
+        return weights, json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
+    except Exception as error:  # safetensors' own, and whatever else untrusted bytes lead to
+        raise ModelFileError(
+            f"{name} is not a model file or is damaged ({_brief(error)}); a .safetensors file written by "
+            "`spermseg train` is needed"
+        ) from error
 
 
-def _read_description(text: str | None, name: str) -> ModelDescription:
+def _read_fields(text: str | None, name: str) -> tuple[dict[str, Any], Any]:
+    """Return the description's fields, and the digest."""
     if text is None:
         raise ModelFileError(f"{name} has no spermseg description; a file written by `spermseg train` is needed")
     try:
-        raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("format") != FORMAT_VERSION:
-            raise ModelFileError(f"{name} has format {raw.get('format')}; this version reads format {FORMAT_VERSION}")
-        return DESCRIPTION.validate_python(raw)
-    except (ValidationError, ConfigError, json.JSONDecodeError) as error:
-        raise ModelFileError(f"{name} has a damaged description: {str(error).splitlines()[0]}") from error
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{name} is damaged: its description is not JSON: {_brief(error)}") from error
+    if not isinstance(fields, dict):
+        raise ModelFileError(f"{name} is damaged: its description is no JSON object")
+    if fields.get("format") != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{name} has format {_brief(fields.get('format'))}; this version reads format {FORMAT_VERSION}"
+        )
+    return fields, fields.pop(DIGEST, None)
+
+
+def _digest(fields: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of the description and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_description(fields: dict[str, Any], name: str) -> ModelDescription:
+    try:
+        return DESCRIPTION.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = _brief(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise ModelFileError(f"{name} has a description that cannot be used: {problem}") from error
+
+
+def _build_network(config: UNetConfig, weights: dict[str, Tensor], name: str) -> UNet:
+    """Return the network in evaluation mode; no memory is taken for a network that the weights do not fill."""
+    with torch.device("meta"):
+        network = UNet(config)
+    if _layout(network.state_dict()) != _layout(weights):
+        raise ModelFileError(f"{name}: its weights do not fit the network of its description; train again")
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
+
+
+def _layout(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+
+
+def _brief(said: object) -> str:
+    """Return what a file or a parser said, fit for one line: some list all that they would have taken."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(said))
+    return text if len(text) <= MESSAGE_LENGTH else f"{text[:MESSAGE_LENGTH]}..."

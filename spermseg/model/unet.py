@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from spermseg.errors import ConfigError, ShapeError
 
+MAX_LEVELS = 8
+"""More would halve a tile to nothing."""
+MAX_FILTERS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -22,10 +26,13 @@ class UNetConfig:
     """One output channel a class, in this order."""
 
     def __post_init__(self) -> None:
-        if not self.filters or min(*self.filters, self.bridge, self.in_channels) < 1:
+        if not 1 <= len(self.filters) <= MAX_LEVELS:
+            raise ConfigError(f"got {len(self.filters)} levels of filters; 1 to {MAX_LEVELS} are needed")
+        widths = (*self.filters, self.bridge, self.in_channels)
+        if not 1 <= min(widths) <= max(widths) <= MAX_FILTERS:
             raise ConfigError(
                 f"got filters {self.filters}, bridge {self.bridge}, in_channels {self.in_channels}; "
-                "at least one level, and at least 1 of each, is needed"
+                f"1 to {MAX_FILTERS} of each is needed"
             )
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"got classes {self.classes}; at least one, each once, is needed")
@@ -34,6 +41,17 @@ class UNetConfig:
     def multiple(self) -> int:
         """Height and width of the input must be multiples of this, px."""
         return int(2 ** len(self.filters))
+
+    @property
+    def reach(self) -> int:
+        """What is farther than this from a pixel, along either axis, has no part in its logits, px.
+
+        The convolutions see 6 x `multiple` - 4 px, and pooling joins whole blocks of `multiple` px.
+
+        >>> UNetConfig().reach
+        107
+        """
+        return 7 * self.multiple - 5
 
 
 class DoubleConvolution(nn.Sequential):
@@ -90,8 +108,8 @@ class UNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != channels:
             raise ShapeError(f"got a tensor {tuple(x.shape)}; (N, {channels}, Y, X) is needed")
         height, width = x.shape[2:]
-        if height % multiple or width % multiple:
-            up = tuple(-(-side // multiple) * multiple for side in (height, width))
+        if height % multiple or width % multiple or not height * width:
+            up = tuple(max(1, -(-side // multiple)) * multiple for side in (height, width))
             raise ShapeError(
                 f"got {height} x {width} px; multiples of {multiple} are needed, for example {up[0]} x {up[1]}"
             )
