@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from spermseg.model.unet import DoubleConvolution, UNet
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Tiles (N, tile, tile, 3) uint8 -> maps (N, classes, tile, tile) float32."""
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,6 +41,9 @@ def predict_working(
         view: how the pictures are split and stitched.
         pictures: (Y, X, 3) uint8, at the working resolution; read only as far ahead as a batch needs.
         batch_size: tiles that the network reads at once, from as many pictures as it takes.
+
+    Raises:
+        ShapeError: the tiles are of a size that the network cannot read.
     """
     waiting: deque[_Waiting] = deque()
     queue: list[NDArray[np.uint8]] = []
@@ -76,33 +80,43 @@ def choose_device(device: str = "auto") -> torch.device:
     """Return the device: `auto` is the GPU when there is one.
 
     Raises:
-        ConfigError: a GPU was asked for and there is none.
+        ConfigError: no such device, or a GPU was asked for and there is none.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"got device {device}, but PyTorch sees no GPU here; use `cpu` or `auto`")
+        return torch.device("cuda" if gpus else "cpu")
+    if device not in known:
+        raise ConfigError(f"got device {device!r}, but PyTorch sees only {', '.join(known)} here; give one, or `auto`")
     return torch.device(device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How the network is run. None of it is to change a mask."""
+    """How the network is run. None of it changes a probability by more than rounding."""
 
     device: str = "auto"
-    """`auto` (the GPU when there is one), `cpu`, or `cuda`."""
+    """`auto` (the GPU when there is one), `cpu`, `cuda`, or one of several GPUs such as `cuda:1`."""
     batch_size: int = 16
     """Tiles that the network reads at once."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"got batch size {self.batch_size}; 1 or more is needed")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"got precision {self.precision!r}; one of {', '.join(get_args(Precision))} is needed")
 
 
 class Predictor:
-    """A model made ready to run: batch norm folded, channels-last, on its device."""
+    """A model made ready to run: batch norm folded, channels-last, on its device.
+
+    Args:
+        saved: the model; its network stays as it is.
+        view: how pictures are split and stitched; usually the model's own.
+        config: how the network is run.
+    """
 
     def __init__(self, saved: SavedModel, view: View, config: PredictConfig = PredictConfig()) -> None:
         self.view = view
