@@ -151,8 +151,9 @@ def _inside(item: StoredObject, member: Member, number: int, identity: Identity)
 
 
 def _group(key: str) -> str | None:
-    first, slash, _ = key.partition("/")
-    return first if slash else None
+    """Return the first folder of a path; `tar cf` of a folder's content begins each with `./`."""
+    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
+    return parts[0] if len(parts) > 1 else None
 
 
 def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
