@@ -7,20 +7,31 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from scipy import ndimage
 
+from spermseg.errors import ShapeError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell as found, in px of the native picture. The fields are those of the results contract."""
 
     x: int
+    """Left edge of the bounding box, px."""
     y: int
+    """Top edge of the bounding box, px."""
     width: int
+    """Of the bounding box, px."""
     height: int
+    """Of the bounding box, px."""
     area: int
+    """Pixels of the cell."""
     area_um2: float | None
+    """The same in the sample, um2; None where the pixel size is unknown."""
     touches_border: bool
+    """A part of the cell may lie outside the picture."""
     confidence: float
+    """Mean probability of the cell's pixels, 0-1."""
     mask: str
+    """The cell within its bounding box, as a COCO run-length string."""
 
 
 def measure_cells(
@@ -34,8 +45,13 @@ def measure_cells(
         um_per_px: pixel size; without it areas are in px only.
 
     Returns:
-        One cell a label, in the order of the labels.
+        One cell a label, in the order of the labels; a number that labels nothing is passed over.
+
+    Raises:
+        ShapeError: the labels and the probability are not of one shape.
     """
+    if labels.shape != probability.shape:
+        raise ShapeError(f"got labels {labels.shape} for a probability {probability.shape}; the same shape is needed")
     boxes = ndimage.find_objects(labels)
     return [
         _measure(box, labels[box] == number, probability[box], labels.shape, um_per_px)
@@ -67,7 +83,7 @@ def _measure(
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> str:
-    """Return a (Y, X) mask as a COCO run-length string.
+    """Return a (Y, X) bool mask as a COCO run-length string, which does not tell its shape.
 
     >>> decode_mask(encode_mask(np.eye(3, dtype=bool)), (3, 3)).tolist() == np.eye(3, dtype=bool).tolist()
     True
@@ -76,5 +92,5 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
 
 
 def decode_mask(counts: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the (Y, X) mask of a COCO run-length string."""
+    """Return the (Y, X) bool mask of a COCO run-length string; `shape` is (height, width)."""
     return np.asarray(coco.decode({"size": list(shape), "counts": counts}), bool)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -12,6 +12,7 @@ from spermseg.micrograph.quality import measure_quality
 PICTURES = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3)))
 
 
+@settings(deadline=None)
 @given(PICTURES)
 def test_figures_are_finite_and_in_their_range_for_a_picture_of_any_size(pixels):
     quality = measure_quality(pixels)
@@ -21,12 +22,14 @@ def test_figures_are_finite_and_in_their_range_for_a_picture_of_any_size(pixels)
     assert 0 <= quality.unevenness < np.inf
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, (12, 9, 3), elements=st.sampled_from([0, 1, 254, 255])))
 def test_the_saturated_share_counts_pixels_black_or_white_in_every_channel(pixels):
     extreme = (pixels == 0).all(axis=2) | (pixels == 255).all(axis=2)
     assert measure_quality(pixels).saturated_fraction == extreme.mean()
 
 
+@settings(deadline=None)
 @given(PICTURES)
 def test_focus_is_the_variance_of_the_laplacian_of_green(pixels):
     green = np.pad(pixels[..., 1].astype(float), 1, mode="reflect" if min(pixels.shape[:2]) > 1 else "edge")
@@ -43,6 +46,7 @@ def test_blur_lowers_the_focus_the_more_the_stronger_it_is():
     assert focus[0] > 100 * focus[-1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(1, 50), st.integers(1, 50))
 def test_a_flat_picture_is_evenly_lit_and_has_no_focus(level, height, width):
     quality = measure_quality(np.full((height, width, 3), level, np.uint8))
@@ -51,6 +55,7 @@ def test_a_flat_picture_is_evenly_lit_and_has_no_focus(level, height, width):
     assert quality.brightness == pytest.approx(level, abs=1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60))
 def test_a_gradient_of_light_raises_the_unevenness_by_its_range(fall):
     light = np.linspace(200 - fall, 200, 320)
