@@ -88,11 +88,8 @@ def read_header(data: bytes) -> Header:
         # the base class's: PNG's own decodes all pixels to look for a chunk behind them
         orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
         frames = int(getattr(image, "n_frames", 1))
-    except UnidentifiedImageError as error:
-        looks = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
-        raise MicrographError(_broken(looks) if looks else "not a JPEG, PNG, TIFF or BMP picture") from error
     except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
-        raise MicrographError(f"unreadable picture header: {first_line(error)}") from error
+        raise MicrographError(_header_reason(data, error)) from error
     if orientation not in range(1, 9):
         orientation = 1
     width, height = image.size
@@ -100,6 +97,13 @@ def read_header(data: bytes) -> Header:
         width, height = height, width
     kind, pages = ("JPEG", 1) if image.format == "MPO" else (str(image.format), frames)
     return Header(width=width, height=height, format=kind, orientation=orientation, pages=pages)
+
+
+def _header_reason(data: bytes, error: Exception) -> str:
+    looks = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+    if looks is None:
+        return "not a JPEG, PNG, TIFF or BMP picture"
+    return _broken(looks) if isinstance(error, UnidentifiedImageError) else f"{_broken(looks)}: {first_line(error)}"
 
 
 def decode_micrograph(
