@@ -21,7 +21,7 @@ import torch
 from spermseg.errors import ConfigError, DatasetError, RunError, first_line
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
-from spermseg.ray_settings import init_options, quiet_ray_data
+from spermseg.ray_settings import hidden_native_stderr, init_options, quiet_ray_data
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.dataset import Dataset, Example, open_dataset
@@ -75,9 +75,12 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         DatasetError: the dataset is missing or damaged.
         RunError: the training failed more often than `max_failures`.
     """
-    ray.init(**init_options(scaling.address))
+    with hidden_native_stderr():
+        ray.init(**init_options(scaling.address))
     try:
-        quiet_ray_data(ray.data.DataContext.get_current())
+        context = ray.data.DataContext.get_current()
+        context.raise_original_map_exception = True  # what a dataset's file is found to be, not Ray's words around it
+        quiet_ray_data(context)
         board: Any = _Board.remote()  # type: ignore[attr-defined]
         trainer = _trainer(job, run, scaling, board)
         with _polling(board, on_report):
