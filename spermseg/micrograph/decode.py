@@ -28,6 +28,8 @@ MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TI
 SENSOR_BITS = (10, 12, 14, 16)
 """Bits of cameras whose pixels are stored as 16 bits."""
 TIFF_BITS_PER_SAMPLE = 258
+TIFF_PLANES = 284
+SEPARATE_PLANES = 2  # OpenCV takes them for interleaved where they have 16 bits
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's names of what it turns into RGB without a loss."""
 END_OF_JPEG = b"\xff\xd9"
@@ -152,9 +154,13 @@ def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
     try:
         image: Any = Image.open(io.BytesIO(data), formats=("TIFF",))
         bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
+        if len(bits) > 1 and max(bits) > 8 and image.tag_v2.get(TIFF_PLANES) == SEPARATE_PLANES:
+            raise MicrographError("TIFF of 16 bits with a plane a colour; save it with the colours of a pixel together")
         if image.mode not in TIFF_MODES or max(bits) > 8:
             return None
         return np.array(image.convert("RGB"))
+    except MicrographError:
+        raise
     except Exception as error:  # as in `read_header`
         raise MicrographError(f"{_broken('TIFF')}: {first_line(error)}") from error
 

@@ -173,6 +173,23 @@ def test_pixels_of_another_type_are_rejected(kind, shape):
     assert "TIFF" in rejection(encode_tiff(np.ones(shape, kind), photometric=photometric))
 
 
+def test_planes_of_16_bits_are_rejected_rather_than_scrambled():
+    planes = np.moveaxis(RGB.astype(np.uint16) * 257, 2, 0)
+    assert "a plane a colour" in rejection(encode_tiff(planes, planarconfig="separate", photometric="rgb"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"tile": (16, 16)}, {"rowsperstrip": 7}, {"byteorder": ">"}, {"compression": "zlib"}], ids=str
+)
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_tiff_of_16_bits_is_read_however_it_is_laid_out(options, grey):
+    pixels = RGB[..., 0] if grey else RGB
+    data = encode_tiff(pixels.astype(np.uint16) * 257, photometric="minisblack" if grey else "rgb", **options)
+    assert np.array_equal(
+        decode_micrograph(data).pixels, pixels[..., np.newaxis] * np.ones(3, np.uint8) if grey else RGB
+    )
+
+
 def cuts(data: bytes) -> Iterator[bytes]:
     """Cut at every tenth, at each of the last bytes, and at each of the first."""
     lengths = {len(data) * tenth // 10 for tenth in range(10)} | set(range(64)) | set(range(len(data) - 24, len(data)))

@@ -95,6 +95,18 @@ def test_parameters_are_counted_level_by_level():
     assert count_parameters(UNet(config)) == expected
 
 
+def test_the_decoder_joins_each_level_with_the_skip_of_its_size():
+    network = UNet(UNetConfig(filters=(4, 6), bridge=8)).eval()
+    x = picture(network.config)
+    with torch.inference_mode():
+        fine = network.encoder[0](x)
+        coarse = network.encoder[1](nn.functional.max_pool2d(fine, 2))
+        bridge = network.bridge(nn.functional.max_pool2d(coarse, 2))
+        up = network.decoder[0](torch.cat([nn.functional.interpolate(bridge, scale_factor=2), coarse], dim=1))
+        up = network.decoder[1](torch.cat([nn.functional.interpolate(up, scale_factor=2), fine], dim=1))
+        assert torch.equal(network(x), network.head(up))
+
+
 def open_network(levels: int) -> UNet:
     """Positive weights: no ReLU closes, so all that may have a part in a logit has one."""
     network = UNet(UNetConfig(filters=(3,) * levels, bridge=3)).double().eval()
