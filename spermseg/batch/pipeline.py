@@ -1,10 +1,12 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
 
+import socket
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 import ray
@@ -27,6 +29,8 @@ RETRIES = 2
 """Times that a crashed or failed task is tried again; Ray's default is for ever, and a poison picture never ends."""
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
+KNOCK_S = 10
+"""A cluster whose port does not answer in this time is taken to be down."""
 FETCH_CPUS, WRITE_CPUS, SEGMENT_CPUS = 0.2, 0.1, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
@@ -102,10 +106,18 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 def _connect(address: str | None) -> None:
     options = init_options(address)
     try:
+        _knock(options["address"])
         with hidden_native_stderr():
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
+
+
+def _knock(address: str) -> None:
+    """Connect to the port of a cluster and hang up: where nobody listens, `ray.init` would try for many minutes."""
+    server = urlsplit(address if "://" in address else f"//{address}")
+    if server.hostname and server.port:
+        socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()
 
 
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers) -> "ray.data.Dataset":

@@ -1,0 +1,126 @@
+"""The pipeline on real Ray processes: one small cluster for all tests, since each costs several seconds."""
+
+import pytest
+from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
+from ray.cluster_utils import Cluster
+
+from spermseg.batch import run
+from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, run_pipeline
+from spermseg.batch.plan import Planned, encode_plan
+from spermseg.batch.receipt import run_folder, verify
+from spermseg.batch.results import list_units, read_units
+from spermseg.batch.run import Progress, segment_night
+from spermseg.errors import ConfigError, RunError
+from spermseg.storage.filesystem import Location
+
+pytestmark = pytest.mark.ray
+
+OF_ITS_RUN = ("image_id", "uri", "run_id", "decode_ms", "predict_ms", "measure_ms")
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_keys, tmp_path_factory):
+    """The address of a cluster of two CPUs, whose processes have the keys of the S3 servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
+        started = Cluster(initialize_head=True, head_node_args=head)
+        yield started.address
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, model) -> dict[str, dict]:
+    """The rows of the same uploads, made in this process without Ray."""
+    folder = tmp_path_factory.mktemp("in-process")
+    source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
+    write_uploads(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_pipeline", run_in_process)
+        segment_night(night_over(source, out, model), lambda progress: None)
+    return rows_of(out, source)
+
+
+def rows_of(out: Location, source: Location) -> dict[str, dict]:
+    rows = [row for table in read_units(out) for row in table.to_pylist()]
+    named = {name_of(row, source): row for row in rows}
+    assert len(named) == len(rows)
+    return {name: {key: row[key] for key in row.keys() - set(OF_ITS_RUN)} for name, row in named.items()}
+
+
+def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
+    new_place, cluster, model, expected, monkeypatch
+):
+    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 4)
+    uploads, out = new_place().child("uploads"), new_place().child("results")
+    write_uploads(uploads)
+    night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster))
+    seen: list[Progress] = []
+    (receipt,) = segment_night(night, seen.append)
+    assert rows_of(out, uploads) == expected
+    assert (receipt.planned, receipt.ok, receipt.rejected) == (PLANNED, len(EXPECTED), len(REASONS))
+    assert (seen[0].done, seen[-1].done, seen[-1].rejected) == (0, PLANNED, len(REASONS))
+    assert len(seen) == 1 + receipt.units
+    assert verify(out) == (PLANNED, [])
+    assert segment_night(night, seen.append) == []
+
+
+def test_a_storage_that_keeps_failing_stops_the_run_in_one_line_and_rejects_nothing(
+    cluster, uploads, out, model, capfd
+):
+    """A name too long for the file system stands for an outage: it fails each time, and for another reason than 404."""
+    night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster))
+    job, units = planned_with_an_outage(night)
+    done: list[UnitDone] = []
+    with pytest.raises(RunError, match=r"the run stopped: .* could not be read: File name too long; what") as caught:
+        run_pipeline(job, units, night.workers, done.append)
+    assert "\n" not in caught.value.message
+    assert "Ray" not in "".join(capfd.readouterr())
+    assert not [row for table in read_units(out) for row in table.to_pylist() if row["status"] == "rejected"]
+
+
+def planned_with_an_outage(night):
+    """Store a plan of two units, a micrograph each: one that is there, and one whose storage fails."""
+    there = night.source.child("patient-1/1.bmp").stat()
+    unreachable = f"{night.source.uri}/{'x' * 300}.png"
+    units = [
+        [Planned(image_id="1", uri=there.uri, size=there.size, data_size=there.size, etag=there.etag)],
+        [Planned(image_id="2", uri=unreachable, size=1, data_size=1, etag="e")],
+    ]
+    place = run_folder(night.out, "night-1").child("plan.parquet")
+    place.write_bytes(encode_plan(units, {})[0])
+    return pipeline_job(night, place), range(2)
+
+
+def pipeline_job(night, place):
+    return PipelineJob(
+        plan=place,
+        out=night.out,
+        run_id="night-1",
+        model=night.model,
+        settings=night.settings,
+        predict=night.predict,
+        source_endpoint_url=None,
+    )
+
+
+def test_a_gpu_that_no_node_has_is_refused_before_anything_is_done(cluster, uploads, out, model):
+    night = night_over(uploads, out, model, workers=Workers(gpu=True, address=cluster))
+    with pytest.raises(ConfigError, match="the cluster has no GPU now"):
+        segment_night(night, lambda progress: None)
+    assert not list_units(out)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(uploads, out, model):
+    night = night_over(uploads, out, model, workers=Workers(address="127.0.0.1:1"))
+    with pytest.raises(RunError, match=r"does not answer at 127\.0\.0\.1:1: .*refused") as caught:
+        segment_night(night, lambda progress: None)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"decode_threads": 0}])
+def test_less_than_one_worker_or_thread_is_refused(wrong):
+    with pytest.raises(ConfigError, match="1 or more is needed"):
+        Workers(**wrong)

@@ -1,0 +1,187 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dark_cells import PLANNED, night_over, run_in_process, write_uploads
+
+from spermseg.batch import plan, run
+from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, verify
+from spermseg.batch.results import encode_unit, list_units, read_unit, unit_location
+from spermseg.cli.verify import Verify
+from spermseg.errors import RunError
+from spermseg.storage.filesystem import Location
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model) -> Location:
+    """A finished night of units of four, to copy."""
+    folder = tmp_path_factory.mktemp("night")
+    source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
+    write_uploads(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
+        patch.setattr(run, "run_pipeline", run_in_process)
+        run.segment_night(night_over(source, out, model), lambda progress: None)
+    return out
+
+
+@pytest.fixture
+def table(finished, out) -> Location:
+    """The finished night, to spoil."""
+    shutil.copytree(finished.path, out.path)
+    return out
+
+
+def run_of(table: Location) -> str:
+    (run_id,) = list_runs(table)
+    return run_id
+
+
+def image_ids(place: Location) -> list[str]:
+    return read_unit(place)["image_id"].to_pylist()
+
+
+def change_unit(place: Location, column: str, value: str) -> None:
+    """Give every row of a unit this value."""
+    unit = read_unit(place)
+    index = unit.schema.get_field_index(column)
+    place.write_bytes(encode_unit(unit.set_column(index, unit.schema.field(index), pa.array([value] * len(unit)))))
+
+
+def change_receipt(table: Location, **changes) -> None:
+    place = receipt_location(table, run_of(table))
+    place.write_bytes(json.dumps({**json.loads(place.read_bytes()), **changes}).encode())
+
+
+def expect(table: Location, capsys, *lines: str) -> None:
+    """Expect that `spermseg verify` prints these lines (regular expressions, of the run unless they say so), and 1."""
+    prefix = f"run {run_of(table)}: "
+    status = Verify(out=table.uri).run()
+    *found, summary = capsys.readouterr().out.splitlines()
+    wanted = [line if line.startswith(("^", "run")) else re.escape(prefix) + line for line in lines]
+    assert len(found) == len(wanted), found
+    for line, pattern in zip(sorted(found), sorted(wanted), strict=True):
+        assert re.search(pattern, line), (pattern, line)
+    assert status == 1
+    assert summary.endswith(f"{len(found)} differences")
+
+
+def test_a_finished_night_is_verified(table, capsys):
+    assert Verify(out=table.uri).run() == 0
+    assert capsys.readouterr().out == f"verified: {PLANNED} rows, one for each planned\n"
+
+
+def test_a_planned_image_without_a_row_is_a_difference(table, capsys):
+    lost = list_units(table)[0]
+    ids = image_ids(lost)
+    Path(lost.path).unlink()
+    _, found = verify(table)
+    assert [line for line in found if "has 0 rows" in line] == [
+        f"run {run_of(table)}: image {image_id} has 0 rows; one is needed" for image_id in sorted(ids)
+    ]
+    assert Verify(out=table.uri).run() == 1
+    assert "the receipt says units 6, the files say 5" in capsys.readouterr().out
+
+
+def test_a_planned_image_with_two_rows_is_a_difference(table, capsys):
+    twice = list_units(table)[0]
+    unit_location(table, run_of(table), "again").write_bytes(twice.read_bytes())
+    _, found = verify(table)
+    assert [line for line in found if "has 2 rows" in line] == [
+        f"run {run_of(table)}: image {image_id} has 2 rows; one is needed" for image_id in sorted(image_ids(twice))
+    ]
+
+
+def test_a_row_that_was_not_planned_is_a_difference(table):
+    stray = list_units(table)[0]
+    change_unit(stray, "image_id", "f" * 32)
+    _, found = verify(table)
+    assert f"run {run_of(table)}: image {'f' * 32} was not planned and has 4 rows" in found
+
+
+def test_a_row_with_another_status_is_a_difference(table):
+    change_unit(list_units(table)[0], "status", "maybe")
+    assert f"run {run_of(table)}: rows with the status maybe; ok or rejected is needed" in verify(table)[1]
+
+
+@pytest.mark.parametrize("name", ["planned", "ok", "rejected", "units", "cells", "megapixels"])
+def test_a_receipt_with_another_count_is_a_difference(table, capsys, name):
+    change_receipt(table, **{name: 999})
+    expect(table, capsys, f"the receipt says {name} 999, the files say [0-9.]+$")
+
+
+def test_a_receipt_with_other_reasons_is_a_difference(table, capsys):
+    change_receipt(table, reasons={"bad luck": 8})
+    expect(table, capsys, r"the receipt says reasons {'bad luck': 8}, the files say {.*'the file is empty': 1")
+
+
+def test_a_missing_receipt_is_a_run_that_did_not_finish(table, capsys):
+    Path(receipt_location(table, run_of(table)).path).unlink()
+    expect(table, capsys, "it has no receipt: it did not finish; segment again with the same arguments to go on")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+def test_a_damaged_receipt_is_a_line_that_says_what_to_do(table, capsys, data):
+    place = receipt_location(table, run_of(table))
+    place.write_bytes(data)
+    with pytest.raises(RunError, match="is damaged"):
+        read_receipt(table, run_of(table))
+    expect(table, capsys, r".*receipt\.json is damaged \(.*\); delete it, and segment again with the same arguments")
+
+
+def test_a_damaged_plan_is_a_line_that_says_what_to_do(table, capsys):
+    plan_location(table, run_of(table)).write_bytes(b"PAR1")
+    expect(table, capsys, r".*plan\.parquet is damaged \(.*\); delete this run's folders")
+
+
+def test_a_damaged_result_is_a_line_beside_its_lost_rows(table):
+    damaged = list_units(table)[2]
+    ids = image_ids(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    _, found = verify(table)
+    assert f"run {run_of(table)}: {damaged.uri} is damaged" in found[0]
+    assert [line for line in found if "has 0 rows" in line] == [
+        f"run {run_of(table)}: image {image_id} has 0 rows; one is needed" for image_id in sorted(ids)
+    ]
+
+
+def test_a_row_in_two_runs_is_a_difference(table, capsys):
+    run_id, other = run_of(table), "zzz"
+    for folder in ("runs/{}", "results/run={}"):
+        shutil.copytree(f"{table.path}/{folder.format(run_id)}", f"{table.path}/{folder.format(other)}")
+    rows, found = verify(table)
+    assert rows == 2 * PLANNED
+    assert sorted(found) == sorted(
+        f"image {image_id} has rows in 2 runs; one is needed"
+        for place in list_units(table, run_id)
+        for image_id in image_ids(place)
+    )
+    assert Verify(out=table.uri).run() == 1
+
+
+def test_rows_of_a_run_that_has_no_plan_are_a_difference(table, capsys):
+    unit_location(table, "stray", "ab").write_bytes(list_units(table)[0].read_bytes())
+    expect(table, capsys, "run stray: it has rows but no plan")
+
+
+def test_an_image_that_is_planned_twice_is_a_difference(table):
+    place = plan_location(table, run_of(table))
+    planned = pq.read_table(place.path)
+    place.write_bytes(encode_unit(pa.concat_tables([planned, planned.slice(0, 1)])))
+    image_id = planned["image_id"][0].as_py()
+    assert f"run {run_of(table)}: image {image_id} is planned 2 times; once is needed" in verify(table)[1]
+
+
+def test_a_folder_without_a_run_is_an_error_of_one_line(out):
+    with pytest.raises(RunError, match="holds no run; a folder that `spermseg segment` wrote to is needed"):
+        verify(out)
+
+
+def test_runs_are_listed_oldest_first_with_what_is_finished(table):
+    run_id = run_of(table)
+    plan_location(table, "00000101T000000Z-old").write_bytes(plan_location(table, run_id).read_bytes())
+    assert list_runs(table) == {"00000101T000000Z-old": False, run_id: True}
