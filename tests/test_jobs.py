@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,13 @@ from spermseg.training.split import SplitConfig
 
 pytestmark = pytest.mark.ray
 
+Process = subprocess.CompletedProcess[str]
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 LITTER = (".venv/lib/huge.so", ".git/objects/pack", "demo/results/report.html", "dataset/images/a.jpg", "model.onnx")
 """What lies in a checkout that was worked in, and is not to travel."""
 SENT_VERSION = "0+sent"
+MISSING = "no-model.safetensors"
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # a job's `python` is the one of the head's PATH
@@ -47,13 +50,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head of two CPUs, and the checkout that jobs are sent from."""
+    """A Ray head, and the checkout that jobs are sent from."""
 
     url: str
     folder: Path
     checkout: Path
 
-    def submit(self, *entrypoint: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    def submit(self, *entrypoint: str, options: Sequence[str] = ()) -> Process:
         """Run `ray job submit` until the job ends; its log is the output."""
         environment = {name: value for name, value in ENVIRONMENT.items() if name != "RAY_ADDRESS"}
         return subprocess.run(
@@ -89,7 +92,7 @@ def start_command(url: str, folder: Path) -> list[str | Path]:
     ports = ("ray-client-server-port", "dashboard-agent-listen-port")
     return [
         *(RAY, "start", "--head", "--block", "--port=0", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"),
-        *("--num-cpus=2", f"--object-store-memory={256 << 20}", "--disable-usage-stats"),
+        *("--num-cpus=4", f"--object-store-memory={256 << 20}", "--disable-usage-stats"),
         *("--include-dashboard=true", f"--dashboard-port={url.rpartition(':')[2]}"),
         *(f"--{name}={free_port()}" for name in ports),
     ]
@@ -166,58 +169,76 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Every job, ended; the folders are where they wrote."""
+
+    segment: Process
+    train: Process
+    evaluate: Process
+    without_model: Process
+    folder: Path
+
+    @property
+    def results(self) -> Location:
+        return Location(str(self.folder / "results"))
+
+
 @pytest.fixture(scope="module")
-def segmented(head: Head, clinic: Clinic, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Location:
-    """The table of the clinic's uploads, written by a job."""
-    out = tmp_path_factory.mktemp("results")
-    done = head.submit("python", "jobs/segment.py", str(clinic.uploads), "--model", str(model), "--out", str(out))
-    assert done.returncode == 0, done.stdout
-    return Location(str(out))
+def sent(head: Head, clinic: Clinic, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """Send all jobs at once: most of a job's time is waiting."""
+    folder = tmp_path_factory.mktemp("sent")
+    dataset, out, written, scores = ("dataset", "results", "run/model.safetensors", "scores")
+    split = SplitConfig(fractions=(1 / 3, 1 / 3, 1 / 3), group_pattern="(patient-[0-9]+)")
+    prepare_dataset(clinic.images, clinic.annotations, Location(str(folder / dataset)), PrepareConfig(split=split))
+
+    def send(script: str, *words: str, **paths: str | Path) -> Process:
+        options = [word for name, path in paths.items() for word in (f"--{name}", str(folder / path))]
+        # an evaluation asks for a CPU, as on a cluster, whose head is not to do the work
+        place = ("--entrypoint-num-cpus", "1") if script == "evaluate" else ()
+        return head.submit("python", f"jobs/{script}.py", *words, *options, options=place)
+
+    uploads = str(clinic.uploads)
+    with ThreadPoolExecutor(3) as pool:
+        segment = pool.submit(send, "segment", uploads, model=model, out=out)
+        without_model = pool.submit(send, "segment", uploads, model=MISSING, out="nowhere")
+        train = send("train", "--epochs", "1", "--no-augment", dataset=dataset, out="run")
+        evaluate = send("evaluate", model=written, dataset=dataset, out=scores)
+    return Sent(segment.result(), train, evaluate, without_model.result(), folder)
 
 
-def test_a_segment_job_writes_one_row_for_each_upload(segmented: Location, clinic: Clinic) -> None:
-    assert verify(segmented) == (clinic.uploads_ok + clinic.uploads_broken, [])
-    (run_id,) = list_runs(segmented)
-    receipt = read_receipt(segmented, run_id) or {}
+def test_a_segment_job_writes_one_row_for_each_upload(sent: Sent, clinic: Clinic) -> None:
+    assert sent.segment.returncode == 0, sent.segment.stdout
+    assert verify(sent.results) == (clinic.uploads_ok + clinic.uploads_broken, [])
+    (run_id,) = list_runs(sent.results)
+    receipt = read_receipt(sent.results, run_id) or {}
     assert {name: receipt[name] for name in clinic.expected} == clinic.expected
 
 
-def test_only_the_code_travels_to_the_cluster(head: Head, segmented: Location) -> None:
+def test_only_the_code_travels_to_the_cluster(head: Head, sent: Sent) -> None:
     arrived = list(head.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*/"))
     names = {path.relative_to(place).parts[0] for place in arrived for path in place.rglob("*") if path.is_file()}
     assert names == {"jobs", "spermseg"}
 
 
-def test_driver_and_workers_run_the_code_that_was_sent_not_the_one_installed(segmented: Location) -> None:
-    (run_id,) = list_runs(segmented)
-    assert (read_receipt(segmented, run_id) or {})["version"] == SENT_VERSION
-    assert {version for table in read_units(segmented) for version in table["version"].to_pylist()} == {SENT_VERSION}
+def test_driver_and_workers_run_the_code_that_was_sent_not_the_one_installed(sent: Sent) -> None:
+    (run_id,) = list_runs(sent.results)
+    assert (read_receipt(sent.results, run_id) or {})["version"] == SENT_VERSION
+    assert {name for table in read_units(sent.results) for name in table["version"].to_pylist()} == {SENT_VERSION}
 
 
-def test_a_train_job_writes_a_model_that_an_evaluate_job_reads(head: Head, clinic: Clinic, tmp_path: Path) -> None:
-    dataset, run, scores = (tmp_path / name for name in ("dataset", "run", "scores"))
-    split = SplitConfig(fractions=(1 / 3, 1 / 3, 1 / 3), group_pattern="(patient-[0-9]+)")
-    prepare_dataset(clinic.images, clinic.annotations, Location(str(dataset)), PrepareConfig(split=split))
-    options = ("--epochs", "1", "--no-augment")
-    trained = head.submit("python", "jobs/train.py", "--dataset", str(dataset), "--out", str(run), *options)
-    assert trained.returncode == 0, trained.stdout
-    written = str(run / "model.safetensors")
-    evaluated = head.submit(
-        *("python", "jobs/evaluate.py", "--model", written, "--dataset", str(dataset), "--out", str(scores)),
-        options=("--entrypoint-num-cpus", "1"),  # as on a cluster, whose head is not to do the work
-    )
-    assert evaluated.returncode == 0, evaluated.stdout
-    metrics = json.loads((scores / "metrics.json").read_bytes())
+def test_a_train_job_writes_a_model_that_an_evaluate_job_reads(sent: Sent) -> None:
+    assert sent.train.returncode == 0, sent.train.stdout
+    assert sent.evaluate.returncode == 0, sent.evaluate.stdout
+    metrics = json.loads((sent.folder / "scores/metrics.json").read_bytes())
     assert metrics["n_images"] == 2
-    assert metrics["model_sha256"] == load_model(Location(written)).sha256
+    assert metrics["model_sha256"] == load_model(Location(str(sent.folder / "run/model.safetensors"))).sha256
 
 
-def test_a_job_that_fails_exits_with_1_and_says_why_in_a_line(head: Head, clinic: Clinic, tmp_path: Path) -> None:
-    missing = tmp_path / "no-model.safetensors"
-    out = tmp_path / "out"
-    done = head.submit("python", "jobs/segment.py", str(clinic.uploads), "--model", str(missing), "--out", str(out))
-    assert done.returncode == 1
-    said = {line for line in done.stdout.splitlines() if line.startswith("spermseg: ")}  # Ray repeats the log's end
+def test_a_job_that_fails_exits_with_1_and_says_why_in_a_line(sent: Sent) -> None:
+    failed = sent.without_model
+    assert failed.returncode == 1
+    said = {line for line in failed.stdout.splitlines() if line.startswith("spermseg: ")}  # Ray repeats the log's end
     assert len(said) == 1
-    assert str(missing) in said.pop()
-    assert "Traceback" not in done.stdout
+    assert MISSING in said.pop()
+    assert "Traceback" not in failed.stdout
