@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -27,7 +28,7 @@ class Report:
     Example: spermseg report results --html results/report.html
     """
 
-    out: tyro.conf.Positional[str]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     html: str | None = None
     """The file to write, also s3://bucket/key; OUT/report.html where OUT is a folder, ./report.html where not."""

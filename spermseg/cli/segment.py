@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from tqdm import tqdm
@@ -36,7 +36,7 @@ class Segment:
     Example: spermseg segment s3://clinic/uploads --model model.safetensors --out s3://clinic/results
     """
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """The uploads: a folder or s3://bucket/prefix."""
     model: str
     """The model file that `spermseg train` wrote."""

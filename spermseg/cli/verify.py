@@ -1,6 +1,7 @@
 """`spermseg verify`: recount a table from its files."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +18,7 @@ class Verify:
     Example: spermseg verify results
     """
 
-    out: tyro.conf.Positional[str]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     endpoint_url: str | None = None
     """S3 server, where it is not AWS."""
@@ -27,5 +28,8 @@ class Verify:
         rows, wrong = verify(Location(self.out, self.endpoint_url))
         for line in wrong:
             print(line)
-        print(f"{rows} rows, {len(wrong)} differences" if wrong else f"verified: {rows} rows, one for each planned")
+        if wrong:
+            print(f"{rows} rows, {len(wrong)} difference{'s' * (len(wrong) > 1)}")
+        else:
+            print(f"verified: {rows} rows, one for each planned")
         return 1 if wrong else 0

@@ -1,0 +1,222 @@
+"""`spermseg segment`, `verify` and `report` as they are typed."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from html import escape
+from pathlib import Path
+
+import pytest
+from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, run_in_process, write_uploads
+
+from spermseg.batch import run
+from spermseg.batch.results import read_units
+from spermseg.batch.run import Progress
+from spermseg.cli import run_verb
+from spermseg.cli.report import Report
+from spermseg.cli.segment import ProgressBar, Segment
+from spermseg.cli.verify import Verify
+from spermseg.storage.filesystem import Location
+
+SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
+SUMMARY = (
+    f"planned {PLANNED}, ok {len(EXPECTED)}, rejected {len(REASONS)}; {sum(EXPECTED.values())} cells in 0.2 megapixels"
+)
+HOSTILE = "<script>alert(1)</script>&.png"
+
+
+@pytest.fixture
+def uploads(tmp_path) -> Location:
+    source = Location(str(tmp_path / "uploads"))
+    write_uploads(source)
+    return source
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(darkness_model())
+    return path
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    monkeypatch.setattr(run, "run_pipeline", run_in_process)
+
+
+def words(source: Location, model: Path | str, out: Location, *more: str) -> list[str]:
+    return [source.uri, "--model", str(model), "--out", out.uri, "--max-megapixels", "1", *more]
+
+
+def status_of(verb: type, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_verb(verb, list(arguments))
+    return ended.value.code
+
+
+def lines_shown(bar: str) -> list[str]:
+    """Return what a terminal would have shown of a progress bar, a line a refresh."""
+    return [line for line in re.split(r"[\r\n]", bar) if line.strip()]
+
+
+@pytest.mark.ray
+def test_the_terminal_shows_one_bar_and_the_summary_and_nothing_else(uploads, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    out = Location(str(tmp_path / "results"))
+    command = [*SPERMSEG, "segment", *words(uploads, model, out, "--workers", "1")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    summary, *reasons, last = done.stdout.splitlines()
+    assert re.fullmatch(rf"run \d{{8}}T\d{{6}}Z-\w{{6}}: {SUMMARY}, \d+ s", summary)
+    assert all(re.fullmatch(r" +1  \S.*", line) for line in reasons)
+    assert len(reasons) == len(REASONS)
+    assert last == f"table: {out.uri}/results; next: spermseg verify, spermseg report"
+    shown = lines_shown(done.stderr)
+    assert all(line.startswith("segmenting: ") for line in shown), done.stderr
+    assert f"{PLANNED}/{PLANNED}" in shown[-1]
+    assert f"Mpx/s, {len(REASONS)} rejected]" in shown[-1]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_second_night_without_new_uploads_says_so_and_plans_nothing(uploads, model, tmp_path, capsys):
+    out = Location(str(tmp_path / "results"))
+    assert status_of(Segment, *words(uploads, model, out)) == 0
+    assert SUMMARY in capsys.readouterr().out
+    assert status_of(Segment, *words(uploads, model, out)) == 0
+    said = capsys.readouterr()
+    assert said.out == f"nothing to do: every upload of {uploads.uri} has its row in {out.uri}; planned 0\n"
+    assert not said.err
+    assert status_of(Verify, out.uri) == 0
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_settings_of_the_command_decide_the_rows(uploads, model, tmp_path):
+    out = Location(str(tmp_path / "results"))
+    assert status_of(Segment, *words(uploads, model, out, "--um-per-px", "0.5", "--min-area", "300")) == 0
+    cells = [cell for table in read_units(out) for row in table.to_pylist() for cell in row["cells"] or ()]
+    assert cells
+    assert all(cell["area"] >= 300 and cell["area_um2"] == cell["area"] / 4 for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["UPLOADS", "--model", "MISSING", "--out", "OUT"], "missing.safetensors is not there"),
+        (["UPLOADS", "--model", "DAMAGED", "--out", "OUT"], "damaged.safetensors is not a model file or is damaged"),
+        (["MISSING", "--model", "MODEL", "--out", "OUT"], "missing.safetensors, which holds no file"),
+        (["UPLOADS", "--model", "MODEL", "--out", "UPLOADS/results"], "one inside the other"),
+        (["UPLOADS/patient-0", "--model", "MODEL", "--out", "UPLOADS"], "one inside the other"),
+        (["UPLOADS", "--model", "MODEL", "--out", "ftp://clinic"], "spermseg reads folders, file:///folder and s3://"),
+        (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--threshold", "1.5"], "got threshold 1.5"),
+        (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--max-megapixels", "0"], "more than 0 is needed"),
+        (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--workers", "0"], "1 or more is needed"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(uploads, model, tmp_path, capsys, arguments, said):
+    (tmp_path / "damaged.safetensors").write_bytes(darkness_model()[:-10])
+    places = {
+        "UPLOADS": uploads.uri,
+        "MODEL": str(model),
+        "MISSING": str(tmp_path / "missing.safetensors"),
+        "DAMAGED": str(tmp_path / "damaged.safetensors"),
+        "OUT": str(tmp_path / "results"),
+    }
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
+    assert status_of(Segment, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spermseg: ")
+    assert said in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_stops_is_one_line_and_status_1(uploads, model, tmp_path, capsys):
+    out = Location(str(tmp_path / "results"))
+    assert status_of(Segment, *words(uploads, model, out, "--address", "127.0.0.1:1")) == 1
+    assert lines_shown(capsys.readouterr().err)[-1].startswith("spermseg: Ray did not start")
+
+
+@pytest.mark.parametrize("verb", [Verify, Report])
+def test_a_folder_without_a_run_is_one_line_and_status_1(verb, tmp_path, capsys):
+    assert status_of(verb, str(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no run; a folder that `spermseg segment` wrote to is needed" in line
+
+
+@pytest.mark.parametrize("verb", [Segment, Verify, Report])
+def test_the_help_shows_an_example_and_explains_every_option(verb, capsys):
+    assert status_of(verb, "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Example: spermseg {verb.__name__.lower()} " in said
+    for name in verb.__dataclass_fields__:
+        assert name.replace("_", "-") in said or name in ("source", "out")
+
+
+def test_a_bar_of_a_continued_run_starts_where_it_was_and_counts_its_own_speed(capsys):
+    progress = Progress(run_id="a", planned=40, done=30, rejected=2, megapixels=0.0)
+    with ProgressBar() as bar:
+        bar.show(progress)
+        time.sleep(0.25)
+        bar.show(Progress(run_id="a", planned=40, done=35, rejected=3, megapixels=1.0))
+        bar.show(Progress(run_id="b", planned=7, done=0, rejected=0, megapixels=0.0))
+    shown = lines_shown(capsys.readouterr().err)
+    assert "30/40" in shown[0]
+    later = next(line for line in shown if "35/40" in line and "3 rejected" in line)
+    found = re.search(r"<(\d\d:\d\d), +([0-9.]+)(picture/s|s/picture), ([0-9.]+) Mpx/s, 3 rejected\]", later)
+    assert found, later
+    speed = float(found[2]) if found[3] == "picture/s" else 1 / float(found[2])
+    assert 0 < speed <= 5 / 0.25  # 35 / 0.25, were the pictures of the earlier start counted
+    assert 0 < float(found[4]) <= 1 / 0.25
+    assert "0/7" in shown[-1]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_report_escapes_names_and_survives_uploads_that_are_gone(uploads, model, tmp_path, capsys):
+    uploads.child("patient-0", HOSTILE).write_bytes(picture(8))
+    out = Location(str(tmp_path / "results"))
+    assert status_of(Segment, *words(uploads, model, out)) == 0
+    Path(uploads.child("courier.zip").path).unlink()
+    Path(uploads.child("patient-2/5.bmp").path).unlink()
+    uploads.child("archive.tar").write_bytes(picture(1))
+    assert status_of(Report, out.uri) == 0
+    assert capsys.readouterr().out.endswith(f"report: {out.uri}/report.html\n")
+    page = Path(out.path, "report.html").read_text()
+    assert HOSTILE not in page
+    assert escape(HOSTILE) in page
+    assert "5.bmp is not there" in page
+    assert "courier.zip is not there" in page
+    assert page.count("data:image/jpeg;base64,") >= 3
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_segment_verify_and_report_work_on_s3(moto_server, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    bucket = moto_server.new_bucket()
+    uploads, out = bucket.child("uploads"), bucket.child("results")
+    write_uploads(uploads)
+    bucket.child("model.safetensors").write_bytes(darkness_model())
+    server = ("--endpoint-url", moto_server.endpoint_url)
+    assert status_of(Segment, *words(uploads, bucket.child("model.safetensors").uri, out, *server)) == 0
+    assert status_of(Verify, out.uri, *server) == 0
+    assert status_of(Report, out.uri, *server) == 0
+    assert status_of(Report, out.uri, *server, "--html", bucket.child("report.html").uri) == 0
+    assert f"verified: {PLANNED} rows" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert bucket.child("report.html").read_bytes().decode().count("base64,") == page.count("base64,")
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_spoiled_table_is_verified_with_a_line_each_and_status_1(uploads, model, tmp_path, capsys):
+    out = Location(str(tmp_path / "results"))
+    assert status_of(Segment, *words(uploads, model, out)) == 0
+    (receipt,) = Path(out.path).glob("runs/*/receipt.json")
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "ok": 1}))
+    capsys.readouterr()
+    assert status_of(Verify, out.uri) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"run {receipt.parent.name}: the receipt says ok 1, the files say {len(EXPECTED)}",
+        f"{PLANNED} rows, 1 difference",
+    ]
