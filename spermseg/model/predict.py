@@ -64,9 +64,9 @@ def _deliver(maps: NDArray[np.float32], waiting: Iterable[_Waiting]) -> None:
     """Hand each map to the first picture that still lacks one."""
     start = 0
     for picture in waiting:
-        take = min(picture.tiles - len(picture.maps), len(maps) - start)
-        picture.maps.extend(maps[start : start + take])
-        start += take
+        missing = picture.tiles - len(picture.maps)
+        picture.maps.extend(maps[start : start + missing])
+        start += missing
 
 
 def _finished(waiting: deque[_Waiting], view: View) -> Iterator[NDArray[np.float32]]:

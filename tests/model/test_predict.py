@@ -162,6 +162,7 @@ def test_the_cell_is_as_probable_as_its_likeliest_part():
     with torch.inference_mode():
         parts = torch.sigmoid(network(network_input(torch.from_numpy(one[np.newaxis]))))[0]
     assert np.allclose(found, parts.amax(dim=0).numpy(), atol=1e-5)
+    assert np.array_equal(found, next(predictor(WholeFrame(size=48), network).predict([one])))
     assert not np.allclose(found, parts[0].numpy(), atol=1e-2)
 
 
