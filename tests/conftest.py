@@ -11,10 +11,14 @@ from pathlib import Path
 
 import boto3
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from spermseg.storage import s3
 from spermseg.storage.filesystem import Location
+
+settings.register_profile("calm", deadline=None)  # a busy machine is no failure
+settings.load_profile("calm")
 
 RADOSGW = Path(__file__).with_name("radosgw.sh")
 KEYS = {
