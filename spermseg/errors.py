@@ -80,9 +80,9 @@ class RunError(SpermsegError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none: for the message of an error of ours.
+    r"""Return the first line of an error's text, or its type where it has none: for the message of an error of ours.
 
-    >>> first_line(ValueError("no pixels\\nat all"))
+    >>> first_line(ValueError("no pixels\nat all"))
     'no pixels'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -158,9 +158,7 @@ def part_of(annotation: Annotation, region: Region, labels: Mapping[str, str] | 
         return region.label.strip().lower() or WHOLE_CELL
     if region.label not in labels:
         known = ", ".join(sorted(labels))
-        raise annotation.fault(
-            region, f"unknown label {region.label!r}; the mapping of labels to parts has {known}"
-        )
+        raise annotation.fault(region, f"unknown label {region.label!r}; the mapping of labels to parts has {known}")
     part = labels[region.label]
     return None if part in IGNORED else part
 
@@ -184,9 +182,7 @@ def list_parts(annotations: Iterable[Annotation], labels: Mapping[str, str] | No
     return parts
 
 
-def part_flags(
-    annotation: Annotation, frame: Frame, parts: Sequence[str], labels: Mapping[str, str] | None
-) -> Flags:
+def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], labels: Mapping[str, str] | None) -> Flags:
     """Return the mask of all parts as bit flags: bit i is part i, parts may overlap, and > 0 is the whole cell.
 
     Args:

@@ -67,9 +67,5 @@ def _parse(source: Source, content: Any) -> Iterator[Annotation | Fault]:
             return parse_coco(source, content)
         if content and all(isinstance(item, dict) and "regions" in item for item in content.values()):
             return parse_via(source, content)
-    found = (
-        f"an object with {', '.join(list(content)[:4]) or 'nothing'}"
-        if isinstance(content, dict)
-        else "no object"
-    )
+    found = f"an object with {', '.join(list(content)[:4]) or 'nothing'}" if isinstance(content, dict) else "no object"
     raise AnnotationError(f"{source.name}: got {found}; a LabelMe, VIA or COCO annotation file is needed")

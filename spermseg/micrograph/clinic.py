@@ -107,9 +107,7 @@ def write_clinic(
     training, uploads = out / "training", out / "uploads"
     for folder in (training, uploads):
         if folder.exists():
-            raise ObjectExistsError(
-                f"{folder} exists already; give a new folder, or remove it to draw it again"
-            )
+            raise ObjectExistsError(f"{folder} exists already; give a new folder, or remove it to draw it again")
     images, annotations = training / "images", training / "annotations"
     images.mkdir(parents=True)
     annotations.mkdir()
@@ -182,9 +180,7 @@ def _encode(pixels: Picture, name: str, turned: bool = False) -> bytes:
         case ".bmp":
             picture.save(file, "BMP")
         case suffix:
-            raise ConfigError(
-                f"got {name}, whose format {suffix!r} is not drawn; give jpg, jpeg, png, tif or bmp"
-            )
+            raise ConfigError(f"got {name}, whose format {suffix!r} is not drawn; give jpg, jpeg, png, tif or bmp")
     return file.getvalue()
 
 

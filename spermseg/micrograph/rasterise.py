@@ -114,9 +114,7 @@ def draw_shape(canvas: NDArray[np.bool_], shape: Shape) -> None:
             _draw_bitmap(canvas, shape)
 
 
-def _window(
-    canvas: NDArray[np.bool_], x0: float, y0: float, x1: float, y1: float
-) -> tuple[int, int, int, int]:
+def _window(canvas: NDArray[np.bool_], x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom), the whole pixels that a box touches, cropped to the canvas."""
     height, width = canvas.shape
     left, top = min(max(floor(x0), 0), width), min(max(floor(y0), 0), height)

@@ -206,9 +206,7 @@ def paint(outlines: Iterable[Sequence[Points]], densities: Iterable[float], heig
     return np.multiply(alpha, np.float32(1 / 255), dtype=np.float32)
 
 
-def _paint_parts(
-    shapes: list[Shape], label: str, config: DrawConfig, density: dict[int, float] | None = None
-) -> Layer:
+def _paint_parts(shapes: list[Shape], label: str, config: DrawConfig, density: dict[int, float] | None = None) -> Layer:
     """Paint one part of all cells; the pieces of one cell's tail as one thing."""
     cells: dict[int, list[Points]] = {}
     for shape in shapes:
@@ -222,9 +220,7 @@ def _paint_debris(debris: Debris, config: DrawConfig) -> Layer:
     return paint(([outline] for outline in debris.outlines), debris.densities, config.height, config.width)
 
 
-def _stain(
-    rng: np.random.Generator, slide: np.random.Generator, shapes: list[Shape], config: DrawConfig
-) -> Layer:
+def _stain(rng: np.random.Generator, slide: np.random.Generator, shapes: list[Shape], config: DrawConfig) -> Layer:
     """Return the optical density of everything in the picture, (3, Y, X)."""
     scale = config.scale
     strength = {shape.group_id: rng.uniform(0.45, 1.0) for shape in shapes}

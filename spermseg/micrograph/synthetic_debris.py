@@ -36,9 +36,7 @@ class FieldDebris:
     """Rims of bubbles and of water marks, each as its outer and its inner outline."""
 
 
-def scatter_debris(
-    rng: np.random.Generator, height: int, width: int, scale: float, amount: float
-) -> FieldDebris:
+def scatter_debris(rng: np.random.Generator, height: int, width: int, scale: float, amount: float) -> FieldDebris:
     """Return the debris of one picture.
 
     Args:
@@ -72,9 +70,7 @@ def scatter_debris(
     for place in places(0.7):
         radius = scale * rng.uniform(6, 24)
         outline = blob(rng, place, radius, rough=0.02)
-        rim = np.concatenate(
-            [outline, outline[:1], ((outline - place) * (1 - 3 * scale / radius) + place)[::-1]]
-        )
+        rim = np.concatenate([outline, outline[:1], ((outline - place) * (1 - 3 * scale / radius) + place)[::-1]])
         found.bubbles.add(rim, rng.uniform(0.3, 1.0))
     return found
 
@@ -96,8 +92,6 @@ def _add_smudge(rng: np.random.Generator, pink: Debris, place: Points, scale: fl
     reach = scale * rng.uniform(6, 34)
     for _ in range(rng.integers(3, 14)):
         pink.add(
-            blob(
-                rng, place + rng.normal(0, reach, 2), reach * rng.uniform(0.15, 0.55), points=14, rough=0.25
-            ),
+            blob(rng, place + rng.normal(0, reach, 2), reach * rng.uniform(0.15, 0.55), points=14, rough=0.25),
             rng.uniform(0.1, 0.4),
         )

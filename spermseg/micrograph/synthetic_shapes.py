@@ -58,9 +58,7 @@ def signed_area(points: Points) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def draw_cell(
-    rng: np.random.Generator, centre: tuple[float, float], scale: float, group_id: int
-) -> list[Shape]:
+def draw_cell(rng: np.random.Generator, centre: tuple[float, float], scale: float, group_id: int) -> list[Shape]:
     """Return the parts of one cell, not yet cut to a picture.
 
     Args:
@@ -74,10 +72,7 @@ def draw_cell(
     angle = rng.uniform(0, 2 * np.pi)
     turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     middle = np.array([np.ptp(local[0][1][:, 0]) / 2, 0.0])
-    return [
-        Shape(label=label, group_id=group_id, points=(points - middle) @ turn + centre)
-        for label, points in local
-    ]
+    return [Shape(label=label, group_id=group_id, points=(points - middle) @ turn + centre) for label, points in local]
 
 
 def _parts_of_head(rng: np.random.Generator) -> Iterator[tuple[str, Points]]:
@@ -111,14 +106,10 @@ def draw_head(rng: np.random.Generator) -> Points:
     return outline
 
 
-def blob(
-    rng: np.random.Generator, centre: Points, radius: float, points: int = 24, rough: float = 0.08
-) -> Points:
+def blob(rng: np.random.Generator, centre: Points, radius: float, points: int = 24, rough: float = 0.08) -> Points:
     """Return a roundish outline, (points, 2), of this radius, px; `rough` is how far it strays from a circle."""
     t = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    outline: Points = centre + radius * _wave(rng, t, rough)[:, None] * np.column_stack(
-        [np.cos(t), np.sin(t)]
-    )
+    outline: Points = centre + radius * _wave(rng, t, rough)[:, None] * np.column_stack([np.cos(t), np.sin(t)])
     return outline
 
 

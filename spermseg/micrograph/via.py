@@ -59,9 +59,7 @@ class _ViaEllipse(BaseModel):
 
 
 class _ViaRegion(BaseModel):
-    shape_attributes: Annotated[
-        _ViaPolygon | _ViaRectangle | _ViaCircle | _ViaEllipse, Field(discriminator="name")
-    ]
+    shape_attributes: Annotated[_ViaPolygon | _ViaRectangle | _ViaCircle | _ViaEllipse, Field(discriminator="name")]
     region_attributes: dict[str, Any] = {}
 
 
@@ -94,9 +92,7 @@ def _via_image(source: Source, key: str, content: Any) -> Annotation | Fault:
     except ValueError as error:
         name = content.get("filename") if isinstance(content, dict) else None
         return Fault(image_name=name if isinstance(name, str) else "", error=source.error(place, error))
-    return Annotation(
-        image_name=image.filename, width=None, height=None, regions=tuple(regions), source=source.name
-    )
+    return Annotation(image_name=image.filename, width=None, height=None, regions=tuple(regions), source=source.name)
 
 
 def _with_list(content: Any) -> Any:

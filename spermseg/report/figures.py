@@ -37,9 +37,7 @@ _DARK: Colour = (31, 41, 51)  # the same
 _BLUE = "#0072b2"
 _VERMILLION = "#d55e00"
 _SETS = (("train", "training", _BLUE, "--"), ("val", "validation", _VERMILLION, "-"))
-_DIMMING = (
-    0.45  # of the grey picture below the agreement colours: all three stand out, the cells stay visible
-)
+_DIMMING = 0.45  # of the grey picture below the agreement colours: all three stand out, the cells stay visible
 _TINT = 0.75  # share of the agreement colour in its pixels; the rest is the picture
 _LEGEND_PX = 28  # height of the legend strip at the scale where its text is 12 px high
 _TITLE_LETTERS = 40  # what fits above one column of a comparison
@@ -141,9 +139,7 @@ def encode_jpeg(pixels: Pixels, width: int, *, quality: int = 82) -> bytes:
         raise ConfigError(f"got a picture width of {width} px; at least 1 px is needed")
     buffer = io.BytesIO()
     picture = Image.fromarray(_at_most_wide(pixels, width))
-    picture.save(
-        buffer, "JPEG", quality=quality, optimize=True, subsampling=0
-    )  # thin lines keep their colour
+    picture.save(buffer, "JPEG", quality=quality, optimize=True, subsampling=0)  # thin lines keep their colour
     return buffer.getvalue()
 
 
@@ -289,9 +285,7 @@ def _png(figure: Figure, dpi: int = 110) -> bytes:
 
 def _check_shapes(pixels: Pixels, *masks: Mask) -> None:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
-        raise ShapeError(
-            f"got a picture of shape {pixels.shape}, {pixels.dtype}; (Y, X, 3) uint8 RGB is needed"
-        )
+        raise ShapeError(f"got a picture of shape {pixels.shape}, {pixels.dtype}; (Y, X, 3) uint8 RGB is needed")
     for mask in masks:
         if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
             raise ShapeError(

@@ -92,9 +92,7 @@ SHELVES = (
     Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _by("n_cells", -1)),
     Shelf("Emptiest", "The least foreground: nothing there, or nothing found?", _by("foreground_fraction")),
     Shelf("Least in focus", "The lowest focus figure: sharp enough to be measured?", _by("focus")),
-    Shelf(
-        "Lowest confidence", "Where the network was least sure: are the outlines right?", _by("confidence")
-    ),
+    Shelf("Lowest confidence", "Where the network was least sure: are the outlines right?", _by("confidence")),
     Shelf("Random sample", "Drawn by lot, so that nobody chose them: what is typical.", _at_random),
 )
 
@@ -152,9 +150,7 @@ def _collect(
     shelves: list[list[Row]] = [[] for _ in SHELVES]
     for table in tables:
         if missing := [name for name in (*summary.COLUMNS, "mask") if name not in table.schema.names]:
-            raise ConfigError(
-                f"the results lack the columns {', '.join(missing)}; give tables with all columns"
-            )
+            raise ConfigError(f"the results lack the columns {', '.join(missing)}; give tables with all columns")
         rows = table.select(summary.COLUMNS).to_pylist()
         parts.append(pd.DataFrame(rows, columns=list(summary.COLUMNS)))
         measured = [{**row, "at": at} for at, row in enumerate(rows) if row["status"] == "ok"]
@@ -177,13 +173,10 @@ def _gallery(
     shown = {row["image_id"]: row for row in itertools.chain.from_iterable(shelves)}
     named = frame[frame["image_id"].isin(shown)].drop_duplicates("image_id")
     tiles = {
-        row["image_id"]: _tile({**shown[row["image_id"]], **row}, read_pixels, width)
-        for row in summary.to_rows(named)
+        row["image_id"]: _tile({**shown[row["image_id"]], **row}, read_pixels, width) for row in summary.to_rows(named)
     }
     return [
-        (shelf, [tiles[row["image_id"]] for row in rows])
-        for shelf, rows in zip(SHELVES, shelves, strict=True)
-        if rows
+        (shelf, [tiles[row["image_id"]] for row in rows]) for shelf, rows in zip(SHELVES, shelves, strict=True) if rows
     ]
 
 

@@ -194,9 +194,7 @@ def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> lis
     for run_id in sorted({*by_run, *by_receipt}, key=str):
         rows, receipt = by_run.get(run_id, frame.head(0)), by_receipt.get(str(run_id), {})
         started, ended = _times(receipt)
-        figures = {
-            name: receipt.get(name) for name in ("planned", "ok", "rejected", "megapixels", "duration_s")
-        }
+        figures = {name: receipt.get(name) for name in ("planned", "ok", "rejected", "megapixels", "duration_s")}
         models, recipes = sorted(set(rows["model_sha256"])), sorted(set(rows["recipe_sha256"]))
         lines.append(
             {"run_id": run_id, "rows": len(rows), "started": started, "ended": ended}

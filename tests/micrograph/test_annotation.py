@@ -32,8 +32,7 @@ def header_of(width, height, orientation=1):
 
 def annotation_of(*regions, width=None, height=None):
     drawn = tuple(
-        Region(label=label, shapes=(shape,), place=f"shapes[{index}]")
-        for index, (label, shape) in enumerate(regions)
+        Region(label=label, shapes=(shape,), place=f"shapes[{index}]") for index, (label, shape) in enumerate(regions)
     )
     return Annotation(image_name="a.jpg", width=width, height=height, regions=drawn, source="a.json")
 
@@ -80,9 +79,7 @@ def test_the_size_of_a_run_length_mask_tells_the_frame_and_must_fit():
 FRAME = Frame(width=100, height=80)
 
 
-@pytest.mark.parametrize(
-    "shape", [square(-2, 10), square(98, 78), Ellipse(x=99, y=79, radius_x=9, radius_y=9)]
-)
+@pytest.mark.parametrize("shape", [square(-2, 10), square(98, 78), Ellipse(x=99, y=79, radius_x=9, radius_y=9)])
 def test_an_overshoot_of_2_px_is_accepted(shape):
     check_inside(annotation_of(("Tail", shape)), FRAME)
 
@@ -98,9 +95,7 @@ def test_an_overshoot_of_2_px_is_accepted(shape):
     ],
 )
 def test_a_vertex_further_outside_is_an_error_with_the_distance(shape, distance):
-    with pytest.raises(
-        AnnotationError, match=rf"a.json: shapes\[0\] \(Tail\) of 'a.jpg': {distance} px outside"
-    ):
+    with pytest.raises(AnnotationError, match=rf"a.json: shapes\[0\] \(Tail\) of 'a.jpg': {distance} px outside"):
         check_inside(annotation_of(("Tail", shape)), FRAME)
 
 
@@ -110,9 +105,7 @@ def test_a_region_that_lies_outside_as_a_whole_is_an_error_however_near():
 
 
 def test_parts_overlap_as_bits_and_the_whole_cell_is_what_is_above_zero():
-    annotation = annotation_of(
-        ("Nucleus", square(10, 10, 10)), ("Vacuole", square(12, 12)), ("Tail", square(40, 40))
-    )
+    annotation = annotation_of(("Nucleus", square(10, 10, 10)), ("Vacuole", square(12, 12)), ("Tail", square(40, 40)))
     parts = list_parts([annotation], None)
     assert parts == ("nucleus", "tail", "vacuole")
     flags = part_flags(annotation, FRAME, parts, None)

@@ -55,9 +55,7 @@ def via_region(name, attributes, **shape):
 
 
 VIA_REGIONS = [
-    via_region(
-        "polygon", {"type": "Head"}, all_points_x=[2.5, 9.5, 9.5, 2.5], all_points_y=[3.25, 3.25, 8.25, 8.25]
-    ),
+    via_region("polygon", {"type": "Head"}, all_points_x=[2.5, 9.5, 9.5, 2.5], all_points_y=[3.25, 3.25, 8.25, 8.25]),
     via_region("rect", {"type": {"Tail": True, "Head": False}}, x=2, y=3, width=7, height=5),
     via_region("circle", {"type": "Round"}, cx=8, cy=8, r=4),
     via_region("ellipse", {"type": "Oval"}, cx=8, cy=8, rx=4, ry=2, theta=0.5),
@@ -112,13 +110,7 @@ anything = st.recursive(
 
 def places_in(content, path=()):
     yield path
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in items:
         yield from places_in(value, (*path, key))
 
@@ -144,9 +136,7 @@ def problem_with(path):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([LABELME, VIA, {"_via_img_metadata": VIA}, COCO]), st.data())
-def test_whatever_stands_in_a_place_of_a_file_it_is_read_or_refused_in_one_line_with_its_name(
-    folder, content, data
-):
+def test_whatever_stands_in_a_place_of_a_file_it_is_read_or_refused_in_one_line_with_its_name(folder, content, data):
     place = data.draw(st.sampled_from(list(places_in(content))))
     path = write(folder, replaced(content, place, data.draw(anything)), "damaged.json")
     problem = problem_with(path)
@@ -180,9 +170,7 @@ def test_labelme_polygons_rectangles_circles_and_masks_are_read(folder):
     assert list(zip(*np.nonzero(painted), strict=True)) == [(5, 4), (6, 5), (7, 6)]
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda via: via, lambda via: {"_via_img_metadata": via, "_via_settings": {}}]
-)
+@pytest.mark.parametrize("wrap", [lambda via: via, lambda via: {"_via_img_metadata": via, "_via_settings": {}}])
 def test_via_exports_and_projects_are_read(folder, wrap):
     first, second = read_annotations(write(folder, wrap(VIA)))
     assert (first.image_name, first.width, second.image_name, second.regions) == ("a.jpg", None, "b.jpg", ())

@@ -39,9 +39,7 @@ def uploaded_files(clinic):
                 yield from ((f"{path.name}!{name}", archive.read(name)) for name in archive.namelist())
         elif path.suffix == ".tar":
             with tarfile.open(path) as archive:
-                yield from (
-                    (f"{path.name}!{m.name}", archive.extractfile(m).read()) for m in archive.getmembers()
-                )
+                yield from ((f"{path.name}!{m.name}", archive.extractfile(m).read()) for m in archive.getmembers())
         elif path.is_file():
             yield path.relative_to(clinic.uploads).as_posix(), path.read_bytes()
 
@@ -95,9 +93,7 @@ def test_the_broken_uploads_are_three_kinds_of_broken(clinic):
     assert by_name["field-empty.jpg"] == b""
     assert by_name["notes.jpg"].isascii()
     assert by_name["field-broken-off.jpg"].startswith(b"\xff\xd8")
-    assert Image.open(
-        io.BytesIO(by_name["field-broken-off.jpg"])
-    ).size  # its header is whole, its pixels are not
+    assert Image.open(io.BytesIO(by_name["field-broken-off.jpg"])).size  # its header is whole, its pixels are not
 
 
 def test_all_four_formats_are_uploaded_plain_and_in_archives(clinic):
@@ -114,9 +110,7 @@ def test_the_zip_has_stored_and_deflated_members_in_nested_folders(clinic):
         members = archive.infolist()
     assert {m.compress_type for m in members} == {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
     assert all(m.filename.count("/") == 2 for m in members)
-    assert {m.date_time for m in members} == {
-        (2026, 3, 14, 9, 0, 0)
-    }  # of the clock, it would change the bytes
+    assert {m.date_time for m in members} == {(2026, 3, 14, 9, 0, 0)}  # of the clock, it would change the bytes
 
 
 def test_exactly_one_upload_lies_on_its_side_until_its_exif_tag_is_heeded(clinic):

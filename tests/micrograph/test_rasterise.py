@@ -30,9 +30,7 @@ def is_inside(points, x, y):
     for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
         low, high = sorted((Fraction(y0), Fraction(y1)))
         if low <= y < high:
-            crossing = Fraction(x0) + (y - Fraction(y0)) * (Fraction(x1) - Fraction(x0)) / (
-                Fraction(y1) - Fraction(y0)
-            )
+            crossing = Fraction(x0) + (y - Fraction(y0)) * (Fraction(x1) - Fraction(x0)) / (Fraction(y1) - Fraction(y0))
             crossings += crossing <= x
     return crossings % 2 == 1
 
@@ -128,9 +126,7 @@ def test_over_subpixel_offsets_circles_have_their_exact_area(radius):
 def test_over_subpixel_offsets_3_px_ribbons_have_their_exact_area(angle):
     areas = areas_at_offsets(ribbon(3, 40, angle))
     assert areas.mean() == pytest.approx(120, rel=0.005)
-    assert (
-        np.abs(areas - 120).max() < 0.2 * 120
-    )  # the worst is at 45 degrees: 4.24 px of a row are 4 or 5 centres
+    assert np.abs(areas - 120).max() < 0.2 * 120  # the worst is at 45 degrees: 4.24 px of a row are 4 or 5 centres
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.125, 0.5, 0.9, 0.999])

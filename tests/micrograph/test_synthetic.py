@@ -106,9 +106,7 @@ def test_pieces_of_one_thing_meet_without_a_seam():
     left = np.array([[3.0, 5], [20.3, 5], [14.7, 11], [3, 11]])
     right = np.array([[20.3, 5], [37, 5], [37, 11], [14.7, 11]])
     whole = np.array([[3.0, 5], [37, 5], [37, 11], [3, 11]])
-    np.testing.assert_allclose(
-        paint([[left, right]], [1.0], 16, 40), paint([[whole]], [1.0], 16, 40), atol=0.01
-    )
+    np.testing.assert_allclose(paint([[left, right]], [1.0], 16, 40), paint([[whole]], [1.0], 16, 40), atol=0.01)
     seam = paint([[left], [right]], [1.0, 1.0], 16, 40)  # as two things the light shines through between them
     assert seam[7, 5:35].min() < 0.9
 
@@ -117,9 +115,7 @@ def test_pieces_of_one_thing_meet_without_a_seam():
 @given(SEEDS)
 def test_no_outline_crosses_itself(seed):
     """Else parity would punch holes into the mask of a curled tail: its area would fall short of the outline's."""
-    for shape in draw_cell(
-        np.random.default_rng(seed), (0, 0), 4.0, 0
-    ):  # large, so that pixels are a fine grid
+    for shape in draw_cell(np.random.default_rng(seed), (0, 0), 4.0, 0):  # large, so that pixels are a fine grid
         points = shape.points - shape.points.min(axis=0)
         width, height = np.ceil(points.max(axis=0)).astype(int)
         assert polygon_mask(points, height, width).sum() == pytest.approx(shape.area, rel=0.02, abs=24)
@@ -165,9 +161,7 @@ def test_cells_are_cut_by_the_border_and_fields_can_be_empty_or_crowded():
     at_border, cells = 0, []
     for seed in range(30):
         shapes = draw_micrograph(seed, replace(ORDINARY, cells=(0, 14))).shapes
-        at_border += any(
-            (s.points[:, 0] == 0).any() or (s.points[:, 1] == ORDINARY.height).any() for s in shapes
-        )
+        at_border += any((s.points[:, 0] == 0).any() or (s.points[:, 1] == ORDINARY.height).any() for s in shapes)
         cells.append(len({s.group_id for s in shapes}))
     assert at_border > 10
     assert min(cells) == 0

@@ -29,9 +29,7 @@ def test_an_outline_hides_no_pixel_of_a_cell_and_stays_near_it(mask, thickness):
     drawn = figures.overlay(pixels, mask, colour=(255, 0, 255), thickness=thickness)
     changed = (drawn != pixels).any(axis=2)
     near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * thickness + 1,) * 2)).astype(bool)
-    touching = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))).astype(
-        bool
-    )
+    touching = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))).astype(bool)
     assert not changed[mask].any()
     assert not changed[~near].any()
     assert changed[touching & ~mask].all()
@@ -113,9 +111,7 @@ def drawn_axes(monkeypatch):
     """The axes of the figure that is saved last."""
     seen = []
     save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes), save(self, *a, **k))
-    )
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes), save(self, *a, **k)))
     return seen
 
 
@@ -166,9 +162,7 @@ def test_a_histogram_counts_every_finite_value_once(values):
     seen = []
     save = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes[0]), save(self, *a, **k))
-        )
+        patch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes[0]), save(self, *a, **k)))
         png = figures.histogram_figure(values, label="cells")
     assert Image.open(io.BytesIO(png)).format == "PNG"
     bars = [bar.get_height() for bar in seen[0].patches]

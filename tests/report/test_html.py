@@ -128,9 +128,7 @@ def test_no_name_changes_the_structure_of_the_page(name):
         return _Page(render([ok, bad], [receipt_for([ok, bad], run_id=text)], pictures=0))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "spermseg.report.html.histogram_figure", lambda values, label: b""
-        )  # slow, and without names
+        patch.setattr("spermseg.report.html.histogram_figure", lambda values, label: b"")  # slow, and without names
         plain, hostile = page("a"), page(name)
     assert hostile.tags == plain.tags
     assert hostile.handlers == []
@@ -228,8 +226,7 @@ def _shelf(page, title):
 
 def test_shelves_show_the_extremes_however_the_rows_are_split_into_tables():
     rows = [
-        result_row(n, n_cells=n * 7 % 40, focus=float(n * 11 % 40), confidence=(n * 13 % 40) / 40)
-        for n in range(40)
+        result_row(n, n_cells=n * 7 % 40, focus=float(n * 11 % 40), confidence=(n * 13 % 40) / 40) for n in range(40)
     ]
     whole = render(rows, pictures=3)
     batches = [results_table(rows[start : start + 7]).to_batches()[0] for start in range(0, 40, 7)]
@@ -298,9 +295,7 @@ def test_long_tables_say_how_much_they_show():
 
 
 def test_five_thousand_rows_take_seconds_and_megabytes():
-    rows = [result_row(n) for n in range(4900)] + [
-        rejected_row(n, f"ends at byte {n}") for n in range(4900, 5000)
-    ]
+    rows = [result_row(n) for n in range(4900)] + [rejected_row(n, f"ends at byte {n}") for n in range(4900, 5000)]
     table, receipts = results_table(rows), [receipt_for(rows)]
     started = time.perf_counter()
     page = render_report([table], receipts, read_drawn, ReportConfig(pictures=0))

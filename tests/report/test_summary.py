@@ -11,9 +11,7 @@ TEXT_DEFAULTS = dict.fromkeys(summary.TEXTS, "x")
 
 
 def frame_of(*rows, limits=None):
-    defaults = (
-        TEXT_DEFAULTS | dict.fromkeys(summary.FIGURES) | {"status": "ok", "member": None, "reason": None}
-    )
+    defaults = TEXT_DEFAULTS | dict.fromkeys(summary.FIGURES) | {"status": "ok", "member": None, "reason": None}
     filled = [
         defaults | {"image_id": str(n), "uri": f"/in/{n}.jpg", "content_sha256": str(n)} | row
         for n, row in enumerate(rows)
@@ -68,8 +66,7 @@ def test_twins_are_the_measured_files_whose_pixels_another_file_has(drawn):
 )
 def test_names_start_below_the_folder_that_all_files_share(uris, root, names):
     parts = [
-        pd.DataFrame([TEXT_DEFAULTS | {"uri": uri, "member": None}], columns=list(summary.COLUMNS))
-        for uri in uris
+        pd.DataFrame([TEXT_DEFAULTS | {"uri": uri, "member": None}], columns=list(summary.COLUMNS)) for uri in uris
     ]
     frame, found = summary.complete_rows(parts, summary.FlagLimits())
     assert (found, list(frame["name"])) == (root, names)
@@ -100,9 +97,7 @@ def test_a_flag_starts_at_its_limit(flag, below, at):
 
 def test_reasons_that_differ_in_their_numbers_alone_are_one_kind():
     reasons = ["ends at byte 7", "empty file", "ends at byte 12", "wrong size 9", None]
-    kinds = summary.group_rejections(
-        frame_of(*({"status": "rejected", "reason": reason} for reason in reasons))
-    )
+    kinds = summary.group_rejections(frame_of(*({"status": "rejected", "reason": reason} for reason in reasons)))
     assert [(kind.kind, len(kind.rows)) for kind in kinds] == [
         ("ends at byte …", 2),
         ("empty file", 1),
