@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, run_in_process, write_uploads
+from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, run_in_process, tar_of, write_uploads
 
 from spermseg.batch import run
 from spermseg.batch.results import read_units
@@ -179,7 +179,7 @@ def test_the_report_escapes_names_and_survives_uploads_that_are_gone(uploads, mo
     assert status_of(Segment, *words(uploads, model, out)) == 0
     Path(uploads.child("courier.zip").path).unlink()
     Path(uploads.child("patient-2/5.bmp").path).unlink()
-    uploads.child("archive.tar").write_bytes(picture(1))
+    uploads.child("archive.tar").write_bytes(tar_of([("patient-8/b.png", picture(1))]))
     assert status_of(Report, out.uri) == 0
     assert capsys.readouterr().out.endswith(f"report: {out.uri}/report.html\n")
     page = Path(out.path, "report.html").read_text()
@@ -187,6 +187,7 @@ def test_the_report_escapes_names_and_survives_uploads_that_are_gone(uploads, mo
     assert escape(HOSTILE) in page
     assert "5.bmp is not there" in page
     assert "courier.zip is not there" in page
+    assert "archive.tar no longer holds" in page
     assert page.count("data:image/jpeg;base64,") >= 3
 
 
