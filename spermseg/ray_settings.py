@@ -2,10 +2,17 @@
 
 import logging
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
+
+from spermseg.errors import RunError, first_line
+
+KNOCK_S = 10
+"""A cluster whose port does not answer in this time is taken to be down."""
 
 
 def quiet_environment(*, own_cluster: bool) -> None:
@@ -47,6 +54,32 @@ def quiet_ray_data(context: Any) -> None:
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
+
+
+def connect(init: Callable[..., Any], address: str | None) -> None:
+    """Connect to a Ray cluster, or start one of our own.
+
+    Args:
+        init: `ray.init`; this module imports no Ray.
+        address: the cluster; None takes `RAY_ADDRESS`, else this machine.
+
+    Raises:
+        RunError: Ray did not start, or does not answer.
+    """
+    options = init_options(address)
+    try:
+        _knock(options["address"])
+        with hidden_native_stderr():
+            init(**options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
+
+
+def _knock(address: str) -> None:
+    """Connect to the port of a cluster and hang up: where nobody listens, `ray.init` would try for many minutes."""
+    server = urlsplit(address if "://" in address else f"//{address}")
+    if server.hostname and server.port:
+        socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()
 
 
 @contextmanager

@@ -115,4 +115,4 @@ def test_a_bucket_of_real_uploads_gives_one_row_each_and_a_second_night_plans_no
     assert set(rejected) == set(broken_files())
     assert all(rejected.values())
     assert "planned 0" in succeed(*words)
-    assert list_runs(out) == [run_id]
+    assert list(list_runs(out)) == [run_id]

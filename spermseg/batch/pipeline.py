@@ -1,12 +1,10 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
 
-import socket
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import cv2
 import ray
@@ -22,15 +20,13 @@ from spermseg.batch.units import Fetched, UnitSegmenter, fetch
 from spermseg.errors import ConfigError, RunError, StorageError, first_line
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
-from spermseg.ray_settings import hidden_native_stderr, init_options, quiet_ray_data
+from spermseg.ray_settings import connect, quiet_ray_data
 from spermseg.storage.filesystem import Location
 
 RETRIES = 2
 """Times that a crashed or failed task is tried again; Ray's default is for ever, and a poison picture never ends."""
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
-KNOCK_S = 10
-"""A cluster whose port does not answer in this time is taken to be down."""
 FETCH_CPUS, WRITE_CPUS, SEGMENT_CPUS = 0.2, 0.1, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
@@ -90,7 +86,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
         RunError: there is no such cluster, the storage failed again and again, or workers kept crashing. What is
             written stays; the same command goes on.
     """
-    _connect(workers.address)
+    connect(ray.init, workers.address)
     try:
         _configure_ray_data()
         for row in _pipeline(job, list(units), workers).iter_rows():
@@ -103,25 +99,8 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
         ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
-    options = init_options(address)
-    try:
-        _knock(options["address"])
-        with hidden_native_stderr():
-            ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
-
-
-def _knock(address: str) -> None:
-    """Connect to the port of a cluster and hang up: where nobody listens, `ray.init` would try for many minutes."""
-    server = urlsplit(address if "://" in address else f"//{address}")
-    if server.hostname and server.port:
-        socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()
-
-
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers) -> "ray.data.Dataset":
-    use_gpu, count = _resources(workers)
+    use_gpu, fewest, most = _resources(workers)
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -131,7 +110,7 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers) -> "ray.data
             .map(
                 _SegmentUnit,
                 fn_constructor_args=(job, workers.decode_threads, use_gpu),
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
                 num_cpus=SEGMENT_CPUS,
                 num_gpus=1 if use_gpu else 0,
                 max_restarts=RETRIES,
@@ -207,14 +186,21 @@ def _open_plan(location: Location) -> Plan:
     return Plan(location)
 
 
-def _resources(workers: Workers) -> tuple[bool, int]:
-    """Return (whether each process has a GPU, how many processes at most)."""
+def _resources(workers: Workers) -> tuple[bool, int, int]:
+    """Return (whether each process has a GPU, processes to start with, processes at most).
+
+    It starts with those that the cluster has room for now; the others wait for an autoscaler.
+    """
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
     if workers.gpu and workers.count is None and not gpus:
-        raise ConfigError("got --gpu, but the cluster has no GPU now; give --workers to wait for an autoscaler's")
+        raise ConfigError(
+            "a GPU was asked for, but the cluster has none now; give --workers to wait for its autoscaler"
+        )
     use_gpu = gpus > 0 if workers.gpu is None else workers.gpu
-    return use_gpu, workers.count or (gpus if use_gpu else max(1, cpus))
+    room = gpus if use_gpu else cpus
+    most = workers.count or max(1, room)
+    return use_gpu, max(1, min(room, most)), most
 
 
 def _configure_ray_data() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from spermseg.cli.options import EndpointUrl, ModelFloat
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
 from spermseg.report.figures import Comparison, comparison_figure
@@ -36,13 +37,13 @@ class Evaluate:
     """Where the tables and pictures are written."""
     split: str = "test"
     """train, val or test."""
-    threshold: float | None = None
-    """Probability from which a pixel is a cell's; the model's own where not given."""
+    threshold: ModelFloat = None
+    """Probability from which a pixel is a cell's."""
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu` or `cuda`."""
     examples: int = 2
     """Pictures of each kind (best, median, worst) in the figure."""
-    endpoint_url: str | None = None
+    endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
     def run(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spermseg.cli.options import EndpointUrl, OptionalText
 from spermseg.storage.filesystem import Location
 from spermseg.training.prepare import PrepareConfig, PrepareSummary, prepare_dataset
 from spermseg.training.split import SplitConfig
@@ -27,7 +28,7 @@ class Prepare:
     """Folder of the annotation JSON files, or one file."""
     out: str
     """Where the dataset is written: a folder or s3://bucket/prefix."""
-    group_pattern: str | None = None
+    group_pattern: OptionalText = None
     """Regular expression with one group, searched in the image's path: what it finds is the patient, slide or session.
     Without it every image is its own group."""
     split: Path | None = None
@@ -38,13 +39,13 @@ class Prepare:
     """Of the split."""
     labels: dict[str, str] | None = None
     """Label and part, in pairs: `--labels Head head Kopf head Dirt ignore`. Without it every label is its own part."""
-    label_attribute: str | None = None
+    label_attribute: OptionalText = None
     """VIA only: the region attribute that holds the label."""
     strict: bool = False
     """Stop at the first picture that cannot be used, rather than leave it out and say so."""
     overwrite: bool = False
     """Replace a dataset that is there."""
-    endpoint_url: str | None = None
+    endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
     def run(self) -> int:

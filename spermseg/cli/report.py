@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.batch.results import read_units
 from spermseg.batch.units import LARGEST_FILE
+from spermseg.cli.options import EndpointUrl
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import render_report
@@ -32,7 +33,7 @@ class Report:
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     html: str | None = None
     """The file to write, also s3://bucket/key; OUT/report.html where OUT is a folder, ./report.html where not."""
-    endpoint_url: str | None = None
+    endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
     def run(self) -> int:

@@ -13,6 +13,7 @@ from spermseg.batch.receipt import Receipt
 from spermseg.batch.run import Night, Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
+from spermseg.cli.options import Address, EndpointUrl, Gpu, ModelFloat, ModelInt, OptionalFloat, OptionalInt, wants_gpu
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
@@ -42,25 +43,26 @@ class Segment:
     """The model file that `spermseg train` wrote."""
     out: str
     """The table: a folder or s3://bucket/prefix, outside the uploads."""
-    threshold: float | None = None
-    """Probability from which a pixel is a cell's; the model's own where not given."""
-    min_area: int | None = None
-    """Least area of a cell, px; the model's own where not given."""
-    um_per_px: float | None = None
+    threshold: ModelFloat = None
+    """Probability from which a pixel is a cell's."""
+    min_area: ModelInt = None
+    """Least area of a cell, px."""
+    um_per_px: OptionalFloat = None
     """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures are rejected."""
     batch_size: int = 16
     """Tiles that the network reads at once; changes speed and memory only."""
-    workers: int | None = None
-    """Processes that hold a model each; one a GPU, or one a CPU where there is none, where not given."""
-    gpu: bool | None = None
-    """One GPU a worker; where not given, when the cluster has them."""
+    workers: OptionalInt = None
+    """Processes that hold a model each: one a GPU, or one a CPU where there is none, unless given."""
+    gpu: Gpu = "auto"
+    """One GPU a worker: `auto` when the cluster has them now, `always` (with --workers) to wait for an autoscaler's, or
+    `never`."""
     decode_threads: int = 2
     """Threads that decode in each worker."""
-    address: str | None = None
-    """Ray cluster; this machine, or the cluster of `RAY_ADDRESS`, where not given."""
-    endpoint_url: str | None = None
+    address: Address = None
+    """Ray cluster to segment on."""
+    endpoint_url: EndpointUrl = None
     """S3 server of the uploads, the table and the model, where it is not AWS."""
 
     def run(self) -> int:
@@ -81,7 +83,9 @@ class Segment:
                 um_per_px=self.um_per_px,
             ),
             predict=PredictConfig(batch_size=self.batch_size),
-            workers=Workers(count=self.workers, gpu=self.gpu, decode_threads=self.decode_threads, address=self.address),
+            workers=Workers(
+                count=self.workers, gpu=wants_gpu(self.gpu), decode_threads=self.decode_threads, address=self.address
+            ),
         )
         with ProgressBar() as bar:
             receipts = segment_night(night, bar.show)

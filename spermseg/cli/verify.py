@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from spermseg.batch.receipt import verify
+from spermseg.cli.options import EndpointUrl
 from spermseg.storage.filesystem import Location
 
 
@@ -20,7 +21,7 @@ class Verify:
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
-    endpoint_url: str | None = None
+    endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
     def run(self) -> int:

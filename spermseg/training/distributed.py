@@ -21,7 +21,7 @@ import torch
 from spermseg.errors import ConfigError, DatasetError, RunError, first_line
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
-from spermseg.ray_settings import hidden_native_stderr, init_options, quiet_ray_data
+from spermseg.ray_settings import connect, quiet_ray_data
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.dataset import Dataset, Example, open_dataset
@@ -75,8 +75,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         DatasetError: the dataset is missing or damaged.
         RunError: the training failed more often than `max_failures`.
     """
-    with hidden_native_stderr():
-        ray.init(**init_options(scaling.address))
+    connect(ray.init, scaling.address)
     try:
         context = ray.data.DataContext.get_current()
         context.raise_original_map_exception = True  # what a dataset's file is found to be, not Ray's words around it
