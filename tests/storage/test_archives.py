@@ -5,18 +5,16 @@ import os
 import random
 import struct
 import tarfile
-import tracemalloc
 import zipfile
-import zlib
 
 import pytest
+from archive_files import listed, only, tar_of, unpacked, zip_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spermseg.errors import ArchiveError, SpermsegError, StorageError
-from spermseg.storage.archives import Member, archive_kind, list_members, unpack_member, unsupported_archive
+from spermseg.storage.archives import archive_kind, list_members, unsupported_archive
 
-LIMIT = 1 << 20
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/\\"), min_size=1, max_size=20).map(
@@ -26,42 +24,6 @@ contents = st.one_of(
     st.binary(max_size=300), st.integers(0, 100_000).map(lambda size: b"sperm" * (size // 5)), st.just(b"")
 )
 entries = st.lists(st.tuples(names, contents), max_size=6)
-
-
-def zip_of(pairs, packing=zipfile.ZIP_DEFLATED, force_zip64=False, prefix=b"") -> bytes:
-    sink = io.BytesIO(prefix)
-    sink.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(sink, "a" if prefix else "w") as archive:
-        for number, (name, data) in enumerate(pairs):
-            entry = zipfile.ZipInfo(name)
-            entry.compress_type = packing if number % 2 == 0 else zipfile.ZIP_STORED
-            with archive.open(entry, "w", force_zip64=force_zip64) as file:
-                file.write(data)
-    return sink.getvalue()
-
-
-def tar_of(pairs, kind=tarfile.PAX_FORMAT) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w", format=kind) as archive:
-        for name, data in pairs:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return sink.getvalue()
-
-
-def listed(blob: bytes, kind: str) -> list[Member]:
-    return list_members(io.BytesIO(blob), kind)
-
-
-def unpacked(blob: bytes, member: Member, limit: int = LIMIT) -> bytes:
-    part = blob[member.offset : member.offset + member.size]
-    return unpack_member(part, member.packing, member.data_size, member.crc32, limit)
-
-
-def only(members: list[Member]) -> Member:
-    assert len(members) == 1
-    return members[0]
 
 
 def result_or_error(call):
@@ -336,66 +298,3 @@ def test_listing_reads_the_directory_only(kind):
     file = CountingFile(zip_of(pairs) if kind == "zip" else tar_of(pairs))
     assert len(list_members(file, kind)) == 10
     assert file.bytes_read < 20_000
-
-
-# Unpacking
-
-
-def test_data_larger_than_allowed_is_not_unpacked():
-    blob = zip_of([("a.jpg", bytes(50_000))])
-    with pytest.raises(ArchiveError, match="declares 50000 bytes unpacked; at most 49999"):
-        unpacked(blob, only(listed(blob, "zip")), limit=49_999)
-
-
-def test_a_stream_that_unpacks_to_more_than_declared_is_stopped():
-    blob = zip_of([("a.jpg", bytes(50_000))])
-    member = only(listed(blob, "zip"))
-    with pytest.raises(ArchiveError, match="more than the 100 bytes"):
-        unpack_member(blob[: member.size], member.packing, 100, None, LIMIT)
-
-
-def test_a_bomb_is_not_unpacked_into_memory():
-    blob = zip_of([("a.jpg", bytes(10_000_000))])
-    member = only(listed(blob, "zip"))
-    tracemalloc.start()
-    with pytest.raises(ArchiveError, match="more than the 100 bytes"):
-        unpack_member(blob[: member.size], member.packing, 100, None, LIMIT)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1_000_000
-
-
-@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_wrong_checksum_is_found(packing):
-    data = b"some pixels"
-    blob = zip_of([("a.jpg", data)], packing=packing)
-    member = only(listed(blob, "zip"))
-    with pytest.raises(ArchiveError, match="checksum"):
-        unpack_member(blob[: member.size], member.packing, len(data), zlib.crc32(data) ^ 1, LIMIT)
-
-
-@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("kept", [0, 20, 45, 60])
-def test_data_that_end_early_are_found(packing, kept):
-    blob = zip_of([("a.jpg", bytes(range(256)))], packing=packing)
-    member = only(listed(blob, "zip"))
-    with pytest.raises(ArchiveError):
-        unpack_member(blob[:kept], member.packing, member.data_size, None, LIMIT)
-
-
-def test_short_data_of_a_tar_member_are_found():
-    with pytest.raises(ArchiveError, match="holds 3 bytes where the archive declares 4"):
-        unpack_member(b"abc", "tar", 4, None, LIMIT)
-
-
-def test_damaged_deflate_data_are_found():
-    blob = bytearray(zip_of([("a.jpg", os.urandom(100))]))
-    member = only(listed(bytes(blob), "zip"))
-    blob[35] = 0xFF
-    with pytest.raises(ArchiveError, match="compressed data are damaged"):
-        unpacked(bytes(blob), member)
-
-
-def test_an_unknown_packing_is_refused():
-    with pytest.raises(ArchiveError, match="zip-deflate"):
-        unpack_member(b"", "rar", 0, None, LIMIT)

@@ -5,28 +5,25 @@ import os
 import pickle
 import tarfile
 import threading
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from places import keys, put
 
 from spermseg.errors import (
-    ConfigError,
     ObjectChangedError,
     ObjectExistsError,
     ObjectMissingError,
-    SpermsegError,
     StorageError,
 )
 from spermseg.storage import s3
 from spermseg.storage.archives import list_members, unpack_member
-from spermseg.storage.filesystem import Location, storable
+from spermseg.storage.filesystem import Location
 
 UNUSUAL = [
     "a b.jpg",
@@ -45,15 +42,6 @@ UNUSUAL = [
     "a\\b.jpg",
     "a:b.jpg",
 ]
-
-
-def keys(place: Location) -> list[str]:
-    return [item.key for item in place.list()]
-
-
-def put(place: Location, *names: str) -> None:
-    for name in names:
-        place.child(name).write_bytes(name.encode())
 
 
 # Listing
@@ -333,212 +321,3 @@ def test_a_place_contains_itself_and_what_is_below(place):
     assert place.contains(place.child("a", "b"))
     assert not place.child("a").contains(place)
     assert not place.child("a").contains(place.child("ab"))
-
-
-def test_a_bucket_is_no_object(radosgw):
-    bucket = radosgw.new_bucket()
-    assert not bucket.exists()
-    with pytest.raises(ObjectMissingError, match="needed is an object"):
-        bucket.write_bytes(b"x")
-
-
-@pytest.mark.parametrize("server", ["moto_server", "radosgw"])
-def test_a_bucket_that_is_not_there_is_named(server, request):
-    place = Location("s3://no-such-bucket/a.jpg", request.getfixturevalue(server).endpoint_url)
-    for use in (place.read_bytes, lambda: list(place.list()), lambda: place.write_bytes(b"x")):
-        with pytest.raises(StorageError, match=r"no-such-bucket.*no such bucket"):
-            use()
-    assert not place.exists()
-
-
-@pytest.mark.parametrize(("name", "value"), [("AWS_ACCESS_KEY_ID", "stranger"), ("AWS_SECRET_ACCESS_KEY", "guessed")])
-def test_wrong_credentials_are_refused_in_a_line_that_does_not_show_them(radosgw, monkeypatch, name, value):
-    file = radosgw.new_bucket().child("a.jpg")
-    file.write_bytes(b"x")
-    monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    try:
-        for use in (file.read_bytes, file.exists, lambda: list(file.list()), lambda: file.write_bytes(b"x")):
-            with pytest.raises(StorageError, match=r"^s3://bucket-\d+/a.jpg: access denied [^\n]+$") as caught:
-                use()
-            assert "guessed" not in caught.value.message
-            assert "stranger" not in caught.value.message
-    finally:
-        s3.client.cache_clear()
-
-
-def test_no_credentials_at_all_are_named(radosgw, monkeypatch, tmp_path):
-    file = radosgw.new_bucket().child("a.jpg")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    s3.client.cache_clear()
-    try:
-        with pytest.raises(StorageError, match="credentials"):
-            file.read_bytes()
-    finally:
-        s3.client.cache_clear()
-
-
-def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys):
-    place = Location("s3://bucket/a.jpg", "http://127.0.0.1:9")
-    began = time.monotonic()
-    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
-        place.read_bytes()
-    assert time.monotonic() - began < 30
-
-
-def test_the_environments_endpoint_serves_where_none_is_given(moto_server, monkeypatch):
-    place = moto_server.new_bucket()
-    put(place, "a.jpg")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint_url)
-    same = Location(place.uri)
-    assert keys(same) == ["a.jpg"]
-    assert same.contains(place.child("a.jpg"))
-    filesystem, path = same.child("a.jpg").filesystem()
-    assert filesystem.open_input_file(path).read() == b"a.jpg"
-
-
-def test_the_same_bucket_name_on_another_server_is_another_place(s3_keys):
-    assert not Location("s3://b/a", "http://one:1").contains(Location("s3://b/a", "http://two:1"))
-    assert not Location("s3://b/a").contains(Location("/b/a"))
-
-
-@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://", "/tmp"])
-def test_an_endpoint_that_is_no_url_is_refused(endpoint):
-    with pytest.raises(ConfigError, match="give http://host:port"):
-        Location("s3://bucket", endpoint)
-
-
-def test_an_endpoint_that_carries_credentials_is_refused_without_showing_them():
-    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID") as caught:
-        Location("s3://bucket", "https://me:secret@host")
-    assert "secret" not in caught.value.message
-
-
-# Names of places
-
-
-@pytest.mark.parametrize(
-    ("given_uri", "uri"),
-    [
-        ("/data/uploads/", "/data/uploads"),
-        ("/data//a/../uploads/.", "/data/uploads"),
-        ("//data", "/data"),
-        ("/", "/"),
-        ("file:///data/a%20b", "/data/a b"),
-        ("/data/a%20b", "/data/a%20b"),
-        ("s3://bucket", "s3://bucket"),
-        ("s3://bucket/", "s3://bucket"),
-        ("s3://bucket/a//b.jpg", "s3://bucket/a//b.jpg"),
-        ("s3://bucket/x://y", "s3://bucket/x://y"),
-    ],
-)
-def test_a_uri_is_made_complete(given_uri, uri):
-    place = Location(given_uri)
-    assert place.uri == uri
-    assert Location(place.uri) == place
-
-
-def test_relative_paths_and_homes_are_made_absolute(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/clinic")
-    assert Location("a/b").uri == str(tmp_path / "a/b")
-    assert Location(".").uri == str(tmp_path)
-    assert Location("~/uploads").uri == "/home/clinic/uploads"
-
-
-@pytest.mark.parametrize(
-    "uri", ["", "s3://", "s3:///key", "http://host/a", "gs://b", "S3A://b", "file://host/a", "~nosuchuser/a"]
-)
-def test_what_is_no_place_is_refused_in_one_line(uri):
-    with pytest.raises(ConfigError, match=r"^got [^\n]+; give|^got [^\n]+; spermseg reads"):
-        Location(uri)
-
-
-@pytest.mark.parametrize("root", ["/", "/data", "s3://bucket", "s3://bucket/p"])
-def test_a_child_lies_below_and_has_the_last_name(root):
-    child = Location(root).child("2026", "a.jpg")
-    assert child.uri == root.rstrip("/") + "/2026/a.jpg"
-    assert child.name == "a.jpg"
-    assert Location(root).contains(child)
-
-
-# Folders of this machine
-
-
-def test_links_to_files_are_listed_and_links_to_folders_are_not(tmp_path):
-    place = Location(str(tmp_path / "in"))
-    put(place, "a.jpg")
-    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "in" / "a.jpg")
-    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
-    (tmp_path / "in" / "broken.jpg").symlink_to(tmp_path / "gone")
-    os.mkfifo(tmp_path / "in" / "pipe.jpg")
-    assert keys(place) == ["a.jpg", "b.jpg"]
-
-
-def test_a_link_does_not_hide_that_one_place_lies_in_another(tmp_path):
-    (tmp_path / "data" / "out").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    assert Location(str(tmp_path / "data")).contains(Location(str(tmp_path / "link" / "out")))
-
-
-def test_a_name_that_is_no_text_is_listed_with_escapes_and_is_missing_when_opened(tmp_path):
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
-    (item,) = Location(str(tmp_path)).list()
-    assert item.key == "caf\\xe9.jpg"
-    assert item.uri.encode().endswith(b"caf\\xe9.jpg")
-    with pytest.raises(ObjectMissingError):
-        Location(item.uri).read_bytes()
-
-
-@pytest.mark.parametrize("only_if_absent", [False, True])
-def test_a_written_file_can_be_read_by_whom_the_umask_lets(tmp_path, only_if_absent):
-    before = os.umask(0o022)
-    try:
-        Location(str(tmp_path / "a")).write_bytes(b"x", only_if_absent=only_if_absent)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
-
-
-@pytest.mark.parametrize("only_if_absent", [False, True])
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, only_if_absent):
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="could not be written: No space left on device"):
-        Location(str(tmp_path / "a")).write_bytes(b"x", only_if_absent=only_if_absent)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("below", [("b",), ("b", "c")])
-def test_a_file_where_a_folder_is_needed_is_not_mistaken_for_one_that_exists(tmp_path, below):
-    (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StorageError, match="could not be made") as caught:
-        Location(str(tmp_path / "a")).child(*below).write_bytes(b"x", only_if_absent=True)
-    assert not isinstance(caught.value, ObjectExistsError)
-
-
-def test_writing_over_a_folder_is_an_error(tmp_path):
-    with pytest.raises(StorageError, match="could not be written"):
-        Location(str(tmp_path)).write_bytes(b"x")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0)
-    with pytest.raises(StorageError, match="closed could not be listed"):
-        list(Location(str(tmp_path)).list())
-
-
-def test_a_name_too_long_for_the_disk_is_one_of_our_errors(tmp_path):
-    for use in (Location.read_bytes, Location.exists, lambda place: place.write_bytes(b"x")):
-        with pytest.raises(SpermsegError, match="name too long"):
-            use(Location(str(tmp_path / ("a" * 300))))
-
-
-def test_storable_text_is_left_as_it_is():
-    assert storable("Äpfel 精子.jpg") == "Äpfel 精子.jpg"

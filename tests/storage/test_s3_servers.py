@@ -1,0 +1,96 @@
+"""What only a server can do wrong: buckets, credentials and endpoints, on moto and on Ceph's radosgw."""
+
+import time
+
+import pytest
+from places import keys, put
+
+from spermseg.errors import (
+    ConfigError,
+    ObjectMissingError,
+    StorageError,
+)
+from spermseg.storage import s3
+from spermseg.storage.filesystem import Location
+
+
+def test_a_bucket_is_no_object(radosgw):
+    bucket = radosgw.new_bucket()
+    assert not bucket.exists()
+    with pytest.raises(ObjectMissingError, match="needed is an object"):
+        bucket.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("server", ["moto_server", "radosgw"])
+def test_a_bucket_that_is_not_there_is_named(server, request):
+    place = Location("s3://no-such-bucket/a.jpg", request.getfixturevalue(server).endpoint_url)
+    for use in (place.read_bytes, lambda: list(place.list()), lambda: place.write_bytes(b"x")):
+        with pytest.raises(StorageError, match=r"no-such-bucket.*no such bucket"):
+            use()
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_ACCESS_KEY_ID", "stranger"), ("AWS_SECRET_ACCESS_KEY", "guessed")])
+def test_wrong_credentials_are_refused_in_a_line_that_does_not_show_them(radosgw, monkeypatch, name, value):
+    file = radosgw.new_bucket().child("a.jpg")
+    file.write_bytes(b"x")
+    monkeypatch.setenv(name, value)
+    s3.client.cache_clear()
+    try:
+        for use in (file.read_bytes, file.exists, lambda: list(file.list()), lambda: file.write_bytes(b"x")):
+            with pytest.raises(StorageError, match=r"^s3://bucket-\d+/a.jpg: access denied [^\n]+$") as caught:
+                use()
+            assert "guessed" not in caught.value.message
+            assert "stranger" not in caught.value.message
+    finally:
+        s3.client.cache_clear()
+
+
+def test_no_credentials_at_all_are_named(radosgw, monkeypatch, tmp_path):
+    file = radosgw.new_bucket().child("a.jpg")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    s3.client.cache_clear()
+    try:
+        with pytest.raises(StorageError, match="credentials"):
+            file.read_bytes()
+    finally:
+        s3.client.cache_clear()
+
+
+def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys):
+    place = Location("s3://bucket/a.jpg", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
+        place.read_bytes()
+    assert time.monotonic() - began < 30
+
+
+def test_the_environments_endpoint_serves_where_none_is_given(moto_server, monkeypatch):
+    place = moto_server.new_bucket()
+    put(place, "a.jpg")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint_url)
+    same = Location(place.uri)
+    assert keys(same) == ["a.jpg"]
+    assert same.contains(place.child("a.jpg"))
+    filesystem, path = same.child("a.jpg").filesystem()
+    assert filesystem.open_input_file(path).read() == b"a.jpg"
+
+
+def test_the_same_bucket_name_on_another_server_is_another_place(s3_keys):
+    assert not Location("s3://b/a", "http://one:1").contains(Location("s3://b/a", "http://two:1"))
+    assert not Location("s3://b/a").contains(Location("/b/a"))
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://host", "http://", "/tmp"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint):
+    with pytest.raises(ConfigError, match="give http://host:port"):
+        Location("s3://bucket", endpoint)
+
+
+def test_an_endpoint_that_carries_credentials_is_refused_without_showing_them():
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID") as caught:
+        Location("s3://bucket", "https://me:secret@host")
+    assert "secret" not in caught.value.message
