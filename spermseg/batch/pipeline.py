@@ -195,7 +195,7 @@ def _resources(workers: Workers) -> tuple[bool, int, int]:
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
     if workers.gpu and workers.count is None and not gpus:
         raise ConfigError(
-            "a GPU was asked for, but the cluster has none now; give --workers to wait for its autoscaler"
+            "a GPU was asked for, but the cluster has no GPU now; give --workers to wait for its autoscaler"
         )
     use_gpu = gpus > 0 if workers.gpu is None else workers.gpu
     room = gpus if use_gpu else cpus

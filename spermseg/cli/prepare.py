@@ -79,6 +79,8 @@ def _print_summary(summary: PrepareSummary, out: Location) -> None:
     )
     print(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
     print(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
+    if summary.n_empty:
+        print(f"nothing is drawn on {summary.n_empty} of them: fields without cells, or forgotten ones?")
     if summary.left_out:
         print(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
         for reason, count in Counter(one.reason for one in summary.left_out).most_common():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.errors import AnnotationError
-from spermseg.micrograph.decode import TRANSPOSING_ORIENTATIONS, Header
+from spermseg.micrograph.decode import TRANSPOSING_ORIENTATIONS, Header, upright
 from spermseg.micrograph.rasterise import Bitmap, Ellipse, Points, Polygon, RunLength, Shape, draw_shape
 
 Flags = NDArray[np.unsignedinteger[Any]]
@@ -203,7 +203,7 @@ def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], label
         drawn = [region for region in annotation.regions if part_of(annotation, region, labels) == part]
         if drawn:
             flags[_draw_regions(annotation, drawn, frame)] |= kind(1 << bit)
-    return _upright(flags, frame.orientation)
+    return upright(flags, frame.orientation)
 
 
 def _draw_regions(annotation: Annotation, regions: Iterable[Region], frame: Frame) -> NDArray[np.bool_]:
@@ -215,19 +215,3 @@ def _draw_regions(annotation: Annotation, regions: Iterable[Region], frame: Fram
         except AnnotationError as error:
             raise annotation.fault(region, error.message) from error
     return canvas
-
-
-def _upright(flags: Flags, orientation: int) -> Flags:
-    """Turn a mask as its picture is turned; only the orientations that swap the sides can be told from the size."""
-    match orientation:
-        case 5:
-            turned = flags.T
-        case 6:
-            turned = np.rot90(flags, -1)
-        case 7:
-            turned = np.rot90(flags, 2).T
-        case 8:
-            turned = np.rot90(flags)
-        case _:
-            return flags
-    return np.ascontiguousarray(turned)

@@ -11,7 +11,7 @@ What becomes of the rest: transparency is dropped, colour profiles are ignored, 
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from spermseg.errors import MicrographError, first_line
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 DEFAULT_MAX_MEGAPIXELS = 200.0
@@ -146,7 +148,7 @@ def _decode_pixels(data: bytes, header: Header) -> NDArray[np.uint8]:
     pixels = _decode_with_opencv(data, header.format)
     if header.format == "JPEG" and (pixels[-1, -1] == MISSING_GREY).all() and _lacks_data(data, pixels):
         raise MicrographError(f"{_broken('JPEG')}: its lower part is missing")
-    return _upright(pixels, header.orientation)
+    return upright(pixels, header.orientation)
 
 
 def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
@@ -203,10 +205,14 @@ def _lacks_data(data: bytes, pixels: NDArray[np.uint8]) -> bool:
     return not np.array_equal(_decode_with_opencv(probe, "JPEG"), pixels)
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn stored pixels as an EXIF orientation (TIFF 6.0, tag 274) says they are shown."""
+def upright(pixels: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:
+    """Turn a stored picture or mask, (Y, X) or (Y, X, C), as an EXIF orientation (TIFF 6.0, tag 274) shows it.
+
+    >>> upright(np.array([[1, 2, 3]]), 6).tolist()
+    [[1], [2], [3]]
+    """
     if orientation in TRANSPOSING_ORIENTATIONS:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
