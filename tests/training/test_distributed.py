@@ -118,8 +118,9 @@ def small_job(dataset, **changes) -> TrainJob:
     )
 
 
-def in_this_process(job: TrainJob, dataset) -> FitState:
-    """The same training without Ray."""
+def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
+    """The same training without Ray; with as many threads, since they decide the order of float additions."""
+    torch.set_num_threads(threads)
     splits = {
         split: [
             WorkingExample(
@@ -130,7 +131,10 @@ def in_this_process(job: TrainJob, dataset) -> FitState:
         ]
         for split in ("train", "val")
     }
-    return Fit(network_config=job.network, view=job.view, config=job.config, **splits).run()
+    try:
+        return Fit(network_config=job.network, view=job.view, config=job.config, **splits).run()
+    finally:
+        torch.set_num_threads(1)
 
 
 def assert_same(state: FitState, reference: FitState) -> None:
@@ -154,11 +158,11 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_as_if_nothing_had_bee
 
     survived = train_on_ray(job, Location(str(tmp_path)), Scaling(gpu=False), kill_once)
     assert killed
-    assert_same(survived, in_this_process(job, tiny_dataset))
+    assert_same(survived, in_this_process(job, tiny_dataset, threads=os.cpu_count()))
 
 
 def test_two_workers_take_the_steps_of_one_with_the_same_global_batch(tiny_dataset, tmp_path):
     """Batch statistics are frozen: PyTorch synchronises them on GPUs only, see docs/training.md."""
     job = small_job(tiny_dataset, epochs=5)
     together = train_on_ray(job, Location(str(tmp_path)), Scaling(workers=2, gpu=False), lambda report: None)
-    assert_same(together, in_this_process(job, tiny_dataset))
+    assert_same(together, in_this_process(job, tiny_dataset, threads=1))

@@ -93,11 +93,12 @@ def test_tiles_train_on_random_squares_and_validate_whole_pictures():
     tiles = Fit(
         network_config=SMALL,
         view=Tiles(scale=1.0, tile=48, halo=16),
-        config=replace(CONFIG, epochs=4, expansion=8, loss="bce+dice", augment="clinic"),
+        config=replace(CONFIG, epochs=8, expansion=8, loss="bce+dice", augment="clinic"),
         train=big,
-        val=[blob(200, (70, 90))],
+        val=[blob(seed, (70, 90)) for seed in (200, 201, 202)],
     )
-    assert tiles.run().history[-1]["val_dice"] > 0.7
+    state = tiles.run()
+    assert state.history[state.best_epoch - 1]["val_dice"] > 0.8
 
 
 def test_frozen_batch_norm_keeps_its_statistics():
