@@ -86,3 +86,12 @@ def first_line(error: BaseException) -> str:
     'no pixels'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return all of an error's text as one line, or its type where it has none.
+
+    >>> one_line(ValueError("no pixels\nat all"))
+    'no pixels at all'
+    """
+    return " ".join(str(error).split()) or type(error).__name__

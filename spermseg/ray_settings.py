@@ -15,7 +15,7 @@ KNOCK_S = 10
 """A cluster whose port does not answer in this time is taken to be down."""
 
 
-def quiet_environment(*, own_cluster: bool) -> None:
+def _quiet_environment(*, own_cluster: bool) -> None:
     """Set what Ray reads from the environment, where the user has not.
 
     Args:
@@ -31,23 +31,24 @@ def quiet_environment(*, own_cluster: bool) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
-def init_options(address: str | None) -> dict[str, Any]:
+def _init_options(address: str | None) -> dict[str, Any]:
     """Return the arguments of `ray.init`: the cluster of `address` or `RAY_ADDRESS`, else one of its own."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet_environment(own_cluster=address == "local")
+    _quiet_environment(own_cluster=address == "local")
     options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         options |= {"include_dashboard": False}
     return options
 
 
-def quiet_ray_data(context: Any) -> None:
+def configure_ray_data(context: Any) -> None:
     """Keep Ray's logs in its files: how far the work is, is shown once, in micrographs; what goes wrong is raised.
 
     Args:
         context: `ray.data.DataContext.get_current()`, after `ray.init`, which sets the level of Ray's loggers.
     """
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # what was found wrong, not Ray's words around it
     for name in ("ray.data", "ray.train"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
@@ -66,10 +67,10 @@ def connect(init: Callable[..., Any], address: str | None) -> None:
     Raises:
         RunError: Ray did not start, or does not answer.
     """
-    options = init_options(address)
+    options = _init_options(address)
     try:
         _knock(options["address"])
-        with hidden_native_stderr():
+        with _hidden_native_stderr():
             init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
@@ -83,7 +84,7 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def hidden_native_stderr() -> Iterator[None]:
+def _hidden_native_stderr() -> Iterator[None]:
     """Send what native code writes to stderr meanwhile to nowhere: Ray's core announces its log level there.
 
     To be held around `ray.init` only. What goes wrong there is raised, not written.

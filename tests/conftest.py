@@ -1,4 +1,4 @@
-"""Places to store things: a folder, moto's imitation of S3, and Ceph's radosgw, which is the real thing."""
+"""What tests of several rooms share. Places to store things are a folder, moto, and Ceph's radosgw, the real thing."""
 
 import itertools
 import logging
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import boto3
 import pytest
+import torch
+from dark_cells import run_in_process, write_uploads
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from spermseg.batch import run
 from spermseg.storage import s3
 from spermseg.storage.filesystem import Location
 
@@ -110,3 +113,26 @@ def _two_free_ports() -> int:
             except OSError:
                 continue
             return port
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """One thread a process: tiny networks only lose by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Location:
+    """A night's uploads in a folder."""
+    source = Location(str(tmp_path / "uploads"))
+    write_uploads(source)
+    return source
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline's stages one after the other in this process."""
+    monkeypatch.setattr(run, "run_pipeline", run_in_process)

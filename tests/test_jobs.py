@@ -16,15 +16,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
+from untrained import write_untrained_model
 
 from spermseg.batch.receipt import list_runs, read_receipt, verify
 from spermseg.batch.results import read_units
 from spermseg.micrograph.clinic import Clinic, ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
-from spermseg.micrograph.tiling import WholeFrame
-from spermseg.model.saved import ModelDescription, encode_model, load_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.saved import load_model
+from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.prepare import PrepareConfig, prepare_dataset
 from spermseg.training.split import SplitConfig
@@ -153,20 +152,8 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network that has learned nothing: its masks are nonsense, its rows are not."""
-    torch.manual_seed(0)
-    network = UNetConfig(filters=(4, 8), bridge=8)
-    description = ModelDescription(
-        network=network,
-        view=WholeFrame(size=64),
-        threshold=0.5,
-        min_area=8,
-        recipe="paper",
-        settings={},
-        training_data_sha256="",
-    )
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    path.write_bytes(encode_model(UNet(network).state_dict(), description))
-    return path
+    return write_untrained_model(path, UNetConfig(filters=(4, 8), bridge=8), seed=0, min_area=8)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from spermseg.batch.units import Fetched, UnitSegmenter, fetch
 from spermseg.errors import ConfigError, RunError, StorageError, first_line
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
-from spermseg.ray_settings import connect, quiet_ray_data
+from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 
 RETRIES = 2
@@ -88,7 +88,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
     """
     connect(ray.init, workers.address)
     try:
-        _configure_ray_data()
+        _bound_retries()
         for row in _pipeline(job, list(units), workers).iter_rows():
             on_unit(UnitDone(ok=row["ok"], rejected=row["rejected"], megapixels=row["megapixels"]))
     except (RayError, ExecutionTimeoutError) as error:
@@ -203,11 +203,10 @@ def _resources(workers: Workers) -> tuple[bool, int, int]:
     return use_gpu, max(1, min(room, most)), most
 
 
-def _configure_ray_data() -> None:
+def _bound_retries() -> None:
     context = ray.data.DataContext.get_current()
-    quiet_ray_data(context)
+    configure_ray_data(context)
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    context.raise_original_map_exception = True
     context.retried_map_errors = [StorageError.__name__]
     context.max_map_retries = RETRIES
 

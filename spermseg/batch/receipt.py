@@ -28,8 +28,8 @@ class Count:
     """Of the pictures that are ok."""
     cells: int = 0
     """Found in them."""
-    units: int = 0
-    """Unit files read."""
+    units: set[str] = field(default_factory=set)
+    """Names of the unit files read."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Name of a unit file that could not be read -> what to say of it."""
 
@@ -123,7 +123,7 @@ def count_rows(out: Location, run_id: str) -> Count:
         except RunError as error:
             count.damaged[place.name] = error.message
             continue
-        count.units += 1
+        count.units.add(place.name)
         for row in table.to_pylist():
             count.rows[row["image_id"]] += 1
             count.statuses[row["status"]] += 1
@@ -142,7 +142,7 @@ def tally(planned: int, count: Count) -> dict[str, Any]:
         "ok": count.statuses[OK],
         "rejected": count.statuses[REJECTED],
         "reasons": dict(sorted(count.reasons.items())),
-        "units": count.units,
+        "units": len(count.units),
         "cells": count.cells,
         "megapixels": round(count.megapixels, 3),
     }

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import spermseg
 from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, run_pipeline
@@ -18,7 +19,7 @@ from spermseg.batch.receipt import (
     tally,
     write_receipt,
 )
-from spermseg.batch.results import REJECTED, list_units, unit_location
+from spermseg.batch.results import REJECTED, unit_location
 from spermseg.batch.settings import SegmentSettings
 from spermseg.errors import ConfigError, RunError
 from spermseg.model.predict import PredictConfig
@@ -45,7 +46,7 @@ class Night:
                 "give an output folder beside the input"
             )
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """What makes the same upload the same."""
         return Identity(model_sha256=hashlib.sha256(self.model).hexdigest(), settings_sha256=self.settings.sha256)
@@ -166,8 +167,9 @@ def _complete(night: Night, run_id: str, started: datetime, on_progress: OnProgr
 
 def _segment_missing(night: Night, run_id: str, plan: Plan, on_progress: OnProgress) -> None:
     before = count_rows(night.out, run_id)
-    present = {place.name for place in list_units(night.out, run_id)} - before.damaged.keys()
-    missing = [n for n in range(plan.units) if unit_location(night.out, run_id, plan.unit_id(n)).name not in present]
+    missing = [
+        n for n in range(plan.units) if unit_location(night.out, run_id, plan.unit_id(n)).name not in before.units
+    ]
     progress = Progress(
         run_id=run_id,
         planned=len(plan),

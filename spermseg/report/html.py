@@ -19,8 +19,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pycocotools import mask as coco_mask
 
+from spermseg.cells.measure import decode_mask
 from spermseg.errors import ConfigError, MicrographError, SpermsegError
 from spermseg.report import summary
 from spermseg.report.figures import Mask, Pixels, encode_jpeg, histogram_figure, overlay
@@ -203,7 +203,7 @@ def _mask(row: Row, shape: tuple[int, ...]) -> Mask:
     if not row["mask"]:
         return np.zeros(shape, np.bool_)
     try:
-        return np.asarray(coco_mask.decode({"size": list(planned), "counts": row["mask"]}), np.bool_)
+        return decode_mask(row["mask"], planned)
     except ValueError as error:
         raise MicrographError(f"the mask in the results cannot be decoded: {error}") from error
 

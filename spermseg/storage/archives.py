@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from spermseg.errors import ArchiveError, StorageError
+from spermseg.errors import ArchiveError, StorageError, one_line
 from spermseg.storage.filesystem import storable
 
 TAR, ZIP_STORED, ZIP_DEFLATE = "tar", "zip-stored", "zip-deflate"
@@ -234,7 +234,7 @@ def _list_tar(file: BinaryIO, end: int) -> list[Member]:
     except DAMAGE as error:
         if not position:
             raise _unreadable("tar", error) from error
-        trouble = _one_line(error)
+        trouble = one_line(error)
     cut_off = bool(members) and members[-1].reason is not None and position > end
     return [*members, _damaged_rest(position, end, trouble)] if trouble and not cut_off else members
 
@@ -305,8 +305,4 @@ def _member(
 
 
 def _unreadable(kind: str, error: BaseException) -> ArchiveError:
-    return ArchiveError(f"the {kind} archive's directory cannot be read: {_one_line(error)}; upload it again")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return ArchiveError(f"the {kind} archive's directory cannot be read: {one_line(error)}; upload it again")

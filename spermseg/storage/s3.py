@@ -25,6 +25,7 @@ from spermseg.errors import (
     ObjectExistsError,
     ObjectMissingError,
     StorageError,
+    one_line,
 )
 
 # pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
@@ -152,7 +153,7 @@ class S3Backend:
         try:
             return pafs.FileSystem.from_uri(f"s3://{bucket}{query}")[0]
         except OSError as error:
-            raise StorageError(f"s3://{path}: {_one_line(error)}") from error
+            raise StorageError(f"s3://{path}: {one_line(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -182,17 +183,13 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 @contextmanager
 def _s3_errors(path: str) -> Iterator[None]:
     """Turn boto3's errors into ours; a HEAD has no body, so only its status tells what was wrong."""
     try:
         yield
     except BotoCoreError as error:
-        raise StorageError(f"s3://{path}: {_one_line(error)}") from error
+        raise StorageError(f"s3://{path}: {one_line(error)}") from error
     except ClientError as error:
         raise _translated(path, error) from error
 
@@ -207,4 +204,4 @@ def _translated(path: str, error: ClientError) -> StorageError:
         return ObjectChangedError(f"s3://{path} changed since planned")
     if status in (401, 403):
         return StorageError(f"s3://{path}: access denied ({code}); check the credentials in use and what they may do")
-    return StorageError(f"s3://{path}: {_one_line(error)}")
+    return StorageError(f"s3://{path}: {one_line(error)}")

@@ -21,7 +21,7 @@ import torch
 from spermseg.errors import ConfigError, DatasetError, RunError, first_line
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
-from spermseg.ray_settings import connect, quiet_ray_data
+from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.dataset import Dataset, Example, open_dataset
@@ -77,9 +77,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     """
     connect(ray.init, scaling.address)
     try:
-        context = ray.data.DataContext.get_current()
-        context.raise_original_map_exception = True  # what a dataset's file is found to be, not Ray's words around it
-        quiet_ray_data(context)
+        configure_ray_data(ray.data.DataContext.get_current())
         board: Any = _Board.remote()  # type: ignore[attr-defined]
         trainer = _trainer(job, run, scaling, board)
         with _polling(board, on_report):

@@ -9,9 +9,8 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, run_in_process, tar_of, write_uploads
+from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
 
-from spermseg.batch import run
 from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress
 from spermseg.cli import run_verb
@@ -28,22 +27,10 @@ HOSTILE = "<script>alert(1)</script>&.png"
 
 
 @pytest.fixture
-def uploads(tmp_path) -> Location:
-    source = Location(str(tmp_path / "uploads"))
-    write_uploads(source)
-    return source
-
-
-@pytest.fixture
 def model(tmp_path) -> Path:
     path = tmp_path / "model.safetensors"
     path.write_bytes(darkness_model())
     return path
-
-
-@pytest.fixture
-def without_ray(monkeypatch):
-    monkeypatch.setattr(run, "run_pipeline", run_in_process)
 
 
 def words(source: Location, model: Path | str, out: Location, *more: str) -> list[str]:

@@ -1,7 +1,6 @@
-"""A tiny dataset of drawn micrographs, and one thread a process: tiny networks only lose by more."""
+"""A tiny dataset of drawn micrographs."""
 
 import pytest
-import torch
 
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
@@ -9,14 +8,6 @@ from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import Dataset, open_dataset
 from spermseg.training.prepare import PrepareConfig, prepare_dataset
 from spermseg.training.split import SplitConfig
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,34 +4,21 @@ import json
 
 import numpy as np
 import pytest
+from untrained import write_untrained_model
 
 from spermseg.cli.evaluate import Evaluate
 from spermseg.errors import DatasetError
-from spermseg.micrograph.tiling import WholeFrame
-from spermseg.model.saved import ModelDescription, encode_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.predict import Predictor
+from spermseg.model.saved import load_model
+from spermseg.model.unet import UNetConfig
+from spermseg.storage.filesystem import Location
 from spermseg.training.metrics import SCORES, confusion, pooled
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model of random weights: its masks are wrong, and the same every time."""
-    import torch
-
-    torch.manual_seed(5)
-    network = UNet(UNetConfig(filters=(4,), bridge=4))
-    description = ModelDescription(
-        network=network.config,
-        view=WholeFrame(size=64),
-        threshold=0.5,
-        min_area=0,
-        recipe="paper",
-        settings={},
-        training_data_sha256="",
-    )
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    path.write_bytes(encode_model(network.state_dict(), description))
-    return path
+    return write_untrained_model(path, UNetConfig(filters=(4,), bridge=4), seed=5, min_area=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +29,6 @@ def evaluated(model, tiny_dataset, tmp_path_factory):
 
 
 def test_the_scores_are_those_of_the_masks_counted_by_hand(evaluated, model, tiny_dataset):
-    from spermseg.model.predict import Predictor
-    from spermseg.model.saved import load_model
-    from spermseg.storage.filesystem import Location
-
     saved = load_model(Location(str(model)))
     predictor = Predictor(saved, saved.description.view)
     examples = tiny_dataset.examples("train")
