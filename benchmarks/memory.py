@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import cv2
 import psutil
@@ -43,7 +44,7 @@ class Options:
     folder: Path | None = None
     """Where the zip is drawn, and kept for the next time; a temporary folder where not given."""
     mark: int = 200
-    """The figures compare this many pictures with all of them."""
+    """The figures begin when this many pictures are done."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +124,26 @@ def measure(options: Options, folder: Path) -> tuple[list[Sample], float]:
     return samples, seconds
 
 
+def by_third(sizes: list[float]) -> list[dict[str, int]]:
+    """Return median and maximum of each third: a worker's memory swings with the unit in hand, a leak would climb."""
+    cut = -(-len(sizes) // 3)
+    thirds = [sizes[start : start + cut] for start in range(0, len(sizes), cut)]
+    return [{"median": round(median(third)), "max": round(max(third))} for third in thirds]
+
+
 def main() -> None:
     """Draw, segment, print."""
     options = tyro.cli(Options)
     os.environ.setdefault("RAY_ADDRESS", "local")
     with tempfile.TemporaryDirectory() as temporary:
         samples, seconds = measure(options, options.folder or Path(temporary))
-    early = next(one for one in samples if one.workers and one.done >= options.mark)
-    last = [one for one in samples if one.workers][-1]
+    watched = [one for one in samples if one.workers and one.done >= options.mark]
     figures = {
         "pictures": options.pictures,
         "seconds": round(seconds, 1),
-        "driver_mib": [round(early.driver), round(last.driver)],
-        "largest_worker_mib": [round(max(early.workers.values())), round(max(last.workers.values()))],
-        "at": [early.done, last.done],
+        "driver_mib": [round(watched[0].driver), round(watched[-1].driver)],
+        "largest_worker_mib_by_third": by_third([max(one.workers.values()) for one in watched]),
+        "at": [watched[0].done, watched[-1].done],
     }
     print(json.dumps(figures))
 
