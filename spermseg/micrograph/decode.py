@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from spermseg.errors import MicrographError, first_line
+from spermseg.micrograph.diagnose import FORMATS, not_a_picture, picture_format, png_damage
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 DEFAULT_MAX_MEGAPIXELS = 200.0
 EXIF_ORIENTATION = 0x0112
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
-MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP"}
 SENSOR_BITS = (10, 12, 14, 16)
 """Bits of cameras whose pixels are stored as 16 bits."""
 TIFF_BITS_PER_SAMPLE = 258
 TIFF_PLANES = 284
 SEPARATE_PLANES = 2  # OpenCV takes them for interleaved where they have 16 bits
+TIFF_SAMPLE_FORMAT = 339
+FLOATING_POINT = 3
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's names of what it turns into RGB without a loss."""
 END_OF_JPEG = b"\xff\xd9"
@@ -104,9 +105,9 @@ def read_header(data: bytes) -> Header:
 
 
 def _header_reason(data: bytes, error: Exception) -> str:
-    looks = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+    looks = picture_format(data)
     if looks is None:
-        return "not a JPEG, PNG, TIFF or BMP picture"
+        return not_a_picture(data)
     return _broken(looks) if isinstance(error, UnidentifiedImageError) else f"{_broken(looks)}: {first_line(error)}"
 
 
@@ -158,6 +159,8 @@ def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
         bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
         if len(bits) > 1 and max(bits) > 8 and image.tag_v2.get(TIFF_PLANES) == SEPARATE_PLANES:
             raise MicrographError("TIFF of 16 bits with a plane a colour; save it with the colours of a pixel together")
+        if FLOATING_POINT in image.tag_v2.get(TIFF_SAMPLE_FORMAT, ()):
+            raise MicrographError("TIFF with fractions for pixels; save it with whole numbers of 8 or 16 bits")
         if image.mode not in TIFF_MODES or max(bits) > 8:
             return None
         return np.array(image.convert("RGB"))
@@ -176,7 +179,8 @@ def _decode_with_opencv(data: bytes, kind: str) -> NDArray[np.uint8]:
     except cv2.error as error:
         raise MicrographError(f"{_broken(kind)}: {first_line(error)}") from error
     if bgr is None:
-        raise MicrographError(_broken(kind))
+        damage = png_damage(data) if kind == "PNG" else None
+        raise MicrographError(_broken(kind) + (f": {damage}" if damage else ""))
     if bgr.dtype not in (np.uint8, np.uint16):
         raise MicrographError(f"{kind} with pixels of type {bgr.dtype}; unsigned integers of 8 or 16 bits are needed")
     return np.asarray(cv2.cvtColor(_to_8_bits(bgr), cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,0 +1,53 @@
+"""What is said of bytes that are no picture of ours."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from picture_files import FILES, encode
+
+from spermseg.micrograph.decode import read_header
+from spermseg.micrograph.diagnose import not_a_picture, picture_format, png_damage
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (encode("GIF"), "a GIF"),
+        (encode("WEBP"), "a WebP"),
+        (encode("AVIF"), "an AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC"),
+        (encode("PDF"), "a PDF"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+        (b"PK\3\4" + bytes(30), "a zip archive"),
+        ("Probe verspätet. Bitte wiederholen.\r\n".encode() * 40, "a text"),
+        ("ä".encode() * 1000, "a text"),  # whatever character the beginning is cut in
+        (b"a" + "ä".encode() * 1000, "a text"),
+        ("\ufeff\n<HTML><body>504</body></HTML>".encode(), "a web page"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_clinic_does_send_is_called_by_its_name(data: bytes, what: str) -> None:
+    assert not_a_picture(data) == f"not a JPEG, PNG, TIFF or BMP picture, but {what}"
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_given_one_line(data: bytes) -> None:
+    assert not_a_picture(data).startswith("not a JPEG, PNG, TIFF or BMP picture")
+    assert "\n" not in not_a_picture(data)
+    png_damage(data)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_that_is_read_begins_like_its_format(name: str) -> None:
+    assert picture_format(FILES[name]) == read_header(FILES[name]).format
+
+
+@given(st.data())
+def test_a_png_cut_anywhere_lacks_its_end_and_a_changed_byte_gives_a_wrong_checksum(data: st.DataObject) -> None:
+    whole = FILES["PNG"]
+    assert png_damage(whole) is None
+    assert png_damage(whole[: data.draw(st.integers(8, len(whole) - 1))]) == "its end is missing"
+    start = whole.index(b"IDAT")
+    place = data.draw(st.integers(start, start + 4 + int.from_bytes(whole[start - 4 : start], "big") - 1))
+    changed = whole[:place] + bytes([whole[place] ^ 1 << data.draw(st.integers(0, 7))]) + whole[place + 1 :]
+    assert png_damage(changed) == "a checksum is wrong"
