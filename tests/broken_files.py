@@ -9,7 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -335,3 +335,14 @@ BROKEN_FILES = (
     ),
 )
 """Every way, in the order of the table in the guide."""
+
+
+def markdown_table(reasons: Mapping[str, str]) -> str:
+    """Return the table of the guide.
+
+    Args:
+        reasons: name of each broken upload -> its reason.
+    """
+    lines = ["| what is wrong | reason in the row | what to do |", "| --- | --- | --- |"]
+    lines += [f"| {broken.called} | `{reasons[broken.name]}` | {broken.remedy} |" for broken in BROKEN_FILES]
+    return "\n".join(lines) + "\n"
