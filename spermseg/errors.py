@@ -7,12 +7,14 @@ SpermsegError
     ObjectMissingError            it is not there (also a FileNotFoundError)
     ObjectExistsError             it is there already, and was to be written only once (also a FileExistsError)
     ObjectChangedError            it is not the one that was planned: its etag differs
+    ObjectDeniedError             this one may not be read, whatever else may (also a PermissionError)
   ArchiveError(ValueError)        a .zip or .tar, or one member of it, that cannot be used
   MicrographError(ValueError)     bytes that are not a usable micrograph
   AnnotationError(ValueError)     an annotation that cannot be used
   DatasetError(ValueError)        a dataset folder that cannot be used
   ModelFileError(ValueError)      a model file that cannot be used
   RunError(RuntimeError)          a run that did not end with one row for each planned micrograph
+    LockedError                   another job works on this table
 
 A message is one line that says what we got, what is needed and what to do. One string only, because an exception
 with other arguments does not survive the pickling between Ray workers.
@@ -55,6 +57,10 @@ class ObjectChangedError(StorageError):
     """The object or file is not the one that was planned."""
 
 
+class ObjectDeniedError(StorageError, PermissionError):
+    """This one object or file may not be read. Credentials that are good for nothing are a plain `StorageError`."""
+
+
 class ArchiveError(SpermsegError, ValueError):
     """An archive, or one member of it, that cannot be used."""
 
@@ -77,6 +83,10 @@ class ModelFileError(SpermsegError, ValueError):
 
 class RunError(SpermsegError, RuntimeError):
     """A run that did not end with one row for each planned micrograph."""
+
+
+class LockedError(RunError):
+    """Another job works on this table."""
 
 
 def first_line(error: BaseException) -> str:

@@ -48,6 +48,9 @@ class Backend(Protocol):
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
         """Write whole or not at all."""
 
+    def delete(self, path: str) -> None:
+        """Remove a file; none there is no error."""
+
     def filesystem(self, path: str) -> pafs.FileSystem:
         """Return the pyarrow filesystem that reads this path."""
 
@@ -172,6 +175,14 @@ class Location:
             StorageError: it could not be written.
         """
         self._backend.write(self.path, data, only_if_absent)
+
+    def delete(self) -> None:
+        """Remove this file; where none is, nothing happens.
+
+        Raises:
+            StorageError: it could not be removed.
+        """
+        self._backend.delete(self.path)
 
     def open(self) -> BinaryIO:
         """Return a seekable file object that reads only the ranges asked for, all of the same version.

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,11 @@ class LocalBackend:
                     temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def delete(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(ObjectMissingError), _local_errors(path, "removed"):
+            Path(path).unlink()
 
     def filesystem(self, path: str) -> pafs.FileSystem:  # noqa: ARG002 (S3 needs to know the bucket)
         """Return pyarrow's local filesystem."""

@@ -143,6 +143,12 @@ class S3Backend:
                 return
         client(self.endpoint_url).put_object(**request)
 
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        bucket, key = _split_object(path)
+        with _s3_errors(path):
+            client(self.endpoint_url).delete_object(Bucket=bucket, Key=key)
+
     def filesystem(self, path: str) -> pafs.FileSystem:
         """Return pyarrow's S3 filesystem for the same server; only `from_uri` heeds the environment's endpoint."""
         query = ""

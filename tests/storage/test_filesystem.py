@@ -301,6 +301,26 @@ def test_of_many_writers_at_once_exactly_one_wins(place):
         assert file.read_bytes() == winner.encode() * 1000
 
 
+# Removing
+
+
+def test_a_removed_file_is_gone_and_can_be_written_again(place):
+    put(place, "a/b.jpg", "a/c.jpg")
+    file = place.child("a", "b.jpg")
+    file.delete()
+    assert not file.exists()
+    assert keys(place) == ["a/c.jpg"]
+    file.write_bytes(b"again", only_if_absent=True)
+    assert file.read_bytes() == b"again"
+
+
+def test_removing_what_is_not_there_is_no_error(place):
+    put(place, "a.jpg")
+    for missing in (place.child("no.jpg"), place.child("no", "b.jpg"), place.child("a.jpg", "below")):
+        missing.delete()
+    assert keys(place) == ["a.jpg"]
+
+
 # Places
 
 

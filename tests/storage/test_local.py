@@ -125,6 +125,13 @@ def test_writing_over_a_folder_is_an_error(tmp_path):
         Location(str(tmp_path)).write_bytes(b"x")
 
 
+def test_a_folder_is_no_file_to_remove(tmp_path):
+    put(Location(str(tmp_path)), "a/b.jpg")
+    with pytest.raises(StorageError, match="could not be removed"):
+        Location(str(tmp_path / "a")).delete()
+    assert keys(Location(str(tmp_path))) == ["a/b.jpg"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
