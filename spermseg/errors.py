@@ -15,6 +15,7 @@ SpermsegError
   ModelFileError(ValueError)      a model file that cannot be used
   RunError(RuntimeError)          a run that did not end with one row for each planned micrograph
     LockedError                   another job works on this table
+    TooManyRejectedError          a run that ended as planned, and rejected more than it may
 
 A message is one line that says what we got, what is needed and what to do. One string only, because an exception
 with other arguments does not survive the pickling between Ray workers.
@@ -87,6 +88,10 @@ class RunError(SpermsegError, RuntimeError):
 
 class LockedError(RunError):
     """Another job works on this table."""
+
+
+class TooManyRejectedError(RunError):
+    """A run that ended as planned, and rejected more uploads than it may: a broken camera, or a broken key."""
 
 
 def first_line(error: BaseException) -> str:

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +72,7 @@ def connect(init: Callable[..., Any], address: str | None) -> None:
     options = _init_options(address)
     try:
         _knock(options["address"])
-        with _hidden_native_stderr():
+        with _hidden_native_stderr(), _own_sigterm():
             init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
@@ -81,6 +83,17 @@ def _knock(address: str) -> None:
     server = urlsplit(address if "://" in address else f"//{address}")
     if server.hostname and server.port:
         socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does when it is asked to end, where it has a way of its own: Ray puts another in place."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

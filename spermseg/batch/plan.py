@@ -37,6 +37,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("crc32", pa.int64()),
         pa.field("etag", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("retry_of", pa.string()),
     ]
 )
 
@@ -67,6 +68,8 @@ class Planned:
     """Of the file, or of the archive."""
     reason: str | None = None
     """Why it is rejected, where planning could see it already."""
+    retry_of: str | None = None
+    """The image id of the rejected row that its row is to replace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,11 @@ class Identity:
         place = (item.uri, str(item.size), item.etag)
         inside = (member.name, str(number)) if member else ()
         return _digest((self.model_sha256, self.settings_sha256, *place, *inside))
+
+
+def retry_id(image_id: str) -> str:
+    """Return the id under which a rejected upload is tried again: another one, so that either has one row."""
+    return _digest((image_id, "retry"))
 
 
 def list_uploads(source: Location, identity: Identity) -> Iterator[Planned]:
@@ -217,6 +225,12 @@ class Plan:
         stored: dict[bytes, bytes] = self._file.schema_arrow.metadata or {}
         return {key.decode(): value.decode() for key, value in stored.items() if not key.startswith(b"ARROW:")}
 
+    @property
+    def unit_sizes(self) -> list[int]:
+        """Micrographs of each unit."""
+        directory = self._file.metadata
+        return [int(directory.row_group(number).num_rows) for number in range(self.units)]
+
     def unit(self, number: int) -> list[Planned]:
         """Return the micrographs of a unit."""
         rows: list[dict[str, Any]] = self._file.read_row_group(number, use_threads=False).to_pylist()
@@ -231,9 +245,17 @@ class Plan:
         for number in range(self.units):
             yield from self._image_ids(number)
 
+    def replaced_ids(self) -> Iterator[str]:
+        """Yield the image ids of the rejected rows that this run's rows are to replace."""
+        if "retry_of" in self._file.schema_arrow.names:  # not in a plan of an earlier version
+            for number in range(self.units):
+                yield from filter(None, self._column(number, "retry_of"))
+
     def _image_ids(self, number: int) -> list[str]:
-        column = self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"]
-        return list(column.to_pylist())
+        return self._column(number, "image_id")
+
+    def _column(self, number: int, name: str) -> list[str]:
+        return list(self._file.read_row_group(number, columns=[name], use_threads=False)[name].to_pylist())
 
 
 def _digest(parts: Iterable[str]) -> str:

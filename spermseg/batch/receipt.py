@@ -1,37 +1,30 @@
 """The proof that nothing was lost: every planned micrograph has exactly one row, counted from the files themselves."""
 
+import importlib.metadata
 import json
+import os
+import platform
+import secrets
+import socket
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import spermseg
+from spermseg.batch.counting import Count, count_rows, tally
 from spermseg.batch.plan import Plan
-from spermseg.batch.results import OK, REJECTED, list_units, read_unit, reason_kind, runs_with_rows
+from spermseg.batch.results import OK, REJECTED, runs_with_rows
 from spermseg.errors import ObjectMissingError, RunError, first_line
 from spermseg.storage.filesystem import Location
 
-COUNTED = ("image_id", "status", "reason", "width_px", "height_px", "n_cells")
-
-
-@dataclass(kw_only=True)
-class Count:
-    """What the result files of one run hold."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    """Rows of each image id."""
-    statuses: Counter[str] = field(default_factory=Counter)
-    """Rows of each status."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Rejected rows of each kind of reason."""
-    megapixels: float = 0.0
-    """Of the pictures that are ok."""
-    cells: int = 0
-    """Found in them."""
-    units: set[str] = field(default_factory=set)
-    """Names of the unit files read."""
-    damaged: dict[str, str] = field(default_factory=dict)
-    """Name of a unit file that could not be read -> what to say of it."""
+SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
+"""Packages that decide a row, beside this one."""
+FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
+"""What a receipt says as its plan does."""
+SINCE_VERSION_2 = {"model", "table_sha256", "machines"}
+"""What receipts did not yet say beside tables of version 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +34,17 @@ class Receipt:
     run_id: str
     input: str
     """Where the uploads were listed."""
+    model: str
+    """Where the model was read."""
     model_sha256: str
     recipe_sha256: str
     """Digest of the settings."""
     version: str
     """Version of spermseg."""
+    software: dict[str, str]
+    """What else decided the rows -> its version."""
+    arguments: Sequence[str]
+    """The words of the last start's command line, without secrets."""
     planned: int
     """Micrographs: ok + rejected."""
     ok: int
@@ -57,12 +56,20 @@ class Receipt:
     cells: int
     megapixels: float
     """Of the pictures that are ok."""
+    table_sha256: str
+    """Digest of the sorted list of all rows' image id, status and content digest (`Count.table_sha256`)."""
+    machines: list[str]
+    """Hosts that segmented."""
     started: str
-    """ISO 8601, UTC; of the last start, where the run was resumed."""
+    """ISO 8601, UTC; of the first start."""
+    starts: int
+    """How often the run was started until it was finished."""
+    last_started: str
+    """ISO 8601, UTC; of the last start."""
     ended: str
     """ISO 8601, UTC."""
     duration_s: float
-    """From this start to the end."""
+    """From the last start to the end."""
 
 
 def run_folder(out: Location, run_id: str) -> Location:
@@ -108,44 +115,69 @@ def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
 _REWRITE = "delete it, and segment again with the same arguments to write it anew"
 
 
+def write_start(out: Location, run_id: str, started: datetime, arguments: Sequence[str]) -> None:
+    """Note that work on a run began: `runs/<run_id>/start-<time>.json`, by which the receipt counts its starts."""
+    said = {
+        "started": _moment(started),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "arguments": list(arguments),
+    }
+    place = run_folder(out, run_id).child(f"start-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json")
+    place.write_bytes((json.dumps(said, indent=2) + "\n").encode())
+
+
+def make_receipt(
+    out: Location, run_id: str, plan: Plan, count: Count, started: datetime, arguments: Sequence[str]
+) -> Receipt:
+    """Return the receipt of a run that ends now.
+
+    Args:
+        out: the table.
+        run_id: the run.
+        plan: its plan.
+        count: its rows, which `differences` finds to be as planned.
+        started: when this start began.
+        arguments: the words of the command line, without secrets.
+    """
+    said, ended = plan.metadata, datetime.now(UTC)
+    starts = sum(item.key.startswith("start-") for item in run_folder(out, run_id).list())
+    return Receipt(
+        run_id=run_id,
+        input=said.get("input", ""),
+        model=said.get("model", ""),
+        model_sha256=said.get("model_sha256", ""),
+        recipe_sha256=said.get("recipe_sha256", ""),
+        started=said.get("started", _moment(started)),
+        version=spermseg.__version__,
+        software=_software(),
+        arguments=list(arguments),
+        **tally(len(plan), count),
+        starts=starts,
+        last_started=_moment(started),
+        ended=_moment(ended),
+        duration_s=round((ended - started).total_seconds(), 3),
+    )
+
+
+def _moment(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
+def _software() -> dict[str, str]:
+    versions = {"spermseg": spermseg.__version__, "python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # another build of it does the same work
+            continue
+    return versions
+
+
 def write_receipt(out: Location, receipt: Receipt) -> None:
     """Write the receipt: the run is finished."""
     text = json.dumps(asdict(receipt), indent=2, ensure_ascii=False) + "\n"
     receipt_location(out, receipt.run_id).write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-def count_rows(out: Location, run_id: str) -> Count:
-    """Count the rows of a run from its files, one file in memory at a time."""
-    count = Count()
-    for place in list_units(out, run_id):
-        try:
-            table = read_unit(place, COUNTED)
-        except RunError as error:
-            count.damaged[place.name] = error.message
-            continue
-        count.units.add(place.name)
-        for row in table.to_pylist():
-            count.rows[row["image_id"]] += 1
-            count.statuses[row["status"]] += 1
-            if row["status"] == OK:
-                count.megapixels += row["width_px"] * row["height_px"] / 1e6
-                count.cells += row["n_cells"]
-            else:
-                count.reasons[reason_kind(row["reason"] or "no reason given")] += 1
-    return count
-
-
-def tally(planned: int, count: Count) -> dict[str, Any]:
-    """Return what a receipt says that can be recounted from the files."""
-    return {
-        "planned": planned,
-        "ok": count.statuses[OK],
-        "rejected": count.statuses[REJECTED],
-        "reasons": dict(sorted(count.reasons.items())),
-        "units": len(count.units),
-        "cells": count.cells,
-        "megapixels": round(count.megapixels, 3),
-    }
 
 
 def differences(plan: Plan, count: Count) -> Iterator[str]:
@@ -163,6 +195,16 @@ def differences(plan: Plan, count: Count) -> Iterator[str]:
     unknown = count.statuses.keys() - {OK, REJECTED}
     if unknown:
         yield f"rows with the status {', '.join(sorted(unknown))}; ok or rejected is needed"
+
+
+def _makers(run_id: str, plan: Plan, count: Count) -> Iterator[str]:
+    """Yield, a line each, where rows name another run, model or settings than the plan does."""
+    said = plan.metadata
+    wanted = (run_id, said.get("model_sha256"), said.get("recipe_sha256"))
+    for maker in sorted(count.makers):
+        for name, found, planned in zip(("run", "model", "settings"), maker, wanted, strict=True):
+            if found != planned:
+                yield f"rows of the {name} {found}; {planned} is needed"
 
 
 def verify(out: Location) -> tuple[int, list[str]]:
@@ -192,6 +234,7 @@ def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
     try:
         plan = Plan(plan_location(out, run_id))
         yield from differences(plan, count)
+        yield from _makers(run_id, plan, count)
         receipt = read_receipt(out, run_id)
     except RunError as error:
         yield error.message
@@ -199,6 +242,13 @@ def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
     if receipt is None:
         yield "it has no receipt: it did not finish; segment again with the same arguments to go on"
         return
-    for name, value in tally(len(plan), count).items():
-        if receipt.get(name) != value:
-            yield f"the receipt says {name} {receipt.get(name)}, the files say {value}"
+    said = plan.metadata
+    yield from _contradictions(receipt, "the files say", tally(len(plan), count))
+    yield from _contradictions(receipt, "the plan says", {name: said[name] for name in FROM_PLAN if name in said})
+
+
+def _contradictions(receipt: dict[str, Any], who: str, facts: dict[str, Any]) -> Iterator[str]:
+    for name, value in facts.items():
+        older = name in SINCE_VERSION_2 and name not in receipt
+        if receipt.get(name) != value and not older:
+            yield f"the receipt says {name} {receipt.get(name)}, {who} {value}"

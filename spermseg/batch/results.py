@@ -10,7 +10,11 @@ import pyarrow.parquet as pq
 from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SINCE_VERSION_2 = {"retry_of"}
+"""Columns that files of version 1 lack; they are read as null."""
+MACHINE_KEY = b"spermseg_machine"
+"""Key of a unit file's own metadata that names the host which segmented it."""
 OK = "ok"
 REJECTED = "rejected"
 
@@ -42,6 +46,7 @@ SCHEMA = pa.schema(
         _field("content_sha256", pa.string(), "digest of the picture's bytes; twice the same: a sample mix-up?"),
         _field("group", pa.string(), "patient, slide or session: the first folder below the input"),
         _field("run_id", pa.string(), "the run that wrote the row", nullable=False),
+        _field("retry_of", pa.string(), "image_id of the rejected row that this one replaces; null for a first try"),
         _field("model_sha256", pa.string(), "digest of the model file", nullable=False),
         _field("recipe_sha256", pa.string(), "digest of the settings used", nullable=False),
         _field("version", pa.string(), "version of spermseg", nullable=False),
@@ -81,10 +86,11 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
-def encode_unit(table: pa.Table) -> bytes:
-    """Return a unit's table as the bytes of one Parquet file."""
+def encode_unit(table: pa.Table, machine: str = "") -> bytes:
+    """Return a unit's table as the bytes of one Parquet file, which names the host that segmented it."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    metadata = {**table.schema.metadata, MACHINE_KEY: machine.encode()} if machine else table.schema.metadata
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
@@ -122,10 +128,13 @@ def read_unit(place: Location, columns: Sequence[str] | None = None) -> pa.Table
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{place.uri} is damaged ({first_line(error)}); {_ANEW}") from error
-    missing = set(SCHEMA.names if columns is None else columns).difference(table.column_names)
-    if missing:
-        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing))}; {_ANEW}")
-    return table
+    wanted = list(SCHEMA.names if columns is None else columns)
+    missing = set(wanted).difference(table.column_names)
+    if missing - SINCE_VERSION_2:
+        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing - SINCE_VERSION_2))}; {_ANEW}")
+    for name in missing:
+        table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(wanted) if missing else table
 
 
 _ANEW = "delete the receipt of its run, and segment again with the same arguments to write it anew"

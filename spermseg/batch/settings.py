@@ -4,8 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
+from pydantic import TypeAdapter, ValidationError
+
 from spermseg.cells.instances import CellConfig
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, first_line
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 
@@ -30,6 +32,23 @@ class SegmentSettings:
             )
 
     @property
+    def text(self) -> str:
+        """All of it as JSON: what `read_settings` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
     def sha256(self) -> str:
         """The digest that stands in every result row."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_settings(text: str) -> SegmentSettings:
+    """Return the settings of `SegmentSettings.text`.
+
+    Raises:
+        ConfigError: it is no such text.
+    """
+    try:
+        return TypeAdapter(SegmentSettings).validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"got settings that cannot be read: {first_line(error)}") from error

@@ -3,13 +3,17 @@
 import argparse
 import importlib
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 import tyro
 
 from spermseg import __version__
-from spermseg.errors import RunError, SpermsegError
+from spermseg.errors import LockedError, RunError, SpermsegError, TooManyRejectedError
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -20,7 +24,9 @@ VERBS = {
     "report": "a table -> one HTML file to look at",
     "demo": "all of it, on drawn micrographs: start here",
 }
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
+STATUSES = {LockedError: LOCKED, TooManyRejectedError: TOO_MANY_REJECTED, RunError: FAILED, SpermsegError: WRONG_USE}
+"""Kind of error, the special ones first -> exit status."""
 
 
 class Verb(Protocol):
@@ -57,11 +63,33 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        status = tyro.cli(verb, args=arguments, prog=prog).run()
+        with _clean_stop_on_sigterm():
+            status = tyro.cli(verb, args=arguments, prog=prog).run()
     except SpermsegError as error:
         print(f"spermseg: {error.message}", file=sys.stderr)
-        status = FAILED if isinstance(error, RunError) else WRONG_USE
-    except KeyboardInterrupt:
-        print("spermseg: interrupted; what is written stays, and the same command goes on", file=sys.stderr)
-        status = INTERRUPTED
+        status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _TerminatedError)
+        how = "terminated" if terminated else "interrupted"
+        print(f"spermseg: {how}; what is written stays, and the same command goes on", file=sys.stderr)
+        status = TERMINATED if terminated else INTERRUPTED
     sys.exit(status)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """The process was asked to end, as by Ctrl-C: all that is open is closed on the way out."""
+
+
+@contextmanager
+def _clean_stop_on_sigterm() -> Iterator[None]:
+    """End as on Ctrl-C where a scheduler asks the process to end, rather than on the spot."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the way out is not to be cut short
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,16 +1,20 @@
 """`spermseg segment`: a clinic's uploads -> a table."""
 
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import tyro
 from tqdm import tqdm
 
+from spermseg.batch.night import Night, without_secrets
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.receipt import Receipt
-from spermseg.batch.run import Night, Progress, segment_night
+from spermseg.batch.reject_limit import check_rejected, read_reject_limit
+from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
 from spermseg.cli.options import Address, EndpointUrl, Gpu, ModelFloat, ModelInt, OptionalFloat, OptionalInt, wants_gpu
@@ -29,10 +33,12 @@ class Segment:
     is segmented again, beside the old rows. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip and .tar archives.
 
     Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (what was there to do)
-    and OUT/runs/<run>/receipt.json (the run is finished; what came of it).
+    and OUT/runs/<run>/receipt.json (the run is finished; what came of it). While it works it holds OUT/lock.json: one
+    job at a time on a table.
 
-    Exits with 0 when every upload has its row, with 1 when a run stopped (the same command goes on), and with 2 when
-    something about the arguments must be mended first.
+    Exits with 0 when every upload has its row, with 1 when a run stopped (the same command goes on), with 2 when
+    something about the arguments must be mended first, with 3 when another job works on this table, and with 4 when
+    every upload has its row and more were rejected than --max-rejected.
 
     Example: spermseg segment s3://clinic/uploads --model model.safetensors --out s3://clinic/results
     """
@@ -51,6 +57,14 @@ class Segment:
     """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures are rejected."""
+    max_rejected: str = "50%"
+    """Exit with 4 when a run rejects more: a share (20%) or a count (500) of its uploads. Its rows are written."""
+    retry_rejected: bool = False
+    """Segment again what was rejected and still is there, and nothing else. Each new row replaces the rejected one."""
+    take_over: bool = False
+    """Take the table over from a job that ended without releasing its lock. Safe when the process that the lock names
+    no longer runs: left-over workers of it do no harm, since a result is written once. If it runs after all, it stops
+    at its next step, because it sees that the lock is no longer its own."""
     batch_size: int = 16
     """Tiles that the network reads at once; changes speed and memory only."""
     workers: OptionalInt = None
@@ -67,9 +81,26 @@ class Segment:
 
     def run(self) -> int:
         """Segment, show how far it is, and print what came of it."""
-        model = Location(self.model, self.endpoint_url).read_bytes()
+        limit = read_reject_limit(self.max_rejected)
+        night = self._night()
+        with ProgressBar() as bar:
+            receipts = segment_night(night, bar.show)
+        for receipt in receipts:
+            _print_receipt(receipt)
+        if receipts:
+            print(f"table: {night.out.child('results').uri}; next: spermseg verify, spermseg report")
+        elif self.retry_rejected:
+            print(f"nothing to do: no upload of {night.source.uri} has a rejected row in {night.out.uri}; planned 0")
+        else:
+            print(f"nothing to do: every upload of {night.source.uri} has its row in {night.out.uri}; planned 0")
+        check_rejected(receipts, limit)
+        return 0
+
+    def _night(self) -> Night:
+        place = Location(self.model, self.endpoint_url)
+        model = place.read_bytes()
         description = decode_model(model, self.model).description
-        night = Night(
+        return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),
             model=model,
@@ -86,16 +117,11 @@ class Segment:
             workers=Workers(
                 count=self.workers, gpu=wants_gpu(self.gpu), decode_threads=self.decode_threads, address=self.address
             ),
+            model_uri=place.uri,
+            arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            take_over=self.take_over,
+            retry_rejected=self.retry_rejected,
         )
-        with ProgressBar() as bar:
-            receipts = segment_night(night, bar.show)
-        for receipt in receipts:
-            _print_receipt(receipt)
-        if receipts:
-            print(f"table: {night.out.child('results').uri}; next: spermseg verify, spermseg report")
-        else:
-            print(f"nothing to do: every upload of {night.source.uri} has its row in {night.out.uri}; planned 0")
-        return 0
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):

@@ -156,11 +156,12 @@ def test_a_row_in_two_runs_is_a_difference(table, capsys):
         shutil.copytree(f"{table.path}/{folder.format(run_id)}", f"{table.path}/{folder.format(other)}")
     rows, found = verify(table)
     assert rows == 2 * PLANNED
-    assert sorted(found) == sorted(
+    twice = [
         f"image {image_id} has rows in 2 runs; one is needed"
         for place in list_units(table, run_id)
         for image_id in image_ids(place)
-    )
+    ]
+    assert sorted(found) == sorted([*twice, f"run {other}: rows of the run {run_id}; {other} is needed"])
     assert Verify(out=table.uri).run() == 1
 
 

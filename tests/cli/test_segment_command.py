@@ -99,6 +99,8 @@ def test_the_settings_of_the_command_decide_the_rows(uploads, model, tmp_path):
         (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--threshold", "1.5"], "got threshold 1.5"),
         (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--max-megapixels", "0"], "more than 0 is needed"),
         (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--workers", "0"], "1 or more is needed"),
+        (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--max-rejected", "half"], "such as 20%, or a count such as"),
+        (["UPLOADS", "--model", "MODEL", "--out", "OUT", "--max-rejected", "101%"], "a share of 0% to 100%"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(uploads, model, tmp_path, capsys, arguments, said):
@@ -116,7 +118,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(uploads, model, tmp_pat
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spermseg: ")
     assert said in line
-    assert not (tmp_path / "results").exists()
+    assert not list(Location(places["OUT"]).list())
 
 
 def test_a_run_that_stops_is_one_line_and_status_1(uploads, model, tmp_path, capsys):
