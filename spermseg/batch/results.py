@@ -106,10 +106,15 @@ def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
 
 
+def run_of(unit: Location) -> str:
+    """Return the id of the run whose folder holds a unit file; empty where none does."""
+    folder = unit.path.split("/")[-2]
+    return folder.removeprefix("run=") if folder.startswith("run=") else ""
+
+
 def runs_with_rows(out: Location) -> set[str]:
     """Return the ids of the runs that have a unit file."""
-    folders = (place.path.split("/")[-2] for place in list_units(out))
-    return {folder.removeprefix("run=") for folder in folders if folder.startswith("run=")}
+    return {run_of(place) for place in list_units(out)} - {""}
 
 
 def read_unit(place: Location, columns: Sequence[str] | None = None) -> pa.Table:

@@ -22,6 +22,7 @@ VERBS = {
     "segment": "a clinic's uploads -> a table: one row a micrograph, every night",
     "verify": "the proof that every planned upload has exactly one row",
     "report": "a table -> one HTML file to look at",
+    "export": "a table -> one CSV or Parquet file: a line a micrograph, or a line a cell",
     "demo": "all of it, on drawn micrographs: start here",
 }
 FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143

@@ -158,7 +158,7 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
     measured = frame[frame["status"] == "ok"]
     times = [_times(receipt) for receipt in receipts]
     return {
-        "planned": sum(int(receipt.get("planned") or 0) for receipt in receipts) if receipts else None,
+        "planned": sum(_uploads(receipt) for receipt in receipts) if receipts else None,
         "rows": len(frame),
         "ok": len(measured),
         "rejected": len(frame) - len(measured),
@@ -171,6 +171,11 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
         "started": min((start for start, _ in times if start), default=None),
         "ended": max((end for _, end in times if end), default=None),
     }
+
+
+def _uploads(receipt: Mapping[str, Any]) -> int:
+    """Return how many uploads a run planned whose row no later run replaced."""
+    return int(receipt.get("planned") or 0) - int(receipt.get("replaced") or 0)
 
 
 def _times(receipt: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
@@ -210,7 +215,8 @@ def find_problems(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) ->
     for receipt in receipts:
         rows = frame[frame["run_id"] == receipt.get("run_id")]
         ok = int((rows["status"] == "ok").sum())
-        found = {"planned": len(rows), "ok": ok, "rejected": len(rows) - ok}
+        replaced = int(receipt.get("replaced") or 0)
+        found = {"planned": len(rows) + replaced, "ok": ok, "rejected": len(rows) - ok + replaced}
         problems += [
             f"Run {receipt.get('run_id')}: its receipt says {name} {receipt.get(name)}, its rows say {number}."
             for name, number in found.items()

@@ -1,0 +1,101 @@
+"""A table as one file for other programs: CSV or Parquet, a line a micrograph or a line a cell, without masks.
+
+CSV is opened in spreadsheets, and names come from uploads: what a spreadsheet would take for a formula is written as
+text, with an apostrophe before it. Source: OWASP, CSV Injection.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from spermseg.errors import ConfigError, StorageError, first_line
+from spermseg.storage.filesystem import Location
+
+FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
+"""How text begins that a spreadsheet calculates, full-width signs included."""
+OF_A_CELL = ("image_id", "uri", "member", "group", "run_id", "model_sha256", "recipe_sha256", "um_per_px")
+"""Columns of the micrograph that stand in each line of a cell."""
+
+
+def cell_lines(table: pa.Table) -> pa.Table:
+    """Return one line a cell: its micrograph's columns, its number there from 0 on, and its measures, without mask.
+
+    Args:
+        table: rows of the results contract, with `OF_A_CELL` and `cells`.
+    """
+    cells = table["cells"].combine_chunks()
+    parents = pc.list_parent_indices(cells)
+    lines = table.select(list(OF_A_CELL)).take(parents)
+    owners = parents.to_pylist()
+    first = {owner: number for number, owner in reversed(list(enumerate(owners)))}
+    numbers = [number - first[owner] for number, owner in enumerate(owners)]
+    lines = lines.append_column("cell", pa.array(numbers, pa.int32()))
+    measures = pc.list_flatten(cells)
+    for field in measures.type:
+        if field.name != "mask":
+            lines = lines.append_column(field, pc.struct_field(measures, field.name))
+    return lines
+
+
+def write_export(tables: Iterable[pa.Table], schema: pa.Schema, target: Location) -> int:
+    """Write tables into one file, one at a time, whole or not at all, and return how many lines it has.
+
+    Args:
+        tables: the lines.
+        schema: of all tables.
+        target: `*.csv` or `*.parquet`.
+
+    Raises:
+        ConfigError: the name is of neither kind.
+        StorageError: it could not be written.
+    """
+    kind = PurePosixPath(target.name).suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise ConfigError(f"got {target.uri}; a file that ends in .csv or .parquet is needed")
+    make_writer = pyarrow.csv.CSVWriter if kind == ".csv" else pq.ParquetWriter
+    written = 0
+    with _whole_file(target) as file, make_writer(file, schema) as writer:
+        for table in tables:
+            lines = table.cast(schema)
+            writer.write_table(_harmless(lines) if kind == ".csv" else lines)
+            written += len(lines)
+    return written
+
+
+def _harmless(lines: pa.Table) -> pa.Table:
+    """Return a table none of whose texts is a formula."""
+    for number, field in enumerate(lines.schema):
+        if pa.types.is_string(field.type):
+            texts = lines[field.name]
+            quoted = pc.binary_join_element_wise("'", texts, "")
+            is_formula = pc.match_substring_regex(texts, FORMULA)
+            lines = lines.set_column(number, field, pc.if_else(is_formula, quoted, texts))
+    return lines
+
+
+@contextmanager
+def _whole_file(target: Location) -> Iterator[pa.NativeFile]:
+    """Open a file to write that gets its name when all of it is written."""
+    try:
+        filesystem, path = target.filesystem()
+        folder, _, name = path.rpartition("/")
+        partial = f"{folder}/.partial-{secrets.token_hex(8)}-{name}"
+        if not target.is_s3:
+            filesystem.create_dir(folder, recursive=True)
+        try:
+            with filesystem.open_output_stream(partial) as file:
+                yield file
+            filesystem.move(partial, path)
+        except BaseException:
+            filesystem.delete_file(partial)
+            raise
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{target.uri} could not be written: {first_line(error)}") from error
