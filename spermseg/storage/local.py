@@ -1,7 +1,9 @@
 """Files of this machine, or of a disk that all machines share."""
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,7 +11,15 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from spermseg.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, StorageError
+from spermseg.errors import (
+    ObjectChangedError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageError,
+)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -22,51 +32,48 @@ class LocalBackend:
         Links to files count as files; links to folders are not followed, since they can go round in circles.
         """
         try:
-            yield path, *self.stat(path)
+            described = _described(path, "listed")
         except ObjectMissingError:
             yield from self._walk(path)
+        else:
+            yield path, *described
 
     def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        try:
-            with _local_errors(folder, "listed"), os.scandir(folder) as listing:
-                # With the slash, a folder sorts where its files do: the order of S3.
-                entries = sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
-        except ObjectMissingError:
-            return
-        for entry in entries:
+        pending = _entries(folder)[::-1]  # a stack: folders can be nested deeper than calls
+        while pending:
+            entry = pending.pop()
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path)
-            elif entry.is_file():
-                try:
-                    yield entry.path, *self.stat(entry.path)
-                except ObjectMissingError:  # removed since the folder was read
-                    continue
+                pending += _entries(entry.path)[::-1]
+                continue
+            try:
+                described = _described(entry.path, "listed")
+            except ObjectMissingError:  # no file, or removed since the folder was read
+                continue
+            yield entry.path, *described
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
-        with _local_errors(path, "read"):
-            status = Path(path).stat()
-            if not Path(path).is_file():
-                raise ObjectMissingError(f"{path} is not a file")
-        return status.st_size, f"{status.st_size:x}-{status.st_mtime_ns:x}"
+        return _described(path, "read")
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
         """Return up to `size` bytes from `start`, provided size and modification time still give this etag."""
-        if etag not in (None, self.stat(path)[1]):
-            raise ObjectChangedError(f"{path} changed since planned")
+        self.stat(path)  # to open what is no file, a pipe for one, can take for ever
         with _local_errors(path, "read"), Path(path).open("rb") as file:
             file.seek(start)
-            return file.read(-1 if size is None else size)
+            data = file.read(-1 if size is None else size)
+            if etag not in (None, _etag(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
+                raise ObjectChangedError(f"{path} changed since planned")
+        return data
 
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
-        """Write to a temporary file beside it, fsync, and give it its name in one step."""
+        """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
+
+        After that a power cut takes nothing back. A disk that is full leaves what was there, and nothing else.
+        """
         target = Path(path)
         temporary = target.with_name(f".partial-{secrets.token_hex(8)}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # a file in the way is not the object that is there already
-            raise StorageError(f"{target.parent} could not be made: {error.strerror}") from error
-        with _local_errors(path, "written"):
+        _make_folder(target.parent)
+        with _local_errors(path, "written"), _open_folder(target.parent) as folder:
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -78,15 +85,58 @@ class LocalBackend:
                     temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
+            os.fsync(folder)
 
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
-        with suppress(ObjectMissingError), _local_errors(path, "removed"):
+        with suppress(ObjectMissingError), _local_errors(path, "removed"), _open_folder(Path(path).parent) as folder:
             Path(path).unlink()
+            os.fsync(folder)
 
     def filesystem(self, path: str) -> pafs.FileSystem:  # noqa: ARG002 (S3 needs to know the bucket)
         """Return pyarrow's local filesystem."""
         return pafs.LocalFileSystem()
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in the order of S3: with the slash, a folder sorts where its files do."""
+    with suppress(ObjectMissingError), _local_errors(folder, "listed"), os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
+    return []
+
+
+def _described(path: str, verb: str) -> tuple[int, str]:
+    """Return (size, etag) of a regular file."""
+    with _local_errors(path, verb):
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissingError(f"{path} is not a file")
+    return status.st_size, _etag(status)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and what is missing above it, to last: a folder's name is kept by the one above."""
+    try:
+        missing = [made for made in (folder, *folder.parents) if not made.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            with _open_folder(made.parent) as above:
+                os.fsync(above)
+    except OSError as error:  # a file in the way is not the object that is there already
+        raise _storage_error(str(folder), "made", error) from error
+
+
+@contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -101,4 +151,15 @@ def _local_errors(path: str, verb: str) -> Iterator[None]:
     except FileExistsError as error:
         raise ObjectExistsError(f"{path} is there already") from error
     except OSError as error:
-        raise StorageError(f"{path} could not be {verb}: {error.strerror}") from error
+        raise _storage_error(path, verb, error) from error
+
+
+def _storage_error(path: str, verb: str, error: OSError) -> StorageError:
+    if error.errno in FULL:
+        advice = f"no space left on its disk ({error.strerror}): make room, and the same command goes on"
+        return StorageError(f"{path} could not be {verb}: {advice}")
+    if error.errno == errno.EACCES and verb == "read":
+        return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
+    if error.errno == errno.ELOOP:
+        return ObjectMissingError(f"{path} is not there: its link leads round in circles")
+    return StorageError(f"{path} could not be {verb}: {error.strerror}")

@@ -1,8 +1,13 @@
-"""S3 and servers that speak it, through boto3: listings with etags, ranged and conditional requests."""
+"""S3 and servers that speak it, through boto3: listings with etags, ranged and conditional requests.
+
+Failures that pass are retried twice over: at once by botocore (a few tenths of a second, seconds where the server asks
+to slow down), and with a longer breath by `Patience`, which also sees what botocore cannot: bodies that break off,
+listings that are cut short, conditional requests that met.
+"""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,36 +16,48 @@ from urllib.parse import urlencode, urlsplit
 import boto3
 import pyarrow.fs as pafs
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.parsers import ResponseParserError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from spermseg.errors import (
-    ConfigError,
-    ObjectChangedError,
-    ObjectExistsError,
-    ObjectMissingError,
-    StorageError,
-    one_line,
-)
+from spermseg.errors import ConfigError, ObjectExistsError, ObjectMissingError, StorageError, one_line
+from spermseg.storage.s3_errors import is_passing, s3_errors, status_of
 
 # pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 
 CLIENT_CONFIG = Config(
-    retries={"mode": "standard", "max_attempts": 5},
+    retries={"mode": "standard", "total_max_attempts": 3},
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
     connect_timeout=10,
     read_timeout=60,
     max_pool_connections=32,
 )
-ATTEMPTS = 3  # at what botocore does not retry: a body that breaks off, and two conditional PUTs that met
-BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to try what may pass; waits are random, up to 1, 2, 4, ... seconds, so that workers part."""
+
+    attempts: int = 6
+    """Calls of botocore; each makes up to three requests, or one where many have failed of late."""
+    longest_wait_s: float = 8.0
+    """The most between two of them."""
+    total_s: float = 60.0
+    """No call begins after this, since a server that takes all and says nothing costs minutes each."""
+
+    def retrying(self) -> Retrying:
+        """Return a fresh caller of functions."""
+        return Retrying(
+            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.total_s),
+            wait=wait_random_exponential(max=self.longest_wait_s),
+            retry=retry_if_exception(is_passing),
+            reraise=True,
+        )
+
+
+PATIENCE = Patience()
 
 
 @lru_cache(maxsize=8)
@@ -76,13 +93,29 @@ class S3Backend:
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
         """Yield (path, size, etag) of every object at or below a path, in the order of the keys, which S3 gives."""
         bucket, key = _split(path)
-        with _s3_errors(path):
-            if key:  # a listing by `key` alone would page through all of `key-archive/` too
-                first = client(self.endpoint_url).list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-                yield from _entries(bucket, (item for item in first.get("Contents", ()) if item["Key"] == key))
-            pages = client(self.endpoint_url).get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=bucket, Prefix=f"{key}/" if key else ""):
-                yield from _entries(bucket, page.get("Contents", ()))
+        if key:  # a listing by `key` alone would page through all of `key-archive/` too
+            first = self._listed(path, Bucket=bucket, Prefix=key, MaxKeys=1)
+            yield from _entries(bucket, (item for item in first.get("Contents", ()) if item["Key"] == key))
+        more: dict[str, str] = {}
+        while True:
+            page = self._listed(path, Bucket=bucket, Prefix=f"{key}/" if key else "", **more)
+            yield from _entries(bucket, page.get("Contents", ()))
+            if not page["IsTruncated"]:
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _listed(self, path: str, **request: Any) -> dict[str, Any]:
+        """Return one page; boto3's paginator would take an answer without a body for an empty bucket."""
+
+        def page() -> dict[str, Any]:
+            answer: dict[str, Any] = client(self.endpoint_url).list_objects_v2(**request)
+            nowhere = (None, request.get("ContinuationToken"))
+            if answer.get("IsTruncated", True) and answer.get("NextContinuationToken") in nowhere:
+                raise ResponseParserError("a listing that is cut short")
+            return answer
+
+        with s3_errors(path):
+            return PATIENCE.retrying()(page)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
@@ -90,8 +123,14 @@ class S3Backend:
 
     def _head(self, path: str, **condition: str) -> tuple[int, str]:
         bucket, key = _split_object(path)
-        with _s3_errors(path):
-            head = client(self.endpoint_url).head_object(Bucket=bucket, Key=key, **condition)
+        request = {"Bucket": bucket, "Key": key, **condition}
+        with s3_errors(path):
+            try:
+                head = self._patiently("head_object", **request)
+            except ClientError as error:
+                if status_of(error) in (400, 401, 403):  # a HEAD has no body: only a GET is told why it is refused
+                    self._patiently("get_object", Range="bytes=0-0", **request)["Body"].close()
+                raise
             return head["ContentLength"], _bare(head["ETag"])
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
@@ -101,53 +140,56 @@ class S3Backend:
         if size == 0:  # no Range header can say this
             self._head(path, **extra)
             return b""
-        if size is not None or start:
-            extra["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
-        with _s3_errors(path):
+        # All of an object is a range too: its answer says twice how long it is.
+        extra["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
+        with s3_errors(path):
             try:
-                return self._get(Bucket=bucket, Key=key, **extra)
+                return PATIENCE.retrying()(self._get, start, size, Bucket=bucket, Key=key, **extra)
             except ClientError as error:
-                if _code(error) == "InvalidRange":
+                if status_of(error) == 416:
                     return b""
                 raise
 
-    def _get(self, **request: str) -> bytes:
-        for _ in range(ATTEMPTS - 1):
-            body = client(self.endpoint_url).get_object(**request)["Body"]
-            try:
-                return bytes(body.read())
-            except BROKEN_OFF:
-                continue
-        return bytes(client(self.endpoint_url).get_object(**request)["Body"].read())
+    def _get(self, start: int, size: int | None, **request: str) -> bytes:
+        """Return the body of one GET, having counted its bytes."""
+        answer = client(self.endpoint_url).get_object(**request)
+        data = bytes(answer["Body"].read())
+        if span := re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange", "")):
+            there = int(span[1]) - start
+            needed = there if size is None else min(size, there)
+            if len(data) != needed:
+                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=needed)
+        return data
 
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
-        """Write in one PUT."""
+        """Write in one PUT. An object that an earlier attempt of this very call left there is a success."""
         bucket, key = _split_object(path)
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-        with _s3_errors(path):
+        retrying = PATIENCE.retrying()
+        with s3_errors(path):
             try:
-                self._put(Bucket=bucket, Key=key, Body=data, **condition)
+                retrying(self._call("put_object"), Bucket=bucket, Key=key, Body=data, **condition)
             except ClientError as error:
-                if _code(error) == "PreconditionFailed":
-                    raise ObjectExistsError(f"s3://{path} is there already") from error
-                raise
-
-    def _put(self, **request: Any) -> None:
-        for _ in range(ATTEMPTS - 1):
-            try:
-                client(self.endpoint_url).put_object(**request)
-            except ClientError as error:
-                if _code(error) != "ConditionalRequestConflict":
+                if status_of(error) != 412:
                     raise
-            else:
-                return
-        client(self.endpoint_url).put_object(**request)
+                again = (
+                    error.response["ResponseMetadata"].get("RetryAttempts") or retrying.statistics["attempt_number"] > 1
+                )
+                if not (again and self.read_range(path, 0, len(data) + 1, None) == data):
+                    raise ObjectExistsError(f"s3://{path} is there already") from error
 
     def delete(self, path: str) -> None:
         """Remove an object, if it is there."""
         bucket, key = _split_object(path)
-        with _s3_errors(path):
-            client(self.endpoint_url).delete_object(Bucket=bucket, Key=key)
+        with s3_errors(path):
+            self._patiently("delete_object", Bucket=bucket, Key=key)
+
+    def _patiently(self, operation: str, **request: Any) -> Any:
+        return PATIENCE.retrying()(self._call(operation), **request)
+
+    def _call(self, operation: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(client(self.endpoint_url), operation)
+        return function
 
     def filesystem(self, path: str) -> pafs.FileSystem:
         """Return pyarrow's S3 filesystem for the same server; only `from_uri` heeds the environment's endpoint."""
@@ -183,31 +225,3 @@ def _entries(bucket: str, items: Any) -> Iterator[tuple[str, int, str]]:
 
 def _bare(etag: str) -> str:
     return etag.strip('"')
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def _s3_errors(path: str) -> Iterator[None]:
-    """Turn boto3's errors into ours; a HEAD has no body, so only its status tells what was wrong."""
-    try:
-        yield
-    except BotoCoreError as error:
-        raise StorageError(f"s3://{path}: {one_line(error)}") from error
-    except ClientError as error:
-        raise _translated(path, error) from error
-
-
-def _translated(path: str, error: ClientError) -> StorageError:
-    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    if code == "NoSuchBucket":
-        return StorageError(f"s3://{path}: there is no such bucket; make it first, or check the name and the endpoint")
-    if status == 404:
-        return ObjectMissingError(f"s3://{path} is not there")
-    if status == 412:
-        return ObjectChangedError(f"s3://{path} changed since planned")
-    if status in (401, 403):
-        return StorageError(f"s3://{path}: access denied ({code}); check the credentials in use and what they may do")
-    return StorageError(f"s3://{path}: {one_line(error)}")

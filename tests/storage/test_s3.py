@@ -12,6 +12,11 @@ from spermseg.storage import s3
 from spermseg.storage.filesystem import Location
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(attempts=3, longest_wait_s=0.01))
+
+
 @pytest.fixture
 def answers(s3_keys: None) -> Iterator[Stubber]:
     """Scripted answers for `place`; each must be asked for."""
@@ -52,6 +57,7 @@ def test_a_conditional_write_that_meets_another_is_tried_again(answers, place):
 def test_a_conditional_write_that_lost_to_another_says_so(answers, place):
     answers.add_client_error("put_object", "ConditionalRequestConflict", http_status_code=409)
     answers.add_client_error("put_object", "PreconditionFailed", http_status_code=412)
+    answers.add_response("get_object", body(b"y", 1))
     with pytest.raises(ObjectExistsError):
         place.write_bytes(b"x", only_if_absent=True)
 
@@ -65,6 +71,7 @@ def test_conflicts_without_end_are_an_error_that_claims_no_winner(answers, place
 
 
 def test_an_error_of_the_server_keeps_its_code_and_fits_one_line(answers, place):
-    answers.add_client_error("get_object", "SlowDown", "Please reduce\nyour request rate", http_status_code=503)
+    for _ in range(3):
+        answers.add_client_error("get_object", "SlowDown", "Please reduce\nyour request rate", http_status_code=503)
     with pytest.raises(StorageError, match=r"^s3://bucket/a.jpg: [^\n]*SlowDown[^\n]*reduce your request rate$"):
         place.read_bytes()

@@ -1,0 +1,107 @@
+"""What S3's refusals and failures mean: what passes, what concerns one object, and what stops a run.
+
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and what Ceph and MinIO add to them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, StorageError, one_line
+
+# The answer did not come, or not all of it. urllib3's own error comes from the body of a refused GET.
+BROKEN = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, HTTPError)
+PASSING_STATUS = (409, 429, 500, 502, 503, 504)  # 409: conditional requests that met
+PASSING_CODES = ("RequestTimeout", "SlowDown")
+
+NO_CREDENTIALS = (
+    *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError),
+    *(TokenRetrievalError, UnauthorizedSSOTokenError),
+)
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+NOT_ACCEPTED = ("InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity")
+GO_ON = "the same command goes on"
+
+
+def code_of(error: ClientError) -> str:
+    """Return S3's name for an error; where the answer had no body, or not all of it, its status."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int | None:
+    """Return the HTTP status of an answer."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return None if status is None else int(status)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may well succeed in a moment."""
+    if isinstance(error, ClientError):
+        code, status = code_of(error), status_of(error)
+        nameless = status in (400, 403) and code == str(status) and error.operation_name != "HeadObject"
+        return nameless or status in PASSING_STATUS or code in PASSING_CODES  # nameless: its body broke off
+    return isinstance(error, BROKEN)
+
+
+@contextmanager
+def s3_errors(path: str) -> Iterator[None]:
+    """Turn the errors of boto3 into ours."""
+    try:
+        yield
+    except NO_CREDENTIALS as error:
+        advice = f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of them, and {GO_ON}"
+        raise StorageError(f"s3://{path}: no credentials that can be used ({one_line(error)}): {advice}") from error
+    except (ResponseParserError, HTTPError) as error:  # the text of one carries the answer
+        raise StorageError(f"s3://{path}: the server's answer broke off or is no S3; check the endpoint") from error
+    except BotoCoreError as error:
+        raise StorageError(f"s3://{path}: {one_line(error)}") from error
+    except ClientError as error:
+        raise _translated(f"s3://{path}", error) from error
+
+
+def _translated(uri: str, error: ClientError) -> StorageError:
+    """Return our error. Only a GET can tell that this one object is denied: a HEAD has no code, a PUT stops a run."""
+    code, status = code_of(error), status_of(error)
+    if code == "NoSuchBucket":
+        return StorageError(f"{uri}: there is no such bucket; make it first, or check the name and the endpoint")
+    if status == 404:
+        return ObjectMissingError(f"{uri} is not there")
+    if status == 412:
+        return ObjectChangedError(f"{uri} changed since planned")
+    if error.operation_name == "GetObject" and code == "AccessDenied":
+        return ObjectDeniedError(f"{uri} may not be read with the credentials in use (AccessDenied)")
+    if error.operation_name == "GetObject" and code == "InvalidObjectState":
+        return ObjectDeniedError(f"{uri} is archived and cannot be read (InvalidObjectState): restore it first")
+    if code in FULL:
+        return StorageError(f"{uri}: no space left on the server ({code}): make room, and {GO_ON}")
+    return _refused(uri, code, status) or StorageError(f"{uri}: {one_line(error)}")
+
+
+def _refused(uri: str, code: str, status: int | None) -> StorageError | None:
+    """Return the error of a request that was refused for who sent it; None where it was not."""
+    if code in EXPIRED:
+        return StorageError(f"{uri}: the credentials have expired ({code}): renew them, and {GO_ON}")
+    if code == "RequestTimeTooSkewed":
+        return StorageError(f"{uri}: this machine's clock is wrong ({code}): set it, and {GO_ON}")
+    if code in NOT_ACCEPTED or status == 401:
+        return StorageError(
+            f"{uri}: access denied ({code}): the credentials are not accepted; give others, and {GO_ON}"
+        )
+    if status == 403:
+        return StorageError(f"{uri}: access denied ({code}): check the credentials in use and what they may do")
+    return None
