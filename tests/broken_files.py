@@ -4,6 +4,7 @@ Every upload made here gives exactly one rejected row. Where it is an archive, t
 wherever the damage leaves a way to it.
 """
 
+import gzip
 import io
 import struct
 import tarfile
@@ -16,6 +17,7 @@ from enum import Enum, auto
 import cv2
 import numpy as np
 import tifffile
+from hostile_decoder import marked
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -53,7 +55,7 @@ class BrokenFile:
     remedy: str
     """What a person can do about it."""
     trouble: Trouble = Trouble.IN_THE_FILE
-    """When it goes wrong; the file of a later trouble is whole until then."""
+    """When it goes wrong; the file of a later trouble is whole until then, or to any other decoder."""
 
 
 def encoded(pixels: Pixels, suffix: str) -> bytes:
@@ -123,11 +125,11 @@ def _heic(pixels: Pixels) -> bytes:
 
 
 def zipped(*members: tuple[str, bytes], packing: int = zipfile.ZIP_STORED) -> bytes:
-    """Return a .zip."""
+    """Return a .zip, the same whenever it is made."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packing) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, data in members:
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, packing)
     return file.getvalue()
 
 
@@ -206,31 +208,32 @@ def _archive_in_an_archive(pixels: Pixels) -> bytes:
     return zipped((WHOLE, png(pixels)), ("monday.zip", zipped((WHOLE, png(pixels)))))
 
 
-def tarred(*entries: tuple[tarfile.TarInfo, bytes], compression: str = "") -> bytes:
-    """Return a .tar, compressed with `gz` where asked for."""
+def tarred(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    """Return a .tar."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode="w") as archive:
         for entry, data in entries:
             archive.addfile(entry, io.BytesIO(data))
     return file.getvalue()
 
 
-def _entry(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
+def entry(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    """Return what `tarred` takes for a member."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
     for field, value in fields.items():
-        setattr(entry, field, value)
-    return entry, data
+        setattr(info, field, value)
+    return info, data
 
 
 def _tar_with_a_damaged_header(pixels: Pixels) -> bytes:
-    archive = bytearray(tarred(_entry(WHOLE, png(pixels)), _entry(BROKEN, png(pixels))))
+    archive = bytearray(tarred(entry(WHOLE, png(pixels)), entry(BROKEN, png(pixels))))
     archive[archive.index(BROKEN.encode()) + 100] ^= 0xFF
     return bytes(archive)
 
 
 def _cut_tar(pixels: Pixels) -> bytes:
-    archive = tarred(_entry(WHOLE, png(pixels)), _entry(BROKEN, png(pixels)))
+    archive = tarred(entry(WHOLE, png(pixels)), entry(BROKEN, png(pixels)))
     return archive[: archive.index(BROKEN.encode()) + tarfile.BLOCKSIZE + 100]
 
 
@@ -239,16 +242,16 @@ def _no_tar(pixels: Pixels) -> bytes:
 
 
 def _link(pixels: Pixels) -> bytes:
-    return tarred(_entry(WHOLE, png(pixels)), _entry(BROKEN, type=tarfile.SYMTYPE, linkname="/etc/passwd"))
+    return tarred(entry(WHOLE, png(pixels)), entry(BROKEN, type=tarfile.SYMTYPE, linkname="/etc/passwd"))
 
 
 def _pipe(pixels: Pixels) -> bytes:
-    return tarred(_entry(WHOLE, png(pixels)), _entry(BROKEN, type=tarfile.FIFOTYPE))
+    return tarred(entry(WHOLE, png(pixels)), entry(BROKEN, type=tarfile.FIFOTYPE))
 
 
 def _cut_tgz(pixels: Pixels) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # that gzip cannot make small
-    archive = tarred(_entry(WHOLE, png(pixels)), _entry(BROKEN, encoded(noise, ".bmp")), compression="gz")
+    archive = gzip.compress(tarred(entry(WHOLE, png(pixels)), entry(BROKEN, encoded(noise, ".bmp"))), mtime=0)
     return archive[: len(archive) // 2]
 
 
@@ -329,7 +332,7 @@ BROKEN_FILES = (
     BrokenFile(
         name="crash.png",
         called="a picture that ends its decoder",
-        make=png,
+        make=lambda pixels: marked(png(pixels), b"segfault"),
         remedy="export it again; keep the file, and report it",
         trouble=Trouble.CRASH,
     ),
