@@ -6,7 +6,7 @@ A local Ray cluster of three nodes, an S3 server behind a proxy, and a few hundr
 broken. In each round the command `spermseg segment` works on the same uploads into a table of its own; at a random
 moment a random one of these happens: a worker process, the process that holds a model, or a whole node is killed, the
 command itself is killed and started again, or a third of all requests to the storage fails for a while. The table must
-then equal that of a calm night, row for row and bit for bit, and `spermseg verify` must agree.
+then equal that of a calm night, row for row and bit for bit, and must stand up to what `spermseg verify` does.
 
 A round is repeated by its seed: `--rounds 1 --seed 17`. Prints a line a round and, as the last line, one JSON object of
 the figures; exits with 1 when a row was lost, duplicated or differs, or a round did not end.

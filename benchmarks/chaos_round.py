@@ -16,7 +16,7 @@ from chaos_night import Differences, compare
 from chaos_stage import NODES, Stage, title
 
 from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import list_runs, plan_location
+from spermseg.batch.receipt import list_runs, plan_location, verify
 from spermseg.batch.results import list_units, read_units
 from spermseg.storage.filesystem import Location
 
@@ -25,8 +25,8 @@ EARLIEST, LATEST = -0.1, 0.9
 BURST_S, BURST_SHARE = 3.0, 0.3
 TASK, ACTOR, AT_WORK = r"^ray::.*(Fetch|Write)", r"^ray::MapWorker", r"(Fetch|Write)\w*\)$|\)\.\w+$"
 """Ray's titles of processes: a task has one only while it runs, an actor shows the method that it is in."""
-AT_WORK_S = 2.0
-"""How long to wait for that."""
+AT_WORK_S, INTO_WORK_S = 2.0, 0.05
+"""How long to wait for that at most, and how far into the work to strike at most."""
 ROUND_S = 300
 """A round that takes longer is taken to hang."""
 STARTS = 4
@@ -163,6 +163,7 @@ class Play:
             if found:
                 victim = self.dice.choice(found)
                 _wait_until_at_work(victim)
+                time.sleep(self.dice.uniform(0, INTO_WORK_S))
                 with suppress(psutil.Error):
                     victim.kill()
                     return True
@@ -196,8 +197,8 @@ def play_round(stage: Stage, seed: int, calm: list[dict[str, Any]], calm_decoded
         share = play.strike(outcome.fault, play.dice.uniform(EARLIEST, LATEST))
         outcome.struck, outcome.share = share is not None, share or 0.0
         play.finish()
-        if not stage.verify(play.name, play.log):
-            outcome.trouble = f"verify: {play.log.read_text(errors='replace').strip().splitlines()[-1]}"
+        _, wrong = verify(stage.place(play.name))
+        outcome.trouble = f"verify: {wrong[0]}" if wrong else ""
     except TroubleError as error:
         outcome.trouble = str(error)
     finally:

@@ -36,16 +36,13 @@ ENVIRONMENT = {
 
 COMMAND = """
 import functools, pathlib, sys
+from chaos_night import noting_decode
 from spermseg.batch import plan
-from spermseg.cli import main
+from spermseg.cli import main, segment
 
 plan.UNIT_MICROGRAPHS = int(sys.argv.pop(1))
-notes = pathlib.Path(sys.argv.pop(1))
-if sys.argv[1] == "segment":
-    from chaos_night import noting_decode
-    from spermseg.cli import segment
-
-    segment.Workers = functools.partial(segment.Workers, decode=functools.partial(noting_decode, notes=notes))
+decode = functools.partial(noting_decode, notes=pathlib.Path(sys.argv.pop(1)))
+segment.Workers = functools.partial(segment.Workers, decode=decode)
 main()
 """
 """`spermseg`, with small units, and a note of each picture that is decoded."""
@@ -69,32 +66,14 @@ class Stage:
         """Return a place of the bucket, seen around the proxy."""
         return Location(f"s3://chaos/{name}", self.server_url)
 
-    def start(self, verb: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    def segment(self, name: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
         """Start the command, with what it prints in a file."""
-        unit, notes = str(self.unit), str(log.with_suffix(".decoded"))
-        words = [
-            sys.executable,
-            "-c",
-            COMMAND,
-            unit,
-            notes,
-            verb,
-            *arguments,
-            "--endpoint-url",
-            self.proxy.endpoint_url,
-        ]
+        program = (sys.executable, "-c", COMMAND, str(self.unit), str(log.with_suffix(".decoded")))
+        night = ("s3://chaos/uploads", "--model", "s3://chaos/model.safetensors", "--out", f"s3://chaos/{name}")
+        cluster = ("--address", self.cluster.address, "--workers", str(NODES), "--decode-threads", "1")
+        words = (*program, "segment", *night, "--endpoint-url", self.proxy.endpoint_url, *cluster, *more)
         with log.open("ab") as file:
             return subprocess.Popen(words, stdout=file, stderr=file)
-
-    def segment(self, name: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
-        """Start the night."""
-        words = ("s3://chaos/uploads", "--model", "s3://chaos/model.safetensors", "--out", f"s3://chaos/{name}")
-        cluster = ("--address", self.cluster.address, "--workers", str(NODES), "--decode-threads", "1")
-        return self.start("segment", *words, *cluster, *more, log=log)
-
-    def verify(self, name: str, log: Path) -> bool:
-        """Say whether the command `spermseg verify` finds all well."""
-        return self.start("verify", f"s3://chaos/{name}", log=log).wait() == 0
 
     def add_node(self) -> None:
         """Add a node that works."""
