@@ -1,10 +1,12 @@
 """Archives made in memory, and their members read as a worker does."""
 
+import gzip
 import io
 import tarfile
 import zipfile
 
-from spermseg.storage.archives import Member, list_members, unpack_member
+from spermseg.errors import SpermsegError
+from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_members, unpack_member
 
 LIMIT = 1 << 20
 """Bytes that a member may unpack to."""
@@ -32,11 +34,48 @@ def tar_of(pairs, kind=tarfile.PAX_FORMAT) -> bytes:
     return sink.getvalue()
 
 
+def tar_gz_of(pairs, kind=tarfile.PAX_FORMAT) -> bytes:
+    return gzip.compress(tar_of(pairs, kind), mtime=0)
+
+
+def archive_of(kind, pairs) -> bytes:
+    return {"zip": zip_of, "tar": tar_of, "tar.gz": tar_gz_of}[kind](pairs)
+
+
+def tar_with(*entries, compress=False, **fields) -> bytes:
+    """Return a tar of entries without data, each a name or a `TarInfo`, with the same fields set on all."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w:gz" if compress else "w", format=tarfile.GNU_FORMAT) as archive:
+        for entry in entries:
+            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
+            for field, value in fields.items():
+                setattr(info, field, value)
+            archive.addfile(info)
+    return sink.getvalue()
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    bytes_read = 0
+    largest_request = 0
+    requests = 0
+
+    def read(self, size=-1):
+        self.largest_request = max(self.largest_request, size if size >= 0 else 2**63)
+        data = super().read(size)
+        self.bytes_read += len(data)
+        self.requests += bool(data)
+        return data
+
+
 def listed(blob: bytes, kind: str) -> list[Member]:
     return list_members(io.BytesIO(blob), kind)
 
 
 def unpacked(blob: bytes, member: Member, limit: int = LIMIT) -> bytes:
+    if member.packing == TAR_GZ:
+        return next(stream_members(io.BytesIO(blob), [(member.offset, member.size)]))
     part = blob[member.offset : member.offset + member.size]
     return unpack_member(part, member.packing, member.data_size, member.crc32, limit)
 
@@ -44,3 +83,13 @@ def unpacked(blob: bytes, member: Member, limit: int = LIMIT) -> bytes:
 def only(members: list[Member]) -> Member:
     assert len(members) == 1
     return members[0]
+
+
+def result_or_error(call):
+    """Return what a call returns or the error of ours that it raises, whose message is one line."""
+    try:
+        result = call()
+    except SpermsegError as error:
+        result = error
+    assert not isinstance(result, SpermsegError) or "\n" not in result.message
+    return result

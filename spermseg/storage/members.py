@@ -1,0 +1,101 @@
+"""What all kinds of archive share: members, the kinds by name, the limits, and the words for what cannot be used."""
+
+import struct
+import tarfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+from spermseg.errors import ArchiveError, one_line
+from spermseg.storage.filesystem import storable
+
+TAR, TAR_GZ, ZIP_STORED, ZIP_DEFLATE = "tar", "tar-gz", "zip-stored", "zip-deflate"
+KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz"}
+OTHER_SUFFIXES = (
+    *(".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst"),
+    *(".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"),
+)
+MAX_RATIO = 200
+"""Bytes that one packed byte may become. A micrograph's noise packs 2 to 1, one that a strong JPEG compression smoothed
+before 30 to 1, and a drawing without noise 140 to 1; deflate ends at 1032 to 1, of which bombs are made."""
+RATIO_FREE_BYTES = 1 << 20
+"""Unpacked bytes to which no ratio applies: what is as small as this does no harm, however well it packs."""
+LARGEST_INT = 2**63 - 1  # what a Parquet integer holds
+DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, struct.error, zlib.error),
+    *(ValueError, OverflowError, LookupError, EOFError, OSError, NotImplementedError, RecursionError, MemoryError),
+)
+"""What the standard library's readers raise over damaged archives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file inside an archive."""
+
+    name: str
+    """Its name there; what is not valid text is shown with backslash escapes, or question marks. Names may repeat,
+    offsets not."""
+    offset: int
+    """First byte to fetch: of the archive, or of what it unpacks to where the packing is `tar-gz`."""
+    size: int
+    """Bytes to fetch: of the archive, or of what it unpacks to where the packing is `tar-gz`."""
+    packing: str
+    """How to unpack them: `tar`, `tar-gz`, `zip-stored` or `zip-deflate`; empty where the member cannot be used."""
+    data_size: int
+    """Bytes once unpacked, as the archive declares them."""
+    crc32: int | None = None
+    """Checksum of the unpacked bytes; tar has none."""
+    reason: str | None = None
+    """Why it cannot be used; None where it can."""
+
+
+def archive_kind(name: str) -> str | None:
+    """Return `zip`, `tar` or `tar.gz` by the suffix of a name, None for anything else.
+
+    >>> archive_kind("clinic/2026-11-23.ZIP"), archive_kind("a.tgz"), archive_kind("a.jpg")
+    ('zip', 'tar.gz', None)
+    """
+    return next((kind for suffix, kind in KINDS.items() if name.lower().endswith(suffix)), None)
+
+
+def unsupported_archive(name: str) -> str | None:
+    """Return why a file with this name is an archive that cannot be read; None where it is no such archive.
+
+    >>> unsupported_archive("monday.7z")
+    'a .7z archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these'
+    >>> unsupported_archive("monday.tar.gz")
+    """
+    suffix = next((suffix for suffix in OTHER_SUFFIXES if name.lower().endswith(suffix)), None)
+    if suffix is None or archive_kind(name):
+        return None
+    return f"a {suffix} archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these"
+
+
+def name_reason(name: str) -> str | None:
+    """Return why a member with this name cannot be used; None where nothing speaks against the name."""
+    if not name:
+        return "it has no name"
+    if archive_kind(name) or unsupported_archive(name):
+        return "an archive inside an archive: upload it by itself"
+    return None
+
+
+def storable_member(
+    *, name: str, offset: int, size: int, packing: str, data_size: int, crc32: int | None, reason: str | None
+) -> Member:
+    """Make a member whose text and numbers can be stored, however wrong what its archive declares."""
+    start = min(max(offset, 0), LARGEST_INT)
+    return Member(
+        name=storable(name),
+        offset=start,
+        size=min(max(size, 0), LARGEST_INT - start),
+        packing="" if reason else packing,
+        data_size=min(max(data_size, 0), LARGEST_INT),
+        crc32=crc32,
+        reason=reason,
+    )
+
+
+def unreadable(kind: str, error: BaseException) -> ArchiveError:
+    """Return the error for an archive of which not even one member can be listed."""
+    return ArchiveError(f"the {kind} archive's directory cannot be read: {one_line(error)}; upload it again")

@@ -1,0 +1,165 @@
+"""`.zip`: its directory, and what lies in the range of a member. Source: PKWARE's APPNOTE 6.3.10."""
+
+import bisect
+import io
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from typing import BinaryIO, cast
+
+from spermseg.errors import ArchiveError, StorageError
+from spermseg.storage.members import (
+    DAMAGE,
+    MAX_RATIO,
+    RATIO_FREE_BYTES,
+    ZIP_DEFLATE,
+    ZIP_STORED,
+    Member,
+    name_reason,
+    storable_member,
+    unreadable,
+)
+
+PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATE}
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
+LONGEST_LOCAL_HEADER = LOCAL_HEADER.size + 2 * 0xFFFF
+DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra field and comment
+LONGEST_DIRECTORY = 1 << 26  # bytes; half a million members of usual names, and a gigabyte once they are read
+UTF8_FLAG, ENCRYPTED_FLAG = 0x800, 0x1
+DEFLATE_LARGEST_RATIO = 1032  # a deflate stream cannot unpack to more than this for each of its bytes
+FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # of a Unix mode; archives from elsewhere have none
+
+
+def list_zip(file: BinaryIO) -> list[Member]:
+    """Return the members of a zip, as `archives.list_members` does, in the order of its directory."""
+    end = file.seek(0, io.SEEK_END)
+    try:
+        entries, directory_start = _read_directory(file)
+    except DAMAGE as error:
+        for cause in (error, error.__context__):
+            if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
+                raise cause from error
+        raise unreadable("zip", error) from error
+    starts = sorted(entry.header_offset for entry in entries)
+    files = (entry for entry in entries if not entry.filename.endswith("/"))
+    return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
+
+
+def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
+    """Return (the entries of the directory, where it starts)."""
+    for reader in (_DirectoryReader, _RenamingReader):
+        try:
+            with zipfile.ZipFile(cast("BinaryIO", reader(file))) as archive:
+                return archive.infolist(), archive.start_dir
+        except UnicodeDecodeError as error:  # one name that says it is UTF-8 and is not would cost the whole archive
+            trouble = error
+    raise trouble
+
+
+class _DirectoryReader:
+    """A file for `zipfile` that refuses to read a directory which would fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek = file.seek
+        self.tell = file.tell
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if size > LONGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"it has {size} bytes; at most {LONGEST_DIRECTORY} make sense")
+        return self._file.read(size)
+
+
+class _RenamingReader(_DirectoryReader):
+    """One that also puts question marks for the bytes of a name that are not the UTF-8 that they should be."""
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytearray(super().read(size))
+        position = 0
+        while data[position : position + 4] == b"PK\1\2" and len(data) - position >= DIRECTORY_ENTRY.size:
+            _, flags, *lengths = DIRECTORY_ENTRY.unpack_from(data, position)
+            name = slice(position + DIRECTORY_ENTRY.size, position + DIRECTORY_ENTRY.size + lengths[0])
+            if flags & UTF8_FLAG:
+                text = bytes(data[name]).decode("utf-8", "surrogateescape")
+                data[name] = re.sub("[\udc80-\udcff]", "?", text).encode()
+            position += DIRECTORY_ENTRY.size + sum(lengths)
+        return bytes(data)
+
+
+def _room(entry: zipfile.ZipInfo, starts: list[int], directory_start: int) -> int:
+    """Return the bytes up to the next member; none where two entries share a start, so that both are refused."""
+    here = bisect.bisect_left(starts, entry.header_offset)
+    return min([directory_start, *starts[here + 1 : here + 2]]) - entry.header_offset
+
+
+def _zip_member(entry: zipfile.ZipInfo, room: int, end: int) -> Member:
+    start = min(max(entry.header_offset, 0), end)
+    return storable_member(
+        name=entry.filename,
+        offset=start,
+        size=min(room, LONGEST_LOCAL_HEADER + entry.compress_size, end - start),
+        packing=PACKINGS.get(entry.compress_type, ""),
+        data_size=entry.file_size,
+        crc32=entry.CRC,
+        reason=_kind_reason(entry) or _size_reason(entry, room) or name_reason(entry.filename),
+    )
+
+
+def _kind_reason(entry: zipfile.ZipInfo) -> str | None:
+    mode = entry.external_attr >> 16
+    if entry.flag_bits & ENCRYPTED_FLAG:
+        return "encrypted: pack it again without a password"
+    if entry.compress_type not in PACKINGS:
+        return f"packed with zip method {entry.compress_type}; spermseg reads stored (0) and deflate (8)"
+    if stat.S_ISLNK(mode):
+        return "a link to another file: pack the file itself"
+    if stat.S_IFMT(mode) not in FILE_TYPES:
+        return f"not a file but an entry of Unix type {stat.filemode(mode)[0]!r}"
+    return None
+
+
+def _size_reason(entry: zipfile.ZipInfo, room: int) -> str | None:
+    packed, unpacked = entry.compress_size, entry.file_size
+    largest = packed if entry.compress_type == zipfile.ZIP_STORED else DEFLATE_LARGEST_RATIO * (packed + 1)
+    if entry.header_offset < 0 or room < LOCAL_HEADER.size + packed:
+        return f"its {packed} bytes overlap another member or the archive's end: pack it again"
+    if unpacked > largest:
+        return f"declares {unpacked} bytes unpacked, which its {packed} bytes cannot hold"
+    if unpacked > max(RATIO_FREE_BYTES, MAX_RATIO * packed):
+        return (
+            f"unpacks from {packed} to {unpacked} bytes, more than {MAX_RATIO} times as many, as no micrograph does: "
+            "if it is one, pack it stored"
+        )
+    return None
+
+
+def zip_body(blob: bytes) -> memoryview:
+    """Return what follows the local header, whose length only the header itself tells.
+
+    Raises:
+        ArchiveError: there is no local header.
+    """
+    if len(blob) < LOCAL_HEADER.size:
+        raise ArchiveError(f"it has {len(blob)} bytes, too few for a zip header of {LOCAL_HEADER.size}")
+    signature, name_length, extra_length = LOCAL_HEADER.unpack_from(blob)
+    if signature != b"PK\3\4":
+        raise ArchiveError("no zip header where the archive's directory says one is: pack it again")
+    return memoryview(blob)[LOCAL_HEADER.size + name_length + extra_length :]
+
+
+def inflate(body: memoryview, data_size: int) -> bytes:
+    """Return a raw deflate stream's data; one byte more than declared is enough to tell that it lies.
+
+    Raises:
+        ArchiveError: it is damaged, or unpacks to more than `data_size` bytes.
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = stream.decompress(body, data_size + 1)
+    except zlib.error as error:
+        raise ArchiveError(f"its compressed data are damaged ({error}): pack it again") from error
+    if len(data) > data_size:
+        raise ArchiveError(f"it unpacks to more than the {data_size} bytes that the archive declares")
+    return data
