@@ -141,6 +141,8 @@ def measure(source: Path, pictures: int, model: bytes, workers: int) -> Measured
         by_process = decode.counted()
     planned, first, last = moments[0], moments[1], moments[-1]
     seconds = last[0] - first[0]
+    if last is first:
+        raise SystemExit(f"{rows} pictures are one unit of work; give a larger --size")
     return Measured(
         workers=workers,
         pictures=rows,
