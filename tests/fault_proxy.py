@@ -10,6 +10,7 @@ valid), body and answer. It runs in threads of this process, and any process of 
 
 import enum
 import http.client
+import itertools
 import os
 import random
 import re
@@ -89,54 +90,11 @@ def kind_and_key(method: str, target: str) -> tuple[str, str]:
     return method, path
 
 
-class _Script:
-    """The active faults, what was counted, and the last answer to each listing."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rules: dict[int, tuple[Fault, random.Random, Counter[str]]] = {}
-        self._numbers = iter(range(10**9))
-        self.listings: dict[str, Answer] = {}
-        self.requests: Counter[str] = Counter()
-        self.faults: Counter[Kind] = Counter()
-
-    def add(self, fault: Fault) -> int:
-        with self._lock:
-            number = next(self._numbers)
-            self._rules[number] = fault, random.Random(fault.seed), Counter()
-            return number
-
-    def remove(self, number: int | None) -> None:
-        with self._lock:
-            if number is None:
-                self._rules.clear()
-            else:
-                self._rules.pop(number, None)
-
-    def next_fault(self, request: str, key: str, target: str) -> Fault | None:
-        """Count a request; return what shall go wrong with it."""
-        with self._lock:
-            self.requests[request] += 1
-            for fault, dice, seen in self._rules.values():
-                if not (re.fullmatch(fault.on or ".*", request) and re.search(fault.key, key)):
-                    continue
-                seen["matching"] += 1
-                if seen["matching"] <= fault.after or seen["wrong"] == fault.times or dice.random() >= fault.share:
-                    continue
-                kind = fault.kind or dice.choice(TRANSIENT)
-                if kind is Kind.STALE and target not in self.listings:
-                    continue
-                seen["wrong"] += 1
-                self.faults[kind] += 1
-                return replace(fault, kind=kind)
-            return None
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     upstream: tuple[str, int]
-    script: _Script
+    proxy: "FaultProxy"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name there)
         """Say nothing."""
@@ -150,12 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         request, key = kind_and_key(self.command, self.path)
         body = self._body()
-        fault = self.script.next_fault(request, key, self.path)
+        fault = self.proxy.next_fault(request, key, self.path)
         kind = fault.kind if fault else None
         if kind is Kind.RESET:
             self._reset()
         elif kind is Kind.STALE:
-            self._answer(*self.script.listings[self.path], fault=None)
+            self._answer(*self.proxy.listings[self.path], fault=None)
         elif kind and re.match(r"\d", kind):
             self._refuse(kind)
         else:
@@ -167,14 +125,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._read(int(self.headers.get("Content-Length", 0)))
         pieces = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():  # trailers
+        while size := int(self._read().split(b";")[0], 16):
+            pieces.append(self._read(size + 2)[:-2])
+        while self._read().strip():  # trailers
             pass
         return b"".join(pieces)
+
+    def _read(self, size: int | None = None) -> bytes:
+        """Return so many bytes, or a line. Of an upload that its client does not finish nothing reaches the server."""
+        data = self.rfile.readline() if size is None else self.rfile.read(size)
+        if len(data) < (1 if size is None else size):
+            raise ConnectionError("the client went")
+        return data
 
     def _forward(self, request: str, body: bytes, fault: Fault | None) -> None:
         """Ask the server on a connection of its own, which cannot have gone stale, and pass the answer on."""
@@ -187,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             whole = answer.status, headers, b"".join(_pieces(answer))
             if request == "LIST" and answer.status == 200:
-                self.script.listings[self.path] = whole
+                self.proxy.listings[self.path] = whole
             if fault and fault.kind is Kind.LOST_ANSWER:
                 self._reset()
             else:
@@ -238,8 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, code = kind.split()
         xml = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>made up</Message></Error>'
         body = b"" if self.command == "HEAD" else xml.encode()
-        self._head(int(status), [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-        self.wfile.write(body)
+        self._answer(int(status), [("Content-Type", "application/xml")], body, fault=None)
 
     def _head(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.send_response_only(status)
@@ -271,12 +234,15 @@ class FaultProxy:
 
     def __init__(self, endpoint_url: str) -> None:
         upstream = urlsplit(endpoint_url)
-        self._script = _Script()
-        self.requests = self._script.requests  # how many came, by `GET`, `LIST` and so on
-        self.faults = self._script.faults  # how many of them went wrong, by the kind of fault
-        handler = type("Handler", (_Handler,), {"upstream": (upstream.hostname, upstream.port), "script": self._script})
+        handler = type("Handler", (_Handler,), {"upstream": (upstream.hostname, upstream.port), "proxy": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._active: dict[int, tuple[Fault, random.Random, Counter[str]]] = {}
+        self.listings: dict[str, Answer] = {}  # the last answer to each
+        self.requests: Counter[str] = Counter()  # how many came, by `GET`, `LIST` and so on
+        self.faults: Counter[Kind] = Counter()  # how many of them went wrong, by the kind of fault
 
     @property
     def endpoint_url(self) -> str:
@@ -285,11 +251,15 @@ class FaultProxy:
 
     def inject(self, fault: Fault) -> int:
         """Make a fault active; returns its number, for `remove`. Of several that match, the first one acts."""
-        return self._script.add(fault)
+        with self._lock:
+            number = next(self._numbers)
+            self._active[number] = fault, random.Random(fault.seed), Counter()
+            return number
 
     def remove(self, number: int | None = None) -> None:
         """End a fault, or all of them."""
-        self._script.remove(number)
+        with self._lock:
+            self._active = {other: fault for other, fault in self._active.items() if number not in (None, other)}
 
     @contextmanager
     def burst(self, seed: int, share: float = 0.3) -> Iterator[None]:
@@ -299,6 +269,24 @@ class FaultProxy:
             yield
         finally:
             self.remove(number)
+
+    def next_fault(self, request: str, key: str, target: str) -> Fault | None:
+        """Count a request; return what shall go wrong with it."""
+        with self._lock:
+            self.requests[request] += 1
+            for fault, dice, seen in self._active.values():
+                if not (re.fullmatch(fault.on or ".*", request) and re.search(fault.key, key)):
+                    continue
+                seen["matching"] += 1
+                if seen["matching"] <= fault.after or seen["wrong"] == fault.times or dice.random() >= fault.share:
+                    continue
+                kind = fault.kind or dice.choice(TRANSIENT)
+                if kind is Kind.STALE and target not in self.listings:
+                    continue
+                seen["wrong"] += 1
+                self.faults[kind] += 1
+                return replace(fault, kind=kind)
+            return None
 
     def __enter__(self) -> Self:
         self._thread.start()
