@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, _FetchUnit, _SegmentUnit, _WriteUnit
+from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, _FetchUnits, _SegmentUnit, _WriteUnit
 from spermseg.batch.run import Night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
+from spermseg.errors import RunError
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import ModelDescription, encode_model
@@ -166,10 +167,13 @@ def run_in_process(
     job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]
 ) -> None:
     """Do what `run_pipeline` does, in this process and in order, without Ray."""
-    segment = _SegmentUnit(job, workers.decode_threads, use_gpu=False)
+    segment = _SegmentUnit(job.plan, job.segmenting(workers, use_gpu=False), workers.decode_threads)
     for number in units:
-        row = _FetchUnit(job.plan, job.source_endpoint_url)({"unit": number})
-        on_unit(UnitDone(**_WriteUnit(job.out, job.run_id)(segment(row))))
+        (row,) = _FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
+        done = _WriteUnit(job.out, job.run_id)(segment(row))
+        if done["failure"]:
+            raise RunError(f"the run stopped: {done['failure']}")
+        on_unit(UnitDone(ok=done["ok"], rejected=done["rejected"], megapixels=done["megapixels"]))
 
 
 def sha256(data: bytes) -> str:

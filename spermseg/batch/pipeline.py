@@ -1,32 +1,38 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
 
+import socket
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import ray
 import ray.data
-import torch
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
+from spermseg.batch.fetch import Fetched, fetch_all, fetch_jobs
+from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.plan import Plan
 from spermseg.batch.results import OK, encode_unit, results_table, unit_location
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.units import Fetched, UnitSegmenter, fetch
-from spermseg.errors import ConfigError, RunError, StorageError, first_line
+from spermseg.batch.units import Decode, UnitSegmenter
+from spermseg.batch.worker import Segmenting
+from spermseg.errors import ConfigError, ObjectExistsError, RunError, StorageError, first_line
+from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model
 from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 
 RETRIES = 2
-"""Times that a crashed or failed task is tried again; Ray's default is for ever, and a poison picture never ends."""
+"""Times that a task whose process died is tried again; Ray's default is for ever."""
+SEGMENT_RETRIES = 1
+"""The same of a unit's segmenting: what fails twice is segmented in isolation, which is the third try."""
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
+FAILURES_AT_FIRST = 8
+"""When so many units failed and none is done, it is no micrograph's fault."""
 FETCH_CPUS, WRITE_CPUS, SEGMENT_CPUS = 0.2, 0.1, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
@@ -41,12 +47,18 @@ class Workers:
     """One GPU a process; None takes them when the cluster has them."""
     decode_threads: int = 2
     """Threads that decode in each process while its network works."""
+    decode: Decode = decode_micrograph
+    """What turns the bytes of a file into a picture."""
+    hang_s: float = 60
+    """A picture that is not decoded after so long is taken to hang its decoder."""
     address: str | None = None
     """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
 
     def __post_init__(self) -> None:
         if (self.count is not None and self.count < 1) or self.decode_threads < 1:
             raise ConfigError(f"got {self.count} workers, {self.decode_threads} decode threads; 1 or more is needed")
+        if not self.hang_s > 0:
+            raise ConfigError(f"got a time of {self.hang_s} s to decode a picture in; more than 0 is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,17 @@ class PipelineJob:
     settings: SegmentSettings
     predict: PredictConfig
     source_endpoint_url: str | None
+
+    def segmenting(self, workers: Workers, *, use_gpu: bool) -> Segmenting:
+        """Return what a process needs to segment."""
+        return Segmenting(
+            model=self.model,
+            settings=self.settings,
+            predict=replace(self.predict, device="cuda" if use_gpu else "cpu"),
+            run_id=self.run_id,
+            decode=workers.decode,
+            hang_s=workers.hang_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +98,9 @@ class UnitDone:
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:
     """Segment units of the plan and write one result object each.
 
+    Units whose workers died, for whatever reason, are done once more at the end, each micrograph in isolation: then
+    the one that kills its process is rejected, and the others of its unit are not.
+
     Args:
         job: what the stages need to know.
         units: the numbers of the units that have no result yet.
@@ -83,101 +109,157 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 
     Raises:
         ConfigError: more GPUs are asked for than the cluster has.
-        RunError: there is no such cluster, the storage failed again and again, or workers kept crashing. What is
-            written stays; the same command goes on.
+        RunError: there is no such cluster, the storage failed, or units could not be segmented even in isolation. What
+            is written stays; the same command goes on.
     """
     connect(ray.init, workers.address)
     try:
-        _bound_retries()
-        for row in _pipeline(job, list(units), workers).iter_rows():
-            on_unit(UnitDone(ok=row["ok"], rejected=row["rejected"], megapixels=row["megapixels"]))
-    except (RayError, ExecutionTimeoutError) as error:
-        raise RunError(
-            f"the run stopped: {_what_happened(error)}; what is written stays, and the same command goes on"
-        ) from error
+        _configure()
+        left, _ = _run(job, list(units), workers, on_unit, isolated=False)
+        left, why = _run(job, left, workers, on_unit, isolated=True)
+    except RayError as error:
+        raise _stopped(_what_happened(error)) from error
     finally:
         ray.shutdown()
+    if left:
+        raise _stopped(f"{len(left)} units could not be segmented: {why}")
 
 
-def _pipeline(job: PipelineJob, units: list[int], workers: Workers) -> "ray.data.Dataset":
+def _run(
+    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], *, isolated: bool
+) -> tuple[list[int], str]:
+    """Run the pipeline over units. Return (those that are not done, why the last of them is not)."""
+    left, failures = set(units), ["workers died or made no progress"]
+    try:
+        for row in _pipeline(job, units, workers, isolated=isolated).iter_rows() if units else ():
+            if row["failure"]:
+                failures.append(row["failure"])
+                if row["outage"] or (len(left) == len(units) and len(failures) > FAILURES_AT_FIRST):
+                    raise _stopped(row["failure"])
+            else:
+                left.discard(row["unit"])
+                on_unit(UnitDone(ok=row["ok"], rejected=row["rejected"], megapixels=row["megapixels"]))
+    except ExecutionTimeoutError:  # a worker hangs where no watch is kept; the units that are done are known
+        pass
+    return sorted(left), failures[-1]
+
+
+def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated: bool) -> "ray.data.Dataset":
     use_gpu, fewest, most = _resources(workers)
+    jobs = [{"units": numbers} for numbers in fetch_jobs(_open_plan(job.plan), units)]
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return (
-            ray.data.from_items([{"unit": number} for number in units], override_num_blocks=len(units))
-            .map(_FetchUnit(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
+            ray.data.from_items(jobs, override_num_blocks=len(jobs))
+            .flat_map(_FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
             .map(
-                _SegmentUnit,
-                fn_constructor_args=(job, workers.decode_threads, use_gpu),
+                _IsolateUnit if isolated else _SegmentUnit,
+                fn_constructor_args=(job.plan, job.segmenting(workers, use_gpu=use_gpu), workers.decode_threads),
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
                 num_cpus=SEGMENT_CPUS,
                 num_gpus=1 if use_gpu else 0,
-                max_restarts=RETRIES,
-                max_task_retries=RETRIES,
+                max_restarts=(1 + SEGMENT_RETRIES) * len(units),  # as often as units may kill it
+                max_task_retries=SEGMENT_RETRIES,
             )
             .map(_WriteUnit(job.out, job.run_id), num_cpus=WRITE_CPUS, max_retries=RETRIES)
         )
 
 
-class _FetchUnit:
-    """Number of a unit -> its name and the bytes of its micrographs."""
+Row = dict[str, Any]
+"""A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
+
+
+def _failure(unit: int, error: Exception) -> Row:
+    """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
+    outage = isinstance(error, StorageError)
+    said = first_line(error) if outage else f"{type(error).__name__}: {first_line(error)}"
+    return {"unit": unit, "failure": said, "outage": outage}
+
+
+class _FetchUnits:
+    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass."""
 
     def __init__(self, plan: Location, endpoint_url: str | None) -> None:
         self.plan, self.endpoint_url = plan, endpoint_url
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Row) -> Iterator[Row]:
         plan = _open_plan(self.plan)
-        fetched = [fetch(one, self.endpoint_url) for one in plan.unit(row["unit"])]
-        return {
-            "unit": row["unit"],
-            "name": plan.unit_id(row["unit"]),
-            "data": [one.data for one in fetched],
-            "reasons": [one.reason or "" for one in fetched],
-        }
+        units = {number: plan.unit(number) for number in row["units"]}
+        fetched = fetch_all((one for unit in units.values() for one in unit), self.endpoint_url)
+        for number, unit in units.items():
+            try:
+                micrographs = [next(fetched) for _ in unit]
+            except Exception as error:  # noqa: BLE001 (it is told as data)
+                yield _failure(number, error)
+                return
+            yield {
+                "unit": number,
+                "failure": "",
+                "data": [one.data for one in micrographs],
+                "reasons": [one.reason or "" for one in micrographs],
+            }
 
 
 class _SegmentUnit:
     """The bytes of a unit's micrographs -> its result object. Holds the model."""
 
-    def __init__(self, job: PipelineJob, decode_threads: int, use_gpu: bool) -> None:
-        if not use_gpu:  # one process a CPU: more threads would only be in each other's way
-            torch.set_num_threads(1)
-        cv2.setNumThreads(1)
-        self.plan = _open_plan(job.plan)
-        self.segmenter = UnitSegmenter(
-            decode_model(job.model),
-            job.settings,
-            replace(job.predict, device="cuda" if use_gpu else "cpu"),
-            run_id=job.run_id,
-            threads=decode_threads,
-        )
+    def __init__(self, plan: Location, segmenting: Segmenting, threads: int) -> None:
+        self.plan = _open_plan(plan)
+        self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = self.plan.unit(row["unit"])
+    def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
+        return segmenting.start(threads)
+
+    def __call__(self, row: Row) -> Row:
+        if row["failure"]:
+            return row
         fetched = [
             Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
         ]
-        rows = self.segmenter.segment(unit, fetched)
+        try:
+            rows = self.segmenter.segment(self.plan.unit(row["unit"]), fetched)
+        except Exception as error:  # noqa: BLE001 (it is told as data)
+            return _failure(row["unit"], error)
         ok = [one for one in rows if one["status"] == OK]
         return {
-            "name": row["name"],
-            "result": encode_unit(results_table(rows)),
+            "unit": row["unit"],
+            "failure": "",
+            "name": self.plan.unit_id(row["unit"]),
+            "result": encode_unit(results_table(rows), machine=socket.gethostname()),
             "ok": len(ok),
             "rejected": len(rows) - len(ok),
             "megapixels": sum(one["width_px"] * one["height_px"] for one in ok) / 1e6,
         }
 
 
+class _IsolateUnit(_SegmentUnit):
+    """The same, each micrograph in a process of its own. The model is in that process."""
+
+    def _start(self, segmenting: Segmenting, threads: int) -> IsolatedSegmenter:  # noqa: ARG002 (one picture a process)
+        return IsolatedSegmenter(segmenting)
+
+
 class _WriteUnit:
-    """A unit's result object -> storage, in one PUT: the object exists = the unit is done."""
+    """A unit's result object -> storage, in one PUT: the object exists = the unit is done.
+
+    The first result stays: a worker that is left over from a killed run can do no harm, and no finished run is ever
+    touched again.
+    """
 
     def __init__(self, out: Location, run_id: str) -> None:
         self.out, self.run_id = out, run_id
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit_location(self.out, self.run_id, row["name"]).write_bytes(row["result"])
-        return {name: row[name] for name in ("ok", "rejected", "megapixels")}
+    def __call__(self, row: Row) -> Row:
+        if row["failure"]:
+            return row
+        try:
+            unit_location(self.out, self.run_id, row["name"]).write_bytes(row["result"], only_if_absent=True)
+        except ObjectExistsError:
+            pass
+        except StorageError as error:
+            return _failure(row["unit"], error)
+        return {name: row[name] for name in ("unit", "failure", "ok", "rejected", "megapixels")}
 
 
 @lru_cache(maxsize=1)
@@ -203,12 +285,16 @@ def _resources(workers: Workers) -> tuple[bool, int, int]:
     return use_gpu, max(1, min(room, most)), most
 
 
-def _bound_retries() -> None:
+def _configure() -> None:
     context = ray.data.DataContext.get_current()
     configure_ray_data(context)
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    context.retried_map_errors = [StorageError.__name__]
-    context.max_map_retries = RETRIES
+    context.max_errored_blocks = -1  # a block that is lost is a unit whose worker died: it is done in isolation
+    context.target_max_block_size = 1  # bytes: a unit of an archive that is streamed is a block of its own, too
+
+
+def _stopped(why: str) -> RunError:
+    return RunError(f"the run stopped: {why}; what is written stays, and the same command goes on")
 
 
 def _what_happened(error: BaseException) -> str:

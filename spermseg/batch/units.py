@@ -6,68 +6,35 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import spermseg
-from spermseg.batch.plan import CHANGED, GONE, Planned
+from spermseg.batch.fetch import Fetched
+from spermseg.batch.plan import Planned
 from spermseg.batch.results import OK, REJECTED
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.watch import Limits, Watch
 from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
-from spermseg.errors import ArchiveError, ObjectChangedError, ObjectMissingError, SpermsegError, first_line
-from spermseg.micrograph.decode import decode_micrograph
+from spermseg.errors import SpermsegError, first_line
+from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.quality import measure_quality
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
-from spermseg.storage.archives import unpack_member
-from spermseg.storage.filesystem import Location
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-LARGEST_FILE = 2**30
-"""Bytes; a larger file is rejected before it is fetched: no micrograph is that large, and memory is finite."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """The bytes of a planned micrograph, or why there are none."""
+class Decode(Protocol):
+    """What turns the bytes of a file into a picture: `decode_micrograph`, or a stand-in for it."""
 
-    data: bytes = b""
-    reason: str | None = None
-
-
-def fetch(one: Planned, endpoint_url: str | None) -> Fetched:
-    """Read and unpack the bytes of one micrograph; what is wrong with the upload becomes its reason.
-
-    Reasons are the same words for all that is wrong alike, without names or places, since they are counted.
-
-    Args:
-        one: what is planned.
-        endpoint_url: the S3 server of the uploads, where it is not AWS.
-
-    Raises:
-        StorageError: the storage failed or refused. That says nothing of the upload, which can be read another time.
-    """
-    if one.reason:
-        return Fetched(reason=one.reason)
-    largest = max(one.size, one.data_size)
-    if largest > LARGEST_FILE:
-        return Fetched(reason=f"the file has {largest} bytes; at most {LARGEST_FILE} are read")
-    try:
-        data = Location(one.uri, endpoint_url).read_range(one.offset, one.size, etag=one.etag)
-        if one.packing:
-            data = unpack_member(data, one.packing, one.data_size, one.crc32, LARGEST_FILE)
-    except ObjectChangedError:
-        return Fetched(reason=CHANGED)
-    except ObjectMissingError:
-        return Fetched(reason=GONE)
-    except ArchiveError as error:
-        return Fetched(reason=error.message)
-    return Fetched(data=data)
+    def __call__(self, data: bytes, *, max_megapixels: float) -> Micrograph:
+        """Return the picture; raise MicrographError where there is none."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,23 +45,56 @@ class _Decoded:
     pixels: NDArray[np.uint8] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What every row of a run says of its making."""
+
+    run_id: str
+    model_sha256: str
+    recipe_sha256: str
+    um_per_px: float | None
+    version: str = spermseg.__version__
+
+    def row(self, one: Planned, fetched: Fetched) -> Row:
+        """Return the row of a micrograph of which no more is known than its bytes, or why there are none."""
+        row = {**vars(self), "image_id": one.image_id, "uri": one.uri, "member": one.member, "group": one.group}
+        row |= {"retry_of": one.retry_of, "status": REJECTED, "reason": fetched.reason}
+        return row if fetched.reason else row | {"content_sha256": hashlib.sha256(fetched.data).hexdigest()}
+
+
 class UnitSegmenter:
-    """Segments units of micrographs with one model: decode in threads, predict, measure."""
+    """Segments units of micrographs with one model: decode in threads, predict, measure.
+
+    Args:
+        saved: the model.
+        settings: what decides a mask.
+        config: how the network is run.
+        run_id: the run that the rows are of.
+        threads: that decode.
+        decode: what turns bytes into pixels.
+        limits: of the time that a step may take, or else this process ends; None waits for ever.
+    """
 
     def __init__(
-        self, saved: SavedModel, settings: SegmentSettings, config: PredictConfig, *, run_id: str, threads: int = 2
+        self,
+        saved: SavedModel,
+        settings: SegmentSettings,
+        config: PredictConfig,
+        *,
+        run_id: str,
+        threads: int = 2,
+        decode: Decode = decode_micrograph,
+        limits: Limits | None = None,
     ) -> None:
         self.settings = settings
         self.predictor = Predictor(saved, settings.view, config)
+        self.provenance = Provenance(
+            run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px
+        )
+        self._read = decode
+        self._watch = Watch(limits)
         self._pool = ThreadPoolExecutor(threads)
         self._ahead = 2 * threads
-        self._constants = {
-            "run_id": run_id,
-            "model_sha256": saved.sha256,
-            "recipe_sha256": settings.sha256,
-            "version": spermseg.__version__,
-            "um_per_px": settings.um_per_px,
-        }
 
     def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
         """Return one result row for each micrograph of a unit, in order.
@@ -109,35 +109,41 @@ class UnitSegmenter:
 
         def pictures() -> Iterator[NDArray[np.uint8]]:
             nonlocal idle_ms
-            asked = time.perf_counter()
-            for decoded in decoding:
+            while True:
+                asked = time.perf_counter()
+                self._watch.decoding()
+                decoded = next(decoding, None)
+                self._watch.segmenting()
                 idle_ms += _ms_since(asked)
+                if decoded is None:
+                    return
                 waiting.append(decoded)
                 if decoded.pixels is not None:
                     pixels, decoded.pixels = decoded.pixels, None
                     yield pixels
-                asked = time.perf_counter()
 
         rows: list[Row] = []
-        for probability in self.predictor.predict(pictures()):
-            rows.extend(_rejected_first(waiting))
-            rows.append(self._measure(waiting.popleft().row, probability))
+        with self._watch:
+            for probability in self.predictor.predict(pictures()):
+                rows.extend(_rejected_first(waiting))
+                rows.append(self._measure(waiting.popleft().row, probability))
+                self._watch.segmenting()
         rows.extend(_rejected_first(waiting))
         return _share_time(rows, _ms_since(started) - idle_ms)
 
     def _decode(self, pair: tuple[Planned, Fetched]) -> _Decoded:
         one, fetched = pair
-        row: Row = {**self._constants, "image_id": one.image_id, "uri": one.uri, "member": one.member}
-        row |= {"group": one.group, "status": REJECTED, "reason": fetched.reason}
+        row = self.provenance.row(one, fetched)
         if fetched.reason:
             return _Decoded(row=row, pixels=None)
-        row["content_sha256"] = hashlib.sha256(fetched.data).hexdigest()
         started = time.perf_counter()
         try:
-            picture = decode_micrograph(fetched.data, max_megapixels=self.settings.max_megapixels)
+            picture = self._read(fetched.data, max_megapixels=self.settings.max_megapixels)
             quality = measure_quality(picture.pixels)
         except SpermsegError as error:
             return _Decoded(row={**row, "reason": _utf8(error.message)}, pixels=None)
+        except MemoryError:  # may be another picture's fault: it is for the isolated try to tell
+            raise
         except Exception as error:  # noqa: BLE001 (whatever an upload does to a decoder, it is that upload's row)
             reason = f"the decoder failed: {type(error).__name__}: {first_line(error)}"
             return _Decoded(row={**row, "reason": _utf8(reason)}, pixels=None)

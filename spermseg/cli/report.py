@@ -9,14 +9,14 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.receipt import list_runs, read_receipt
-from spermseg.batch.results import read_units
-from spermseg.batch.units import LARGEST_FILE
+from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.cli.options import EndpointUrl
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import render_report
-from spermseg.storage.archives import Member, archive_kind, list_members, unpack_member
+from spermseg.storage.archives import TAR_GZ, Member, archive_kind, list_members, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
 
 
@@ -24,7 +24,8 @@ from spermseg.storage.filesystem import Location
 class Report:
     """Write one self-contained HTML file about a table: totals, rejected files, groups, a gallery of overlays.
 
-    It opens offline, and can be printed. The uploads of the gallery are read again from where they lie.
+    It opens offline, and can be printed. The uploads of the gallery are read again from where they lie. Of an upload
+    that was rejected and tried again, the last row counts.
 
     Example: spermseg report results --html results/report.html
     """
@@ -33,17 +34,22 @@ class Report:
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     html: str | None = None
     """The file to write, also s3://bucket/key; OUT/report.html where OUT is a folder, ./report.html where not."""
+    finished: bool = False
+    """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
     def run(self) -> int:
         """Write the report and print where it is."""
         out = Location(self.out, self.endpoint_url)
-        runs = list_runs(out)
-        if not runs:
-            raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
-        receipts = [receipt for run_id in runs if (receipt := read_receipt(out, run_id)) is not None]
-        page = render_report(read_units(out), receipts, upload_reader(self.endpoint_url))
+        tables = read_current(out, finished_only=self.finished)
+        replaced = count_replaced(out)
+        receipts = [
+            {**receipt, "replaced": replaced[run_id]}
+            for run_id in list_runs(out)
+            if (receipt := read_receipt(out, run_id)) is not None
+        ]
+        page = render_report(tables, receipts, upload_reader(self.endpoint_url))
         beside = "report.html" if out.is_s3 else out.child("report.html").uri
         target = Location(self.html or beside, self.endpoint_url)
         target.write_bytes(page.encode("utf-8", "backslashreplace"))
@@ -68,6 +74,9 @@ def _read_member(location: Location, name: str) -> bytes:
     member = _usable_members(location).get(name)
     if member is None:
         raise RunError(f"{location.uri} no longer holds {name!r}")
+    if member.packing == TAR_GZ:
+        with location.open() as file:
+            return next(stream_members(file, [(member.offset, member.size)]))
     data = location.read_range(member.offset, member.size)
     return unpack_member(data, member.packing, member.data_size, member.crc32, LARGEST_FILE)
 

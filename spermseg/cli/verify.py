@@ -1,36 +1,75 @@
 """`spermseg verify`: recount a table from its files."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
+from tqdm import tqdm
 
+from spermseg.batch.deep import DeepVerifier
 from spermseg.batch.receipt import verify
-from spermseg.cli.options import EndpointUrl
+from spermseg.cli.options import EndpointUrl, OptionalInt, OptionalText
+from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Recount every run from its own files: each planned micrograph must have exactly one row.
+    """Recount every run from its own files: each planned micrograph must have exactly one row, as its receipt says.
+
+    With --deep, a random sample of the rows that are ok is segmented again, in this process, and the masks are compared
+    bit for bit. Do that on the kind of machine that segmented, a GPU or a CPU: the two round differently. Uploads that
+    are gone or were replaced since are counted apart.
 
     Exits with 0 when all is well, and with 1 and the differences, a line each, when it is not.
 
-    Example: spermseg verify results
+    Example: spermseg verify results --deep
     """
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
+    deep: bool = False
+    """Segment a sample again, too."""
+    sample: int = 20
+    """Rows of the sample."""
+    seed: OptionalInt = None
+    """Which sample; another one each time unless given."""
+    model: OptionalText = None
+    """The model that segmented, where it no longer lies where it did; only runs of this model are sampled."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server of the table, and with --deep of the uploads and the model, where it is not AWS."""
 
     def run(self) -> int:
         """Verify and print."""
-        rows, wrong = verify(Location(self.out, self.endpoint_url))
+        if self.sample < 1:
+            raise ConfigError(f"got a sample of {self.sample} rows; 1 or more is needed")
+        out = Location(self.out, self.endpoint_url)
+        rows, wrong = verify(out)
         for line in wrong:
             print(line)
         if wrong:
-            print(f"{rows} rows, {len(wrong)} difference{'s' * (len(wrong) > 1)}")
-        else:
-            print(f"verified: {rows} rows, one for each planned")
-        return 1 if wrong else 0
+            print(f"{rows} rows, {_differences(len(wrong))}")
+            return 1
+        print(f"verified: {rows} rows, one for each planned")
+        return self._verify_deep(out) if self.deep else 0
+
+    def _verify_deep(self, out: Location) -> int:
+        model = Location(self.model, self.endpoint_url) if self.model else None
+        verifier = DeepVerifier(out, model, self.endpoint_url)
+        seed = secrets.randbelow(10**6) if self.seed is None else self.seed
+        sample = verifier.draw(self.sample, seed)
+        with tqdm(desc="segmenting again", unit="picture", total=len(sample)) as bar:
+            found = verifier.check(sample, bar.update)
+        for line in found.differences:
+            print(line)
+        apart = f"; {found.out_of_reach} not compared: the upload is gone or another by now" * bool(found.out_of_reach)
+        print(
+            f"segmented again, seed {seed}: {found.same} of {len(sample)} the same bit for bit, "
+            f"{_differences(len(found.differences))}{apart}"
+        )
+        return 1 if found.differences else 0
+
+
+def _differences(number: int) -> str:
+    return f"{number} difference{'s' * (number != 1)}"

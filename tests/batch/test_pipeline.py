@@ -2,7 +2,6 @@
 
 import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
-from ray.cluster_utils import Cluster
 
 from spermseg.batch import run
 from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, run_pipeline
@@ -16,19 +15,6 @@ from spermseg.storage.filesystem import Location
 pytestmark = pytest.mark.ray
 
 OF_ITS_RUN = ("image_id", "uri", "run_id", "decode_ms", "predict_ms", "measure_ms")
-
-
-@pytest.fixture(scope="module")
-def cluster(s3_keys, tmp_path_factory):
-    """The address of a cluster of two CPUs, whose processes have the keys of the S3 servers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-        started = Cluster(initialize_head=True, head_node_args=head)
-        yield started.address
-        started.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,106 @@
+"""The bytes of planned micrographs. What is wrong with an upload becomes its reason; a storage that fails is raised."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
+from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
+from spermseg.storage.archives import archive_kind, stream_members, unpack_member
+from spermseg.storage.filesystem import Location
+
+LARGEST_FILE = 2**30
+"""Bytes; a larger file is rejected before it is fetched: no micrograph is that large, and memory is finite."""
+DENIED = "access denied: the storage does not let this file be read"
+FAULTS_OF_AN_UPLOAD = (ObjectChangedError, ObjectMissingError, ObjectDeniedError, ArchiveError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """The bytes of a planned micrograph, or why there are none."""
+
+    data: bytes = b""
+    reason: str | None = None
+
+
+def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
+    """Yield the units that one worker fetches: one, or all that share an archive which can only be read in order."""
+    job: list[int] = []
+    before: str | None = None
+    for number in units:
+        unit = plan.unit(number)
+        if job and (before is None or _streamed(unit[0]) != before):
+            yield job
+            job = []
+        job.append(number)
+        before = _streamed(unit[-1])
+    if job:
+        yield job
+
+
+def fetch_all(planned: Iterable[Planned], endpoint_url: str | None) -> Iterator[Fetched]:
+    """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once.
+
+    Reasons are the same words for all that is wrong alike, without names or places, since they are counted.
+
+    Args:
+        planned: what is planned; neighbours in an archive are best given together.
+        endpoint_url: the S3 server of the uploads, where it is not AWS.
+
+    Raises:
+        StorageError: the storage failed or refused. That says nothing of the upload, which can be read another time.
+    """
+    for archive, group in groupby(planned, key=_streamed):
+        if archive is None:
+            yield from (_fetch_one(one, endpoint_url) for one in group)
+        else:
+            yield from _fetch_streamed(Location(archive, endpoint_url), list(group))
+
+
+def _streamed(one: Planned) -> str | None:
+    """Return the archive of a member that can only be reached by reading all that comes before it."""
+    return one.uri if one.member is not None and archive_kind(one.uri) == "tar.gz" else None
+
+
+def _fetch_one(one: Planned, endpoint_url: str | None) -> Fetched:
+    if refusal := _refusal(one):
+        return Fetched(reason=refusal)
+    try:
+        data = Location(one.uri, endpoint_url).read_range(one.offset, one.size, etag=one.etag)
+        if one.packing:
+            data = unpack_member(data, one.packing, one.data_size, one.crc32, LARGEST_FILE)
+    except FAULTS_OF_AN_UPLOAD as error:
+        return Fetched(reason=_reason(error))
+    return Fetched(data=data)
+
+
+def _fetch_streamed(archive: Location, group: Sequence[Planned]) -> Iterator[Fetched]:
+    """Yield the members of a compressed archive; where reading it fails, all that follows has the same reason."""
+    refusals = [_refusal(one) for one in group]
+    wanted = [(one.offset, one.size) for one, refusal in zip(group, refusals, strict=True) if not refusal]
+    done, fault = 0, ""
+    try:
+        with archive.open() as file:  # holds on to the version that it finds, and that is the one to compare
+            if archive.stat().etag != group[0].etag:
+                raise ObjectChangedError(f"{archive.uri} changed since planned")
+            members = stream_members(file, wanted)
+            for refusal in refusals:
+                fetched = Fetched(reason=refusal) if refusal else Fetched(data=next(members))
+                done += 1
+                yield fetched
+    except FAULTS_OF_AN_UPLOAD as error:
+        fault = _reason(error)
+    yield from (Fetched(reason=refusal or fault) for refusal in refusals[done:])
+
+
+def _refusal(one: Planned) -> str | None:
+    """Return why an upload is not even read."""
+    largest = max(one.size, one.data_size)
+    if not one.reason and largest > LARGEST_FILE:
+        return f"the file has {largest} bytes; at most {LARGEST_FILE} are read"
+    return one.reason
+
+
+def _reason(error: SpermsegError) -> str:
+    kinds = {ObjectChangedError: CHANGED, ObjectMissingError: GONE, ObjectDeniedError: DENIED}
+    return kinds.get(type(error), error.message)

@@ -1,0 +1,94 @@
+"""Micrographs that crash, hang or starve the process that decodes them: each in a process of its own, with limits.
+
+A unit whose worker died again and again is segmented here, one micrograph at a time in a child process that is bounded
+in memory and time. A micrograph that ends a fresh child is rejected; the others get the rows that they always get.
+"""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as NotInTimeError
+
+from loky import ProcessPoolExecutor
+from loky.process_executor import TerminatedWorkerError
+
+from spermseg.batch.fetch import Fetched
+from spermseg.batch.plan import Planned
+from spermseg.batch.units import Row, UnitSegmenter
+from spermseg.batch.worker import Segmenting
+from spermseg.errors import first_line
+
+START_S = 300
+"""Time for a child to start and load the model; a busy machine is slow at it."""
+CRASHED = "crashed the decoder"
+
+
+class IsolatedSegmenter:
+    """Segments units one micrograph at a time, in a child process that is replaced when a micrograph ends it."""
+
+    def __init__(self, segmenting: Segmenting) -> None:
+        self._segmenting = segmenting
+        self._child: ProcessPoolExecutor | None = None
+
+    def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
+        """Return one result row for each micrograph of a unit, in order."""
+        return [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.shutdown(kill_workers=True)
+            self._child = None
+
+    def _row(self, one: Planned, fetched: Fetched) -> Row:
+        reason = fetched.reason
+        while not reason:
+            fresh = self._child is None
+            row = self._try(one, fetched)
+            if isinstance(row, dict):
+                return row
+            self.close()
+            if fresh:  # another may have died of what an earlier micrograph left behind
+                reason = f"{row}; export the picture again"
+        return self._segmenting.provenance.row(one, fetched) | {"reason": reason}
+
+    def _try(self, one: Planned, fetched: Fetched) -> Row | str:
+        """Return the row of a micrograph, or what it did to the child."""
+        child = self._started()
+        limits = self._segmenting.limits
+        ended = f"{CRASHED} (it hung for {limits.decode_s:g} s, or ended its process)"
+        try:
+            # The child keeps watch over itself; the time given here is for what no watch can see.
+            row: Row = child.submit(_segment, one, fetched).result(2 * (limits.decode_s + limits.segment_s))
+        except TerminatedWorkerError as error:
+            signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # told in its text only
+            return f"{CRASHED} ({signal[1]})" if signal else ended
+        except NotInTimeError:
+            return ended
+        except MemoryError:
+            return f"{CRASHED}: it takes more memory than the largest picture allowed"
+        except Exception as error:  # noqa: BLE001 (whatever went wrong, it went wrong with this micrograph alone)
+            return f"could not be segmented: {type(error).__name__}: {first_line(error)}"
+        return row
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._child is None:
+            self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(self._segmenting,))
+            self._child.submit(_started).result(START_S)
+        return self._child
+
+
+_segmenter: UnitSegmenter
+"""Of a child process."""
+
+
+def _start(segmenting: Segmenting) -> None:
+    global _segmenter  # noqa: PLW0603 (a child process has no other place that lasts from one call to the next)
+    _segmenter = segmenting.start(threads=1)
+
+
+def _started() -> None:
+    """Do nothing: that it returns tells that the child is ready."""
+
+
+def _segment(one: Planned, fetched: Fetched) -> Row:
+    return _segmenter.segment([one], [fetched])[0]

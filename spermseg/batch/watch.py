@@ -1,0 +1,57 @@
+"""A watch over a process: nothing else ends a decoder that hangs."""
+
+import faulthandler
+from dataclasses import dataclass
+from types import TracebackType
+
+MEGAPIXELS_OF_A_LIMIT = 20
+"""What any machine segments in the time that one picture may take to decode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long a step may take before the process is taken to hang."""
+
+    decode_s: float
+    """Waiting for a picture to be decoded."""
+    segment_s: float
+    """All else that is done with a picture."""
+
+    @classmethod
+    def of(cls, hang_s: float, max_megapixels: float) -> "Limits":
+        """Return the limits for pictures of up to a size, of which a decoder may take `hang_s`."""
+        return cls(decode_s=hang_s, segment_s=hang_s * max(1.0, max_megapixels / MEGAPIXELS_OF_A_LIMIT))
+
+
+class Watch:
+    """Ends this process, whatever its threads hold on to, when a step takes longer than it may.
+
+    The interpreter's own watchdog does it, which is no thread of Python: a decoder that never gives the interpreter
+    back is ended as well. A process has one watchdog, so one watch at a time.
+
+    Args:
+        limits: of a step; None lets everything take its time.
+    """
+
+    def __init__(self, limits: Limits | None) -> None:
+        self._limits = limits
+
+    def decoding(self) -> None:
+        """From now on a picture is waited for."""
+        if self._limits:
+            faulthandler.dump_traceback_later(self._limits.decode_s, exit=True)
+
+    def segmenting(self) -> None:
+        """From now on a picture is worked on."""
+        if self._limits:
+            faulthandler.dump_traceback_later(self._limits.segment_s, exit=True)
+
+    def __enter__(self) -> "Watch":
+        self.segmenting()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._limits:
+            faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,79 @@
+"""What a process needs to segment, and the bounds it sets itself."""
+
+import hashlib
+import re
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+
+from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.units import Decode, Provenance, UnitSegmenter
+from spermseg.batch.watch import Limits
+from spermseg.model.predict import PredictConfig
+from spermseg.model.saved import decode_model
+
+MEMORY_BYTES, BYTES_PER_PIXEL = 2**31, 48
+"""What segmenting may take beside the model: so much, and so much for each pixel of the largest picture allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenting:
+    """With what, how, and for which run a process segments. It travels to every worker."""
+
+    model: bytes
+    settings: SegmentSettings
+    predict: PredictConfig
+    run_id: str
+    decode: Decode
+    hang_s: float
+    """A decoder that takes longer is taken to hang."""
+
+    @property
+    def limits(self) -> Limits:
+        """Of the time that a step may take."""
+        return Limits.of(self.hang_s, self.settings.max_megapixels)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What every row says of its making."""
+        return Provenance(
+            run_id=self.run_id,
+            model_sha256=hashlib.sha256(self.model).hexdigest(),
+            recipe_sha256=self.settings.sha256,
+            um_per_px=self.settings.um_per_px,
+        )
+
+    def start(self, threads: int) -> UnitSegmenter:
+        """Make this process one that segments: load the model, and bound the memory.
+
+        Args:
+            threads: that decode while the network works.
+        """
+        if self.predict.device == "cpu":  # one process a CPU: more threads would only be in each other's way
+            torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        segmenter = UnitSegmenter(
+            decode_model(self.model),
+            self.settings,
+            self.predict,
+            run_id=self.run_id,
+            threads=threads,
+            decode=self.decode,
+            limits=self.limits,
+        )
+        limit_memory(MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels))
+        return segmenter
+
+
+def limit_memory(more: int) -> None:
+    """Let this process have `more` bytes beside what it has: beyond, an allocation fails, rather than the machine."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found is None:  # not Linux
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(found[1]) * 1024 + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))

@@ -1,0 +1,127 @@
+"""Pictures that crash, hang or starve their decoder, alone and among others."""
+
+import hashlib
+import multiprocessing
+from pathlib import Path
+
+import psutil
+import pytest
+from dark_cells import CELLS, VIEW, picture
+from hostile_decoder import decode, marked
+
+from spermseg.batch.fetch import Fetched
+from spermseg.batch.isolation import IsolatedSegmenter
+from spermseg.batch.plan import Planned
+from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.units import UnitSegmenter
+from spermseg.batch.worker import Segmenting, limit_memory
+from spermseg.model.predict import PredictConfig
+from spermseg.model.saved import decode_model
+
+TIMES = ("decode_ms", "predict_ms", "measure_ms")
+HUNG_OR_GONE = "crashed the decoder (it hung for 10 s, or ended its process); export the picture again"
+REASONS = {
+    b"segfault": "crashed the decoder (SIGSEGV); export the picture again",
+    b"abort": "crashed the decoder (SIGABRT); export the picture again",
+    b"exit": HUNG_OR_GONE,
+    b"hang": HUNG_OR_GONE,
+    b"lock": HUNG_OR_GONE,
+    b"memory": "crashed the decoder: it takes more memory than the largest picture allowed; export the picture again",
+}
+
+
+@pytest.fixture
+def segmenting(model) -> Segmenting:
+    return Segmenting(
+        model=model,
+        settings=SegmentSettings(view=VIEW, cells=CELLS, max_megapixels=1.0),
+        predict=PredictConfig(device="cpu", batch_size=4),
+        run_id="night-1",
+        decode=decode,
+        hang_s=10,
+    )
+
+
+@pytest.fixture
+def isolated(segmenting):
+    isolated = IsolatedSegmenter(segmenting)
+    yield isolated
+    isolated.close()
+
+
+def unit_of(*files: bytes) -> tuple[list[Planned], list[Fetched]]:
+    planned = [
+        Planned(image_id=f"id-{n}", uri=f"/{n}.png", size=len(data), data_size=len(data), etag="e")
+        for n, data in enumerate(files)
+    ]
+    return planned, [Fetched(data=data) for data in files]
+
+
+def lasting(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name not in TIMES}
+
+
+def test_a_unit_has_the_rows_in_isolation_that_it_has_without(isolated, segmenting):
+    cut = picture(3)[:200]
+    planned, fetched = unit_of(picture(5), cut, picture(0), picture(7))
+    fetched[2] = Fetched(reason="changed since planned")
+    together = UnitSegmenter(
+        decode_model(segmenting.model), segmenting.settings, segmenting.predict, run_id="night-1"
+    ).segment(planned, fetched)
+    alone = isolated.segment(planned, fetched)
+    assert [lasting(row) for row in alone] == [lasting(row) for row in together]
+    assert [row["status"] for row in alone] == ["ok", "rejected", "rejected", "ok"]
+
+
+def test_pictures_that_end_their_process_are_rejected_and_their_neighbours_are_not(isolated):
+    hostile = [marked(picture(4), deed) for deed in REASONS]
+    before, *crashed, after = isolated.segment(*unit_of(picture(3), *hostile, picture(6)))
+    assert (before["n_cells"], after["n_cells"]) == (3, 6)
+    assert [row["reason"] for row in crashed] == list(REASONS.values())
+    assert {row["status"] for row in crashed} == {"rejected"}
+    assert [row["content_sha256"] for row in crashed] == [hashlib.sha256(data).hexdigest() for data in hostile]
+    assert all(row.keys() <= before.keys() for row in crashed)
+
+
+def test_a_picture_is_not_blamed_for_what_an_earlier_one_did_to_the_child(isolated):
+    planned, fetched = unit_of(picture(3), marked(picture(4), b"poison"), picture(5))
+    assert [row["n_cells"] for row in isolated.segment(planned, fetched)] == [3, 4, 5]
+
+
+def test_a_fault_of_the_software_is_the_reason_of_the_one_picture_that_shows_it(isolated):
+    strange, right = isolated.segment(*unit_of(marked(picture(3), b"strange"), picture(4)))
+    assert strange["reason"].startswith("could not be segmented: AttributeError: ")
+    assert right["n_cells"] == 4
+
+
+def test_the_child_ends_with_the_segmenter(isolated):
+    isolated.segment(*unit_of(picture(3)))
+    children = psutil.Process().children(recursive=True)
+    segmenters = [child for child in children if "loky" in " ".join(child.cmdline())]
+    assert segmenters
+    isolated.close()
+    gone, alive = psutil.wait_procs(segmenters, timeout=20)
+    assert not [child for child in alive if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def test_a_process_that_is_bounded_has_its_allocation_refused():
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, initializer=limit_memory, initargs=(256 * 2**20,)) as pool:
+        assert pool.apply(bytearray, (2**20,)) == bytearray(2**20)
+        with pytest.raises(MemoryError):
+            pool.apply(bytearray, (2**29,))
+
+
+def test_a_decoder_that_hangs_ends_its_process(segmenting, tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=segment_a_picture_that_hangs, args=(segmenting, tmp_path / "done"))
+    process.start()
+    process.join(120)
+    process.kill()
+    assert process.exitcode == 1
+    assert not (tmp_path / "done").exists()
+
+
+def segment_a_picture_that_hangs(segmenting: Segmenting, done: Path) -> None:
+    segmenting.start(threads=2).segment(*unit_of(picture(3), marked(picture(1), b"lock")))
+    done.touch()

@@ -1,0 +1,142 @@
+"""Two jobs on one table, and jobs that are ended: real processes of `spermseg segment`, on each kind of storage."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dark_cells import PLANNED, darkness_model, write_uploads
+
+from spermseg.batch.receipt import list_runs, read_receipt, verify
+from spermseg.batch.results import list_units
+from spermseg.storage.filesystem import Location
+
+IN_STEPS = """
+import sys
+from dark_cells import run_in_process
+from spermseg.batch import plan, run
+from spermseg.cli import main
+
+def pipeline(job, numbers, workers, on_unit):
+    run_in_process(job, numbers[:2], workers, on_unit)
+    print("working", flush=True)
+    sys.stdin.readline()
+    run_in_process(job, numbers[2:], workers, on_unit)
+
+plan.UNIT_MICROGRAPHS = 4
+run.run_pipeline = pipeline
+main()
+"""
+"""`spermseg` without Ray, which stops after two units until it is told to go on."""
+WITH_RAY = "from spermseg.cli import main; main()"
+TESTS = str(Path(__file__).parents[1])
+
+Job = subprocess.Popen[str]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Job]]:
+    """Start `spermseg segment` on a place, and end what is left of it."""
+    jobs: list[Job] = []
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(darkness_model())
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+    def start_one(place: Location, *more: str, program: str = IN_STEPS) -> Job:
+        words = ["segment", place.child("uploads").uri, "--out", place.child("results").uri, "--model", str(model)]
+        words += ["--max-megapixels", "1", *(["--endpoint-url", place.endpoint_url] if place.endpoint_url else [])]
+        command = [sys.executable, "-c", program, *words, *more]
+        pipe = subprocess.PIPE
+        jobs.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return jobs[-1]
+
+    yield start_one
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def at_work(job: Job) -> Job:
+    """Wait until two units are done."""
+    assert job.stdout.readline() == "working\n"
+    return job
+
+
+def end(job: Job) -> tuple[int, str, str]:
+    """Let a job go on; return its exit status, its output, and the last line of stderr."""
+    said, complaints = job.communicate("go on\n", timeout=120)
+    return job.returncode, said, (complaints.splitlines() or [""])[-1]
+
+
+def test_the_second_job_on_a_table_exits_with_3_and_the_first_is_unharmed(start, place):
+    write_uploads(place.child("uploads"))
+    first = at_work(start(place))
+    before = [item.uri for item in place.child("results").list()]
+    for more in ([], ["--take-over"]):
+        second = start(place, *more)
+        status, said, complaint = end(second)
+        assert (status, said) == (3, "")
+        assert re.search(rf"held by process {first.pid} on .*, since 20.*; that process still runs: wait", complaint)
+    assert [item.uri for item in place.child("results").list()] == before
+    status, said, _ = end(first)
+    assert status == 0
+    assert f"planned {PLANNED}, " in said
+    assert verify(place.child("results")) == (PLANNED, [])
+    assert not place.child("results", "lock.json").exists()
+
+
+def test_a_run_whose_job_was_killed_goes_on_under_its_id_with_take_over_only(start, place):
+    write_uploads(place.child("uploads"))
+    out = place.child("results")
+    killed = at_work(start(place))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (run_id,) = list_runs(out)
+    done = {unit.uri: unit.read_bytes() for unit in list_units(out)}
+    assert len(done) == 2
+    status, _, complaint = end(start(place))
+    assert status == 3
+    assert "that process no longer runs: the same command with --take-over goes on" in complaint
+    status, said, _ = end(start(place, "--take-over"))
+    assert status == 0
+    assert f"run {run_id}: planned {PLANNED}, " in said
+    assert list_runs(out) == {run_id: True}
+    assert {unit.uri: unit.read_bytes() for unit in list_units(out) if unit.uri in done} == done
+    assert verify(out) == (PLANNED, [])
+    receipt = read_receipt(out, run_id)
+    assert receipt["starts"] == 2
+    assert receipt["started"] <= receipt["last_started"]
+    assert receipt["arguments"][-1] == "--take-over"
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+@pytest.mark.parametrize(
+    ("number", "status", "how"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_job_that_is_asked_to_end_releases_the_table(start, place, number, status, how):
+    write_uploads(place.child("uploads"))
+    job = at_work(start(place))
+    job.send_signal(number)
+    assert end(job)[::2] == (status, f"spermseg: {how}; what is written stays, and the same command goes on")
+    assert not place.child("results", "lock.json").exists()
+    assert end(start(place))[0] == 0
+
+
+@pytest.mark.ray
+def test_a_job_on_ray_that_is_asked_to_end_releases_the_table(start, tmp_path):
+    place = Location(str(tmp_path / "place"))
+    write_uploads(place.child("uploads"))
+    job = start(place, program=WITH_RAY)
+    while b"segmenting" not in (shown := job.stderr.buffer.read1()) and shown:
+        continue
+    holder = json.loads(place.child("results", "lock.json").read_bytes())
+    assert holder["process"] == job.pid
+    assert holder["arguments"][1:3] == ["segment", place.child("uploads").uri]
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(120) == 143
+    assert not place.child("results", "lock.json").exists()

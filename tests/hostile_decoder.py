@@ -1,0 +1,84 @@
+"""A decoder that does to its process what a hostile picture can do, on pictures that are marked for it."""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from spermseg.micrograph.decode import Micrograph, decode_micrograph
+
+MARK = b"hostile picture: "
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(10**6)
+
+
+def hang_with_the_interpreter_locked() -> None:
+    ctypes.PyDLL(None).sleep(10**6)
+
+
+def exhaust_memory() -> None:
+    taken = []
+    while True:
+        taken.append(bytearray(os.urandom(2**20)) * 64)
+
+
+def exit_quietly() -> None:
+    os._exit(0)
+
+
+def fail() -> None:
+    raise ZeroDivisionError("no pixel\nat all")
+
+
+def poison() -> None:
+    _poisoned.append(True)
+
+
+def nothing() -> None:
+    pass
+
+
+DEEDS: dict[bytes, Callable[[], None]] = {
+    b"segfault": segfault,
+    b"abort": os.abort,
+    b"hang": hang,
+    b"lock": hang_with_the_interpreter_locked,
+    b"memory": exhaust_memory,
+    b"exit": exit_quietly,
+    b"fail": fail,  # an exception that no decoder should raise
+    b"poison": poison,  # the next picture will crash
+    b"strange": nothing,  # what comes back is no picture
+}
+_poisoned: list[bool] = []
+"""Of this process."""
+
+
+def marked(picture: bytes, deed: bytes) -> bytes:
+    """Return a picture that is whole, and hostile to `decode`."""
+    return picture + MARK + deed
+
+
+def decode(data: bytes, *, max_megapixels: float, log: Path | None = None) -> Micrograph:
+    """Decode a picture, unless it is marked: then do what it is marked for. Writes a line a picture to `log`."""
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"{hash(data)} {os.getpid()}\n")
+    _, found, deed = data.rpartition(MARK)
+    if found or _poisoned:
+        DEEDS[deed if found else b"abort"]()
+    picture = decode_micrograph(data, max_megapixels=max_megapixels)
+    return SimpleNamespace(pixels=picture.pixels) if deed == b"strange" else picture  # type: ignore[return-value]
+
+
+def logging_decode(log: Path) -> Callable[..., Micrograph]:
+    """Return `decode` that writes to a log."""
+    return partial(decode, log=log)
