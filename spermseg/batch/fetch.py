@@ -102,5 +102,9 @@ def _refusal(one: Planned) -> str | None:
 
 
 def _reason(error: SpermsegError) -> str:
-    kinds = {ObjectChangedError: CHANGED, ObjectMissingError: GONE, ObjectDeniedError: DENIED}
-    return kinds.get(type(error), error.message)
+    reasons: dict[type[SpermsegError], str] = {
+        ObjectChangedError: CHANGED,
+        ObjectMissingError: GONE,
+        ObjectDeniedError: DENIED,
+    }
+    return reasons.get(type(error), error.message)

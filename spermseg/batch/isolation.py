@@ -82,7 +82,7 @@ _segmenter: UnitSegmenter
 
 
 def _start(segmenting: Segmenting) -> None:
-    global _segmenter  # noqa: PLW0603 (a child process has no other place that lasts from one call to the next)
+    global _segmenter
     _segmenter = segmenting.start(threads=1)
 
 

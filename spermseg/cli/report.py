@@ -10,8 +10,8 @@ import tyro
 from numpy.typing import NDArray
 
 from spermseg.batch.current import count_replaced, read_current
-from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.batch.fetch import LARGEST_FILE
+from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.cli.options import EndpointUrl
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph

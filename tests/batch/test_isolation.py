@@ -100,7 +100,7 @@ def test_the_child_ends_with_the_segmenter(isolated):
     segmenters = [child for child in children if "loky" in " ".join(child.cmdline())]
     assert segmenters
     isolated.close()
-    gone, alive = psutil.wait_procs(segmenters, timeout=20)
+    _, alive = psutil.wait_procs(segmenters, timeout=20)
     assert not [child for child in alive if "resource_tracker" not in " ".join(child.cmdline())]
 
 
