@@ -115,7 +115,7 @@ REASONS = {
     "broken/empty.jpg": "the file is empty",
     "broken/notes.jpg": "not a JPEG, PNG, TIFF or BMP picture",
     "broken/huge.png": "1000 x 1500 px is 2 megapixels; at most 1 are allowed",
-    "broken/monday.tgz": "a .tgz archive: spermseg reads .zip and .tar; pack the pictures again as one of these",
+    "broken/monday.tgz": "the tar.gz archive's directory cannot be read",
     "broken/archive.zip": "the zip archive's directory cannot be read",
     "broken/archive.tar": "the tar archive's directory cannot be read",
     "courier.zip/broken/cut.jpg": "truncated or corrupt JPEG",

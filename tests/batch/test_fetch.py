@@ -1,0 +1,167 @@
+"""The bytes of planned micrographs, from every packing, and what is wrong with them as a reason."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from archive_files import tar_gz_of
+from dark_cells import EXPECTED, name_of, picture, tar_of, write_uploads, zip_of
+from fault_proxy import Fault, FaultProxy, Kind
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spermseg.batch import fetch
+from spermseg.batch.fetch import DENIED, LARGEST_FILE, Fetched, fetch_all, fetch_jobs
+from spermseg.batch.plan import CHANGED, GONE, Identity, Plan, Planned, encode_plan, list_uploads
+from spermseg.errors import StorageError
+from spermseg.storage.filesystem import Location
+
+IDENTITY = Identity(model_sha256="m", settings_sha256="s")
+PICTURES = [(f"patient-1/{n}.png", picture(n)) for n in range(6)]
+
+
+def listed(source: Location) -> list[Planned]:
+    return list(list_uploads(source, IDENTITY))
+
+
+def only(source: Location) -> Planned:
+    (one,) = listed(source)
+    return one
+
+
+def fetch_one(one: Planned, endpoint_url: str | None = None) -> Fetched:
+    (fetched,) = fetch_all([one], endpoint_url)
+    return fetched
+
+
+def planned(number: int, **changes) -> Planned:
+    return Planned(image_id=f"{number:032x}", uri=f"/uploads/{number}", size=1, data_size=1, etag="e", **changes)
+
+
+def test_every_packing_is_fetched_to_the_bytes_that_were_uploaded_on_every_storage(place):
+    write_uploads(place)
+    place.child("thursday.tgz").write_bytes(tar_gz_of(PICTURES))
+    wanted = {name: picture(cells, name[-4:]) for name, cells in EXPECTED.items()}
+    wanted |= {f"thursday.tgz/{name}": data for name, data in PICTURES}
+    uploads = listed(place)
+    fetched = dict(
+        zip((name_of(vars(one), place) for one in uploads), fetch_all(uploads, place.endpoint_url), strict=True)
+    )
+    assert {name: fetched[name] for name in wanted} == {name: Fetched(data=data) for name, data in wanted.items()}
+    assert all(
+        fetched[name].reason for name in fetched.keys() - wanted.keys() if name.endswith((".zip", ".tar", ".tgz"))
+    )
+
+
+def test_an_upload_that_changed_or_went_since_it_was_planned_is_rejected_on_every_storage(place):
+    upload = place.child("a.png")
+    upload.write_bytes(picture(1))
+    one = only(place)
+    upload.write_bytes(picture(2))
+    assert fetch_one(one, place.endpoint_url) == Fetched(reason=CHANGED)
+    assert fetch_one(replace(one, uri=place.child("b.png").uri), place.endpoint_url) == Fetched(reason=GONE)
+
+
+def test_members_of_a_compressed_archive_that_changed_or_went_are_rejected_on_every_storage(place):
+    archive = place.child("a.tgz")
+    archive.write_bytes(tar_gz_of(PICTURES))
+    members = listed(place)
+    archive.write_bytes(tar_gz_of(PICTURES[1:]))
+    assert list(fetch_all(members, place.endpoint_url)) == [Fetched(reason=CHANGED)] * len(PICTURES)
+    archive.delete()
+    assert list(fetch_all(members, place.endpoint_url)) == [Fetched(reason=GONE)] * len(PICTURES)
+
+
+def test_a_compressed_archive_is_read_once_however_many_of_its_members_are_wanted(tmp_path, monkeypatch):
+    Location(str(tmp_path / "a.tgz")).write_bytes(tar_gz_of(PICTURES))
+    opened = []
+    stream = fetch.stream_members
+
+    def counted(file, wanted: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        opened.append(1)
+        return stream(file, wanted)
+
+    monkeypatch.setattr(fetch, "stream_members", counted)
+    members = listed(Location(str(tmp_path)))
+    members[2] = replace(members[2], reason="a link", packing="")
+    wanted = [Fetched(data=data) for _, data in PICTURES]
+    wanted[2] = Fetched(reason="a link")
+    assert list(fetch_all(members, None)) == wanted
+    assert list(fetch_all(members[3:], None)) == wanted[3:]
+    assert len(opened) == 2
+
+
+def test_where_a_compressed_archive_breaks_off_the_members_that_follow_are_rejected(tmp_path):
+    file = tmp_path / "a.tgz"
+    file.write_bytes(tar_gz_of(PICTURES))
+    members = listed(Location(str(tmp_path)))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    now = only_etag(file)
+    first, *_, last = fetch_all([replace(one, etag=now) for one in members], None)
+    assert first == Fetched(data=PICTURES[0][1])
+    assert "upload it again" in (last.reason or "")
+
+
+def only_etag(file: Path) -> str:
+    return Location(str(file)).stat().etag
+
+
+def test_one_object_that_may_not_be_read_is_rejected_and_the_next_one_is_not(moto_server):
+    bucket = moto_server.new_bucket()
+    bucket.child("a.png").write_bytes(picture(1))
+    bucket.child("b.png").write_bytes(picture(2))
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        proxy.inject(Fault(kind=Kind.DENIED, key="a.png", times=None))
+        uploads = listed(Location(bucket.uri, proxy.endpoint_url))
+        assert list(fetch_all(uploads, proxy.endpoint_url)) == [Fetched(reason=DENIED), Fetched(data=picture(2))]
+
+
+def test_a_member_whose_checksum_is_wrong_is_rejected(tmp_path):
+    source = Location(str(tmp_path / "a.zip"))
+    source.write_bytes(zip_of([("a.png", picture(1))]).replace(b"\x89PNG", b"\x88PNG", 1))
+    assert (fetch_one(only(source)).reason or "").startswith("its checksum is")
+
+
+def test_what_is_planned_as_rejected_or_too_large_is_never_read(monkeypatch):
+    monkeypatch.setattr(Location, "read_range", None)
+    assert fetch_one(planned(1, reason="encrypted")) == Fetched(reason="encrypted")
+    for size in ({"size": LARGEST_FILE + 1}, {"data_size": LARGEST_FILE + 1}):
+        reason = fetch_one(replace(planned(1), **size)).reason
+        assert reason == f"the file has {LARGEST_FILE + 1} bytes; at most {LARGEST_FILE} are read"
+
+
+def test_a_storage_that_fails_says_nothing_of_the_upload(monkeypatch):
+    def refuse(self, *where, etag):
+        raise StorageError("s3://clinic/a.png: the credentials have expired")
+
+    monkeypatch.setattr(Location, "read_range", refuse)
+    with pytest.raises(StorageError, match="have expired"):
+        fetch_one(planned(1))
+
+
+def test_a_tar_member_holds_no_more_than_its_own_bytes(tmp_path):
+    source = Location(str(tmp_path / "a.tar"))
+    source.write_bytes(tar_of([("a.png", b"abc")]))
+    assert fetch_one(only(source)).data == b"abc"
+
+
+@given(st.lists(st.sampled_from(["plain", "/a.tgz", "/b.tar.gz", "/c.tar"]), min_size=1, max_size=12))
+def test_units_are_fetched_one_by_one_but_for_those_of_one_compressed_archive(tmp_path_factory, kinds):
+    units = [
+        [replace(planned(n), uri=f"/{n}.png" if kind == "plain" else kind, member=None if kind == "plain" else f"{n}")]
+        for n, kind in enumerate(kinds)
+    ]
+    place = Location(str(tmp_path_factory.mktemp("plan") / "plan.parquet"))
+    place.write_bytes(encode_plan(units, {})[0])
+    jobs = list(fetch_jobs(Plan(place), range(len(units))))
+    assert [number for job in jobs for number in job] == list(range(len(units)))
+    for job in jobs:
+        uris = {units[number][0].uri for number in job}
+        assert len(uris) == 1
+        assert len(job) == 1 or uris <= {"/a.tgz", "/b.tar.gz"}
+    for before, after in pairwise(jobs):
+        uri = units[after[0]][0].uri
+        assert units[before[-1]][0].uri != uri or not uri.endswith("gz")
