@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, _FetchUnits, _SegmentUnit, _WriteUnit
+from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers
 from spermseg.batch.run import Night
+from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.transfer import FetchUnits, WriteUnit
 from spermseg.cells.instances import CellConfig
 from spermseg.errors import RunError
 from spermseg.micrograph.tiling import Tiles
@@ -167,10 +169,10 @@ def run_in_process(
     job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]
 ) -> None:
     """Do what `run_pipeline` does, in this process and in order, without Ray."""
-    segment = _SegmentUnit(job.plan, job.segmenting(workers, use_gpu=False), workers.decode_threads)
+    segment = SegmentUnit(job.plan, job.segmenting(workers, use_gpu=False), workers.decode_threads)
     for number in units:
-        (row,) = _FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
-        done = _WriteUnit(job.out, job.run_id)(segment(row))
+        (row,) = FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
+        done = WriteUnit(job.out, job.run_id)(segment(row))
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")
         on_unit(UnitDone(ok=done["ok"], rejected=done["rejected"], megapixels=done["megapixels"]))

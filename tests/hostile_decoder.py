@@ -1,6 +1,7 @@
 """A decoder that does to its process what a hostile picture can do, on pictures that are marked for it."""
 
 import ctypes
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def decode(data: bytes, *, max_megapixels: float, log: Path | None = None) -> Mi
     """Decode a picture, unless it is marked: then do what it is marked for. Writes a line a picture to `log`."""
     if log is not None:
         with log.open("a") as file:
-            file.write(f"{hash(data)} {os.getpid()}\n")
+            file.write(f"{hashlib.sha256(data).hexdigest()} {os.getpid()}\n")
     _, found, deed = data.rpartition(MARK)
     if found or _poisoned:
         DEEDS[deed if found else b"abort"]()

@@ -1,25 +1,21 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
 
-import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from spermseg.batch.fetch import Fetched, fetch_all, fetch_jobs
-from spermseg.batch.isolation import IsolatedSegmenter
-from spermseg.batch.plan import Plan
-from spermseg.batch.results import OK, encode_unit, results_table, unit_location
+from spermseg.batch.fetch import fetch_jobs
+from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.units import Decode, UnitSegmenter
+from spermseg.batch.transfer import FetchUnits, WriteUnit, open_plan
+from spermseg.batch.units import Decode
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import ConfigError, ObjectExistsError, RunError, StorageError, first_line
+from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.ray_settings import configure_ray_data, connect
@@ -146,15 +142,15 @@ def _run(
 
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated: bool) -> "ray.data.Dataset":
     use_gpu, fewest, most = _resources(workers)
-    jobs = [{"units": numbers} for numbers in fetch_jobs(_open_plan(job.plan), units)]
+    jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return (
             ray.data.from_items(jobs, override_num_blocks=len(jobs))
-            .flat_map(_FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
+            .flat_map(FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
             .map(
-                _IsolateUnit if isolated else _SegmentUnit,
+                IsolateUnit if isolated else SegmentUnit,
                 fn_constructor_args=(job.plan, job.segmenting(workers, use_gpu=use_gpu), workers.decode_threads),
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
                 num_cpus=SEGMENT_CPUS,
@@ -162,110 +158,8 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
                 max_restarts=(1 + SEGMENT_RETRIES) * len(units),  # as often as units may kill it
                 max_task_retries=SEGMENT_RETRIES,
             )
-            .map(_WriteUnit(job.out, job.run_id), num_cpus=WRITE_CPUS, max_retries=RETRIES)
+            .map(WriteUnit(job.out, job.run_id), num_cpus=WRITE_CPUS, max_retries=RETRIES)
         )
-
-
-Row = dict[str, Any]
-"""A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
-
-
-def _failure(unit: int, error: Exception) -> Row:
-    """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
-    outage = isinstance(error, StorageError)
-    said = first_line(error) if outage else f"{type(error).__name__}: {first_line(error)}"
-    return {"unit": unit, "failure": said, "outage": outage}
-
-
-class _FetchUnits:
-    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass."""
-
-    def __init__(self, plan: Location, endpoint_url: str | None) -> None:
-        self.plan, self.endpoint_url = plan, endpoint_url
-
-    def __call__(self, row: Row) -> Iterator[Row]:
-        plan = _open_plan(self.plan)
-        units = {number: plan.unit(number) for number in row["units"]}
-        fetched = fetch_all((one for unit in units.values() for one in unit), self.endpoint_url)
-        for number, unit in units.items():
-            try:
-                micrographs = [next(fetched) for _ in unit]
-            except Exception as error:  # noqa: BLE001 (it is told as data)
-                yield _failure(number, error)
-                return
-            yield {
-                "unit": number,
-                "failure": "",
-                "data": [one.data for one in micrographs],
-                "reasons": [one.reason or "" for one in micrographs],
-            }
-
-
-class _SegmentUnit:
-    """The bytes of a unit's micrographs -> its result object. Holds the model."""
-
-    def __init__(self, plan: Location, segmenting: Segmenting, threads: int) -> None:
-        self.plan = _open_plan(plan)
-        self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
-
-    def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
-        return segmenting.start(threads)
-
-    def __call__(self, row: Row) -> Row:
-        if row["failure"]:
-            return row
-        fetched = [
-            Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
-        ]
-        try:
-            rows = self.segmenter.segment(self.plan.unit(row["unit"]), fetched)
-        except Exception as error:  # noqa: BLE001 (it is told as data)
-            return _failure(row["unit"], error)
-        ok = [one for one in rows if one["status"] == OK]
-        return {
-            "unit": row["unit"],
-            "failure": "",
-            "name": self.plan.unit_id(row["unit"]),
-            "result": encode_unit(results_table(rows), machine=socket.gethostname()),
-            "ok": len(ok),
-            "rejected": len(rows) - len(ok),
-            "megapixels": sum(one["width_px"] * one["height_px"] for one in ok) / 1e6,
-        }
-
-
-class _IsolateUnit(_SegmentUnit):
-    """The same, each micrograph in a process of its own. The model is in that process."""
-
-    def _start(self, segmenting: Segmenting, threads: int) -> IsolatedSegmenter:  # noqa: ARG002 (one picture a process)
-        return IsolatedSegmenter(segmenting)
-
-
-class _WriteUnit:
-    """A unit's result object -> storage, in one PUT: the object exists = the unit is done.
-
-    The first result stays: a worker that is left over from a killed run can do no harm, and no finished run is ever
-    touched again.
-    """
-
-    def __init__(self, out: Location, run_id: str) -> None:
-        self.out, self.run_id = out, run_id
-
-    def __call__(self, row: Row) -> Row:
-        if row["failure"]:
-            return row
-        try:
-            unit_location(self.out, self.run_id, row["name"]).write_bytes(row["result"], only_if_absent=True)
-        except ObjectExistsError:
-            pass
-        except StorageError as error:
-            return _failure(row["unit"], error)
-        return {name: row[name] for name in ("unit", "failure", "ok", "rejected", "megapixels")}
-
-
-@lru_cache(maxsize=1)
-def _open_plan(location: Location) -> Plan:
-    """Open a run's plan once a process: it never changes, and a worker does many units."""
-    return Plan(location)
 
 
 def _resources(workers: Workers) -> tuple[bool, int, int]:

@@ -11,8 +11,9 @@ from fault_proxy import Fault, FaultProxy, Kind
 from hostile_decoder import decode
 
 from spermseg.batch import run
-from spermseg.batch.pipeline import Workers, _IsolateUnit
+from spermseg.batch.pipeline import Workers
 from spermseg.batch.results import OK, REJECTED, read_units, reason_kind
+from spermseg.batch.segment import IsolateUnit
 from spermseg.batch.settings import SegmentSettings
 from spermseg.storage.filesystem import Location
 
@@ -53,7 +54,7 @@ def rows(moto_server, proxy) -> list[dict[str, Any]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_pipeline", meet_trouble_and_run)
-        patch.setattr("dark_cells._SegmentUnit", _IsolateUnit)
+        patch.setattr("dark_cells.SegmentUnit", IsolateUnit)
         run.segment_night(night, lambda progress: None)
     return [row for table in read_units(out) for row in table.to_pylist()]
 

@@ -1,0 +1,58 @@
+"""A night on real Ray processes with uploads that end the process which decodes them."""
+
+import pytest
+from dark_cells import night_over, picture, zip_of
+from hostile_decoder import decode, marked
+
+from spermseg.batch.pipeline import Workers
+from spermseg.batch.receipt import verify
+from spermseg.batch.results import read_units
+from spermseg.batch.run import segment_night
+from spermseg.storage.filesystem import Location
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
+
+HUNG_OR_GONE = "crashed the decoder (it hung for 10 s, or ended its process); export the picture again"
+HOSTILE = {
+    "patient-1/segfault.png": (b"segfault", "crashed the decoder (SIGSEGV); export the picture again"),
+    "patient-2/abort.png": (b"abort", "crashed the decoder (SIGABRT); export the picture again"),
+    "patient-2/hang.png": (b"hang", HUNG_OR_GONE),
+    "patient-3/memory.png": (
+        b"memory",
+        "crashed the decoder: it takes more memory than the largest picture allowed; export the picture again",
+    ),
+    "patient-4/fail.png": (b"fail", "the decoder failed: ZeroDivisionError: no pixel"),
+}
+
+
+@pytest.fixture
+def uploads(tmp_path) -> Location:
+    """Uploads of which every fifth is hostile, alone and in an archive."""
+    source = Location(str(tmp_path / "uploads"))
+    for patient in range(5):
+        for number in range(4):
+            source.child(f"patient-{patient}/{number}.png").write_bytes(picture(number))
+    for name, (deed, _) in HOSTILE.items():
+        source.child(name).write_bytes(marked(picture(5), deed))
+    members = [(f"{n}.png", picture(n)) for n in range(6)]
+    members.insert(3, ("hostile.png", marked(picture(5), b"abort")))
+    source.child("patient-5/monday.zip").write_bytes(zip_of(members))
+    return source
+
+
+def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every_other_one_completes(
+    cluster, uploads, out, model, capfd
+):
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=10)
+    (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
+    rows = [row for table in read_units(out) for row in table.to_pylist()]
+    reasons = {row["uri"].removeprefix(uploads.uri + "/"): row["reason"] for row in rows if row["status"] == "rejected"}
+    assert reasons == {
+        **{name: reason for name, (_, reason) in HOSTILE.items()},
+        "patient-5/monday.zip": HOSTILE["patient-2/abort.png"][1],
+    }
+    cells = {(row["uri"], row["member"]): row["n_cells"] for row in rows if row["status"] == "ok"}
+    assert {int((member or uri)[-5]): n for (uri, member), n in cells.items()} == {n: n for n in range(6)}
+    assert (receipt.planned, receipt.ok, receipt.rejected) == (32, 26, 6)
+    assert verify(out) == (32, [])
+    assert "raylet" not in "".join(capfd.readouterr())
