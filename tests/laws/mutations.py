@@ -1,0 +1,141 @@
+"""Real files, damaged. A mutation is a pure function of its kind and seed, so two words replay it."""
+
+import gzip
+import random
+import re
+import struct
+import zlib
+from collections.abc import Callable
+
+from laws.json_mutations import mutate_json
+from laws.kinds import ANNOTATIONS, KINDS
+from laws.real_files import real_files
+
+EXTREMES = (0, 1, 2**15, 2**31 - 1, 2**32 - 1, 2**63 - 1)
+TAR_BLOCK, TAR_CHECKSUM = 512, slice(148, 156)
+
+Mutator = Callable[[random.Random, bytearray], None]
+
+
+def mutate(kind: str, seed: int) -> bytes:
+    """Return a file of a kind with one to four faults, the same for the same seed."""
+    chance = random.Random(f"{kind}:{seed}")
+    data = chance.choice(real_files(kind))
+    if kind in ANNOTATIONS:
+        data = mutate_json(chance, data, lambda inner: _mutate_bytes(chance, inner, "png"))
+        return data if chance.random() < 0.8 else _mutate_bytes(chance, data, kind)
+    if kind == "tar.gz" and chance.random() < 0.6:  # most damage never gets past gzip's checksum
+        return gzip.compress(_mutate_bytes(chance, gzip.decompress(data), "tar"), mtime=0)
+    return _mutate_bytes(chance, data, kind)
+
+
+def _mutate_bytes(chance: random.Random, source: bytes, kind: str) -> bytes:
+    data = bytearray(source)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        if chance.random() < 0.08:
+            _splice(chance, data, kind)
+        elif data:
+            chance.choice(MUTATORS)(chance, data)
+    if kind in REPAIRS and chance.random() < 0.7:
+        REPAIRS[kind](data)
+    return bytes(data)
+
+
+def _place(chance: random.Random, data: bytearray) -> int:
+    """Return a position; the first and last bytes say what a file is, and are more interesting than pixels."""
+    where = chance.random()
+    reach = min(len(data), 200)
+    if where < 0.4:
+        return chance.randrange(reach)
+    return len(data) - 1 - chance.randrange(reach) if where < 0.6 else chance.randrange(len(data))
+
+
+def _block(chance: random.Random, data: bytearray) -> slice:
+    start = _place(chance, data)
+    return slice(start, start + chance.choice((1, 2, 4, 8, 16, 64, 512)))
+
+
+def _flip_bits(chance: random.Random, data: bytearray) -> None:
+    for _ in range(chance.choice((1, 2, 8))):
+        data[_place(chance, data)] ^= 1 << chance.randrange(8)
+
+
+def _set_bytes(chance: random.Random, data: bytearray) -> None:
+    where = _block(chance, data)
+    size = len(data[where])
+    data[where] = chance.choice((bytes(size), b"\xff" * size, chance.randbytes(size)))
+
+
+def _truncate(chance: random.Random, data: bytearray) -> None:
+    del data[_place(chance, data) :]
+
+
+def _delete(chance: random.Random, data: bytearray) -> None:
+    del data[_block(chance, data)]
+
+
+def _duplicate(chance: random.Random, data: bytearray) -> None:
+    where = _block(chance, data)
+    data[where] = data[where] * chance.choice((2, 2, 50))
+
+
+def _move(chance: random.Random, data: bytearray) -> None:
+    """Swap a block with what lies elsewhere."""
+    where = _block(chance, data)
+    block = data[where]
+    del data[where]
+    to = chance.randrange(len(data) + 1)
+    data[to:to] = block
+
+
+def _set_field(chance: random.Random, data: bytearray) -> None:
+    """Put an extreme number of 2, 4 or 8 bytes where there may be a size or an offset."""
+    size = chance.choice((2, 4, 8))
+    number = chance.choice(EXTREMES) & (2 ** (8 * size) - 1)
+    where = _place(chance, data) // 2 * 2
+    data[where : where + size] = number.to_bytes(size, chance.choice(("big", "little")))
+
+
+def _splice(chance: random.Random, data: bytearray, kind: str) -> None:
+    """Go on with the rest of another file, mostly one of the same kind."""
+    other = chance.choice(real_files(kind if chance.random() < 0.8 else chance.choice(KINDS)))
+    cut = chance.randrange(len(data) + 1)
+    data[cut:] = other[chance.choice((cut, chance.randrange(len(other)))) :]
+
+
+MUTATORS: tuple[Mutator, ...] = (
+    _flip_bits,
+    _flip_bits,
+    _set_bytes,
+    _truncate,
+    _delete,
+    _duplicate,
+    _move,
+    _set_field,
+    _set_field,
+)
+
+
+def _repair_png(data: bytearray) -> None:
+    """Make the checksum of every chunk true again, so that what is in it is read."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if end + 4 > len(data):
+            return
+        data[end : end + 4] = struct.pack(">I", zlib.crc32(data[position + 4 : end]))
+        position = end + 4
+
+
+def _repair_tar(data: bytearray) -> None:
+    """Make the checksum of every header true again."""
+    for magic in re.finditer(b"ustar", bytes(data)):
+        start = magic.start() - 257
+        if start < 0 or start % TAR_BLOCK or start + TAR_BLOCK > len(data):
+            continue
+        header = data[start : start + TAR_BLOCK]
+        header[TAR_CHECKSUM] = b" " * 8
+        data[start + TAR_CHECKSUM.start : start + TAR_CHECKSUM.stop] = b"%06o\0 " % sum(header)
+
+
+REPAIRS: dict[str, Callable[[bytearray], None]] = {"png": _repair_png, "tar": _repair_tar}
