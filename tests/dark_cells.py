@@ -14,7 +14,7 @@ from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers
 from spermseg.batch.run import Night
 from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.transfer import FetchUnits, WriteUnit
+from spermseg.batch.transfer import FetchUnits
 from spermseg.cells.instances import CellConfig
 from spermseg.errors import RunError
 from spermseg.micrograph.tiling import Tiles
@@ -169,10 +169,10 @@ def run_in_process(
     job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]
 ) -> None:
     """Do what `run_pipeline` does, in this process and in order, without Ray."""
-    segment = SegmentUnit(job.plan, job.segmenting(workers, use_gpu=False), workers.decode_threads)
+    segment = SegmentUnit(job.plan, job.out, job.segmenting(workers, use_gpu=False), workers.decode_threads)
     for number in units:
         (row,) = FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
-        done = WriteUnit(job.out, job.run_id)(segment(row))
+        done = segment(row)
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")
         on_unit(UnitDone(ok=done["ok"], rejected=done["rejected"], megapixels=done["megapixels"]))

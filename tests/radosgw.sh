@@ -94,7 +94,7 @@ started rgw radosgw -n client.rgw
 
 for _ in $(seq 240); do
   (: </dev/tcp/127.0.0.1/"$PORT") 2>/dev/null && break
-  kill -0 "$(cat "$D/rgw.started")" || { tail -5 "$D"/log/* >&2; exit 1; }
+  kill -0 "$(cat "$D/rgw.started")" || { tail -n 5 "$D"/log/* >&2; exit 1; }
   sleep 0.25
 done
 radosgw-admin user create --uid=t --display-name=t --access-key=testing --secret=testing12 >/dev/null

@@ -1,4 +1,4 @@
-"""The nightly job on Ray Data: units of the plan -> fetch bytes -> segment -> write the unit."""
+"""The nightly job on Ray Data: units of the plan -> fetch bytes -> segment, and write the unit."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from spermseg.batch.fetch import fetch_jobs
 from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.transfer import FetchUnits, WriteUnit, open_plan
+from spermseg.batch.transfer import FetchUnits, open_plan
 from spermseg.batch.units import Decode
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, RunError, first_line
@@ -29,7 +29,7 @@ NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FAILURES_AT_FIRST = 8
 """When so many units failed and none is done, it is no micrograph's fault."""
-FETCH_CPUS, WRITE_CPUS, SEGMENT_CPUS = 0.2, 0.1, 0.75
+FETCH_CPUS, SEGMENT_CPUS = 0.2, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
 
@@ -142,6 +142,7 @@ def _run(
 
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated: bool) -> "ray.data.Dataset":
     use_gpu, fewest, most = _resources(workers)
+    segmenting = job.segmenting(workers, use_gpu=use_gpu)
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
@@ -151,14 +152,13 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
             .flat_map(FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
             .map(
                 IsolateUnit if isolated else SegmentUnit,
-                fn_constructor_args=(job.plan, job.segmenting(workers, use_gpu=use_gpu), workers.decode_threads),
+                fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
                 num_cpus=SEGMENT_CPUS,
                 num_gpus=1 if use_gpu else 0,
                 max_restarts=(1 + SEGMENT_RETRIES) * len(units),  # as often as units may kill it
                 max_task_retries=SEGMENT_RETRIES,
             )
-            .map(WriteUnit(job.out, job.run_id), num_cpus=WRITE_CPUS, max_retries=RETRIES)
         )
 
 

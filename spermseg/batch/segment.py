@@ -1,47 +1,64 @@
-"""The middle of the pipeline: the bytes of a unit's micrographs -> its result object. No Ray."""
+"""The heart of the pipeline: the bytes of a unit's micrographs -> its result object, written. No Ray."""
 
 import socket
+from contextlib import suppress
+from typing import Any
 
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
-from spermseg.batch.results import OK, encode_unit, results_table
+from spermseg.batch.results import OK, encode_unit, results_table, unit_location
 from spermseg.batch.transfer import Row, failure, open_plan
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
+from spermseg.errors import ObjectExistsError
 from spermseg.storage.filesystem import Location
 
 
 class SegmentUnit:
-    """The bytes of a unit's micrographs -> its result object. Holds the model."""
+    """Segments units and writes their results. Holds the model.
 
-    def __init__(self, plan: Location, segmenting: Segmenting, threads: int) -> None:
+    A result is written by the process that made it, in one PUT, before the next unit is begun: what is segmented and
+    not written yet is what a killed run has to do again. The object exists = the unit is done. The first one stays, so
+    a worker that is left over from a killed run can do no harm, and no finished run is ever touched again.
+    """
+
+    def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
         self.plan = open_plan(plan)
+        self.out, self.run_id = out, segmenting.run_id
         self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
 
     def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
         return segmenting.start(threads)
 
     def __call__(self, row: Row) -> Row:
-        """Segment one unit."""
+        """Segment one unit, and write it."""
         if row["failure"]:
             return row
-        fetched = [
-            Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
-        ]
         try:
-            rows = self.segmenter.segment(self.plan.unit(row["unit"]), fetched)
+            rows = self._segment(row)
+            self._write(row["unit"], rows)
         except Exception as error:  # noqa: BLE001 (it is told as data)
             return failure(row["unit"], error)
         ok = [one for one in rows if one["status"] == OK]
+        megapixels = sum(one["width_px"] * one["height_px"] for one in ok) / 1e6
         return {
             "unit": row["unit"],
             "failure": "",
-            "name": self.plan.unit_id(row["unit"]),
-            "result": encode_unit(results_table(rows), machine=socket.gethostname()),
             "ok": len(ok),
             "rejected": len(rows) - len(ok),
-            "megapixels": sum(one["width_px"] * one["height_px"] for one in ok) / 1e6,
+            "megapixels": megapixels,
         }
+
+    def _segment(self, row: Row) -> list[dict[str, Any]]:
+        fetched = [
+            Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
+        ]
+        return self.segmenter.segment(self.plan.unit(row["unit"]), fetched)
+
+    def _write(self, unit: int, rows: list[dict[str, Any]]) -> None:
+        result = encode_unit(results_table(rows), machine=socket.gethostname())
+        with suppress(ObjectExistsError):
+            unit_location(self.out, self.run_id, self.plan.unit_id(unit)).write_bytes(result, only_if_absent=True)
 
 
 class IsolateUnit(SegmentUnit):

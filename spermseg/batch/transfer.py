@@ -1,4 +1,4 @@
-"""The ends of the pipeline, bytes in and results out. No Ray, and no PyTorch: their processes start often."""
+"""What travels through the pipeline, and its first stage. No Ray; no PyTorch either: its processes start often."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -7,8 +7,7 @@ from typing import Any
 
 from spermseg.batch.fetch import fetch_all
 from spermseg.batch.plan import Plan
-from spermseg.batch.results import unit_location
-from spermseg.errors import ObjectExistsError, StorageError, first_line
+from spermseg.errors import StorageError, first_line
 from spermseg.storage.filesystem import Location
 
 Row = dict[str, Any]
@@ -47,26 +46,3 @@ class FetchUnits:
                 yield {"unit": number, "failure": "", "data": [one.data for one in unit], "reasons": reasons}
         except Exception as error:  # noqa: BLE001 (it is told as data)
             yield failure(number, error)
-
-
-class WriteUnit:
-    """A unit's result object -> storage, in one PUT: the object exists = the unit is done.
-
-    The first result stays: a worker that is left over from a killed run can do no harm, and no finished run is ever
-    touched again.
-    """
-
-    def __init__(self, out: Location, run_id: str) -> None:
-        self.out, self.run_id = out, run_id
-
-    def __call__(self, row: Row) -> Row:
-        """Write one unit."""
-        if row["failure"]:
-            return row
-        try:
-            unit_location(self.out, self.run_id, row["name"]).write_bytes(row["result"], only_if_absent=True)
-        except ObjectExistsError:
-            pass
-        except StorageError as error:
-            return failure(row["unit"], error)
-        return {name: row[name] for name in ("unit", "failure", "ok", "rejected", "megapixels")}

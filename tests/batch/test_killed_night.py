@@ -10,18 +10,20 @@ import pytest
 from dark_cells import night_over, picture
 from hostile_decoder import logging_decode
 
-from spermseg.batch import plan, transfer
+from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.receipt import list_runs, verify
-from spermseg.batch.results import list_units
+from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
+from spermseg.batch.segment import SegmentUnit
+from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
 
 PICTURES, UNIT = 160, 4
 WORKERS = 2
 IN_FLIGHT = WORKERS * UNIT
-"""Micrographs that may be decoded twice: those of the unit that each worker had in hand."""
+"""Micrographs that may be segmented twice: those of the unit that each worker had in hand."""
 
 
 @pytest.fixture
@@ -80,32 +82,34 @@ def test_workers_that_are_left_over_from_a_killed_run_change_nothing(
     uploads, out, model, without_ray, small_units, monkeypatch
 ):
     night = night_over(uploads, out, model)
-    kept: list[tuple[transfer.WriteUnit, dict]] = []
-    write = transfer.WriteUnit.__call__
+    kept: list[tuple] = []
+    write = SegmentUnit._write
 
-    def keep_three(stage: transfer.WriteUnit, row: dict) -> dict:
-        kept.append((stage, row))
+    def keep_three(stage: SegmentUnit, unit: int, rows: list[dict]) -> None:
+        kept.append((stage, unit, [{**row, "version": "old"} for row in rows]))
         if len(kept) == 3:
             raise StoppedError
-        return {name: row[name] for name in ("unit", "failure", "ok", "rejected", "megapixels")}
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer.WriteUnit, "__call__", keep_three)
-        with pytest.raises(StoppedError):
+        patch.setattr(SegmentUnit, "_write", keep_three)
+        with pytest.raises(RunError):
             segment_night(night, nothing)
     (run_id,) = list_runs(out)
+    first, *late = kept
 
-    def write_beside_the_old_workers(stage: transfer.WriteUnit, row: dict) -> dict:
-        if kept and row["name"] == kept[0][1]["name"]:
-            write(*kept.pop(0))  # an old worker comes first
-        return write(stage, row)
+    def write_after_an_old_worker(stage: SegmentUnit, unit: int, rows: list[dict]) -> None:
+        if unit == first[1]:
+            write(*first)
+        write(stage, unit, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer.WriteUnit, "__call__", write_beside_the_old_workers)
+        patch.setattr(SegmentUnit, "_write", write_after_an_old_worker)
         (receipt,) = segment_night(night, nothing)
     assert receipt.run_id == run_id
     table = {place.uri: place.read_bytes() for place in list_units(out)}
-    for stage, row in kept:  # and the others last, into a run that is finished
-        write(stage, row)
+    for stage, unit, rows in late:  # into a run that is finished
+        write(stage, unit, rows)
     assert {place.uri: place.read_bytes() for place in list_units(out)} == table
     assert verify(out) == (PICTURES, [])
+    versions = Counter(version for rows in read_units(out) for version in rows["version"].to_pylist())
+    assert versions["old"] == UNIT
