@@ -2,18 +2,21 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from html import escape
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
 
 from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress
 from spermseg.cli import run_verb
+from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.cli.segment import ProgressBar, Segment
 from spermseg.cli.verify import Verify
@@ -127,6 +130,69 @@ def test_a_run_that_stops_is_one_line_and_status_1(uploads, model, tmp_path, cap
     assert lines_shown(capsys.readouterr().err)[-1].startswith("spermseg: Ray did not start")
 
 
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize(
+    ("limit", "status"), [("36%", 4), ("37%", 0), (f"{len(REASONS) - 1}", 4), (f"{len(REASONS)}", 0)]
+)
+def test_a_run_that_rejects_more_than_it_may_has_its_rows_and_receipt_and_ends_with_status_4(
+    uploads, model, tmp_path, capsys, limit, status
+):
+    out = Location(str(tmp_path / "results"))
+    command = words(uploads, model, out, "--max-rejected", limit)
+    assert status_of(Segment, *command) == status
+    said = capsys.readouterr()
+    assert SUMMARY in said.out
+    last = lines_shown(said.err)[-1]
+    if status:
+        assert f" rejected {len(REASONS)} of {PLANNED}, more than the limit of {limit}: 1 x " in last
+        assert "; all rows are written; once mended, --retry-rejected tries these again" in last
+    assert last.startswith("spermseg: run ") == bool(status)
+    assert status_of(Verify, out.uri) == 0
+    assert status_of(Segment, *command) == 0  # a later night has nothing to do
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_rejected_uploads_are_tried_again_and_reported_once(uploads, model, tmp_path, capsys):
+    out = Location(str(tmp_path / "results"))
+    command = words(uploads, model, out)
+    assert status_of(Segment, *command) == 0
+    assert status_of(Segment, *command, "--retry-rejected", "--max-rejected", "100%") == 0
+    assert f"planned {len(REASONS)}, ok 0, rejected {len(REASONS)}" in capsys.readouterr().out
+    assert status_of(Verify, out.uri) == 0
+    assert status_of(Report, out.uri) == 0
+    assert status_of(Export, out.uri, "--to", str(tmp_path / "table.csv")) == 0
+    assert f"table.csv, {PLANNED} micrographs" in capsys.readouterr().out
+    page = Path(out.path, "report.html").read_text()
+    assert "its receipt says" not in page
+    shutil.rmtree(uploads.child("broken").path)
+    uploads.child("courier.zip").delete()
+    assert status_of(Segment, *command, "--retry-rejected") == 0
+    assert capsys.readouterr().out == (
+        f"nothing to do: no upload of {uploads.uri} has a rejected row in {out.uri}; planned 0\n"
+    )
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_table_is_exported_with_finished_runs_only_where_asked(uploads, model, tmp_path, capsys):
+    out, target = Location(str(tmp_path / "results")), tmp_path / "table.csv"
+    assert status_of(Segment, *words(uploads, model, out)) == 0
+    assert status_of(Export, out.uri, "--to", str(tmp_path / "cells.parquet"), "--cells") == 0
+    cells = pq.read_table(tmp_path / "cells.parquet")
+    assert len(cells) == sum(EXPECTED.values())
+    assert cells.schema.field("area").metadata[b"unit"] == b"px"
+    assert set(cells["cell"].to_pylist()) == set(range(max(EXPECTED.values())))
+    next(Path(out.path).glob("runs/*/receipt.json")).unlink()
+    lines = []
+    for more in ([], ["--finished"]):
+        assert status_of(Export, out.uri, "--to", str(target), *more) == 0
+        lines.append(len(target.read_text().splitlines()))
+    assert lines == [PLANNED + 1, 1]
+    assert status_of(Report, out.uri, "--finished") == 0
+    assert "broken/empty.jpg" not in Path(out.path, "report.html").read_text()
+    assert status_of(Export, out.uri, "--to", out.child("results", "table.parquet").uri) == 2
+    assert "which lies in the table itself" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", [Verify, Report])
 def test_a_folder_without_a_run_is_one_line_and_status_1(verb, tmp_path, capsys):
     assert status_of(verb, str(tmp_path)) == 1
@@ -134,7 +200,7 @@ def test_a_folder_without_a_run_is_one_line_and_status_1(verb, tmp_path, capsys)
     assert "holds no run; a folder that `spermseg segment` wrote to is needed" in line
 
 
-@pytest.mark.parametrize("verb", [Segment, Verify, Report])
+@pytest.mark.parametrize("verb", [Segment, Verify, Report, Export])
 def test_the_help_shows_an_example_and_explains_every_option(verb, capsys):
     assert status_of(verb, "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -192,6 +258,9 @@ def test_segment_verify_and_report_work_on_s3(moto_server, model, tmp_path, monk
     assert status_of(Verify, out.uri, *server) == 0
     assert status_of(Report, out.uri, *server) == 0
     assert status_of(Report, out.uri, *server, "--html", bucket.child("report.html").uri) == 0
+    assert status_of(Export, out.uri, *server, "--to", bucket.child("table.csv").uri) == 0
+    assert status_of(Verify, out.uri, *server, "--deep", "--sample", "3") == 0
+    assert len(bucket.child("table.csv").read_bytes().splitlines()) == PLANNED + 1
     assert f"verified: {PLANNED} rows" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "data:image/jpeg;base64," in page
