@@ -8,7 +8,6 @@ command replays one mutation: its seed is all that made it.
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # what tests mutat
 from laws.bounded_child import BoundedChild, Outcome
 from laws.kinds import KINDS
 from laws.mutations import mutate
+
+from spermseg.batch.results import reason_kind
 
 RESULTS = ("accepted", "rejected", "failed")
 
@@ -50,9 +51,8 @@ def cases(options: Options) -> Iterator[tuple[str, int]]:
 
 
 def distinct(outcomes: Sequence[Outcome]) -> set[str]:
-    """Return the kinds of reasons: without the numbers and the names in them."""
-    reasons = (reason for outcome in outcomes for reason in outcome.reasons)
-    return {re.sub(r"'[^']*'|\"[^\"]*\"|\d+(\.\d+)?(e[+-]?\d+)?", "...", reason) for reason in reasons}
+    """Return the kinds of reasons, as a receipt counts them."""
+    return {reason_kind(reason) for outcome in outcomes for reason in outcome.reasons}
 
 
 def print_table(by_kind: dict[str, list[Outcome]]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.errors import AnnotationError
+from spermseg.micrograph.annotation_fields import cut
 from spermseg.micrograph.decode import TRANSPOSING_ORIENTATIONS, Header, upright
 from spermseg.micrograph.rasterise import Bitmap, Ellipse, Points, Polygon, RunLength, Shape, draw_shape
 
@@ -62,8 +63,8 @@ class Annotation:
 
     def fault(self, region: Region, problem: str) -> AnnotationError:
         """Return an error that names the file, the picture, the place and the label."""
-        label = f" ({region.label})" if region.label else ""
-        return AnnotationError(f"{self.source}: {region.place}{label} of {self.image_name!r}: {problem}")
+        label = f" ({cut(region.label)})" if region.label else ""
+        return AnnotationError(f"{self.source}: {cut(region.place)}{label} of {cut(self.image_name)!r}: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def drawn_frame(annotation: Annotation, header: Header) -> Frame:
         return Frame(width=stored[0], height=stored[1], orientation=header.orientation)
     width, height = min(declared - {shown})
     raise AnnotationError(
-        f"{annotation.source}: drawn on {width} x {height} px, but {annotation.image_name!r} "
+        f"{annotation.source}: drawn on {width} x {height} px, but {cut(annotation.image_name)!r} "
         f"has {shown[0]} x {shown[1]} px"
     )
 
@@ -158,7 +159,9 @@ def part_of(annotation: Annotation, region: Region, labels: Mapping[str, str] | 
         return region.label.strip().lower() or WHOLE_CELL
     if region.label not in labels:
         known = ", ".join(sorted(labels))
-        raise annotation.fault(region, f"unknown label {region.label!r}; the mapping of labels to parts has {known}")
+        raise annotation.fault(
+            region, f"unknown label {cut(region.label)!r}; the mapping of labels to parts has {known}"
+        )
     part = labels[region.label]
     return None if part in IGNORED else part
 
@@ -176,7 +179,7 @@ def list_parts(annotations: Iterable[Annotation], labels: Mapping[str, str] | No
     parts = tuple(sorted(part for part in found if part is not None))
     if len(parts) > MAX_PARTS:
         raise AnnotationError(
-            f"{len(parts)} different parts ({', '.join(parts[:4])}, ...); a mask holds {MAX_PARTS}: "
+            f"{len(parts)} different parts ({cut(', '.join(parts[:4]))}, ...); a mask holds {MAX_PARTS}: "
             "map several labels to one part"
         )
     return parts

@@ -13,6 +13,19 @@ Length = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Identifier = int | str
 
 
+LONGEST_TEXT = 120
+"""Characters of a file's own words in a message."""
+
+
+def cut(text: str) -> str:
+    """Return a text of the file's as a message shows it, which has no end where the file's text has none.
+
+    >>> len(cut("a" * 5000))
+    120
+    """
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A picture whose annotation cannot be used, while the rest of the file may."""
@@ -37,8 +50,8 @@ class Source:
         if isinstance(problem, ValidationError):
             first = problem.errors(include_url=False, include_input=False)[0]
             place += "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-            problem = first["msg"]
-        where = f"{place.lstrip('.')}: " if place else ""
+            problem = "an object is needed" if first["type"] == "model_type" else cut(first["msg"])
+        where = f"{cut(place.lstrip('.'))}: " if place else ""
         return AnnotationError(f"{self.name}: {where}{' '.join(str(problem).split())}")
 
 

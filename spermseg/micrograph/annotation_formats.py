@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from spermseg.errors import AnnotationError
 from spermseg.micrograph.annotation import Annotation
-from spermseg.micrograph.annotation_fields import Fault, Source
+from spermseg.micrograph.annotation_fields import Fault, Source, cut
 from spermseg.micrograph.coco import parse_coco
 from spermseg.micrograph.labelme import parse_labelme
 from spermseg.micrograph.via import parse_via
@@ -67,5 +67,6 @@ def _parse(source: Source, content: Any) -> Iterator[Annotation | Fault]:
             return parse_coco(source, content)
         if content and all(isinstance(item, dict) and "regions" in item for item in content.values()):
             return parse_via(source, content)
-    found = f"an object with {', '.join(list(content)[:4]) or 'nothing'}" if isinstance(content, dict) else "no object"
+    keys = ", ".join(list(content)[:4]) if isinstance(content, dict) else ""
+    found = f"an object with {cut(keys) or 'nothing'}" if isinstance(content, dict) else "no object"
     raise AnnotationError(f"{source.name}: got {found}; a LabelMe, VIA or COCO annotation file is needed")

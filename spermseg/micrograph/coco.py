@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, TypeAdapter
 
 from spermseg.micrograph.annotation import Annotation, Region
-from spermseg.micrograph.annotation_fields import Coordinate, Fault, Identifier, Source, polygon_of
+from spermseg.micrograph.annotation_fields import Coordinate, Fault, Identifier, Source, cut, polygon_of
 from spermseg.micrograph.rasterise import RunLength, Shape
 
 
@@ -78,7 +78,7 @@ def _read_images(source: Source, entries: list[Any]) -> tuple[dict[Identifier, _
         try:
             image = _Image.model_validate(entry)
             if image.id in images:
-                raise ValueError(f"id {image.id} is there twice")
+                raise ValueError(f"id {cut(str(image.id))} is there twice")
             images[image.id] = image
         except ValueError as error:
             name = entry.get("file_name") if isinstance(entry, dict) else None
@@ -99,9 +99,9 @@ def _read_regions(
         try:
             annotation = _Annotation.model_validate(entry)
             if annotation.image_id not in images:
-                raise ValueError(f"no image has the id {annotation.image_id}")
+                raise ValueError(f"no image has the id {cut(str(annotation.image_id))}")
             if annotation.category_id not in labels:
-                raise ValueError(f"no category has the id {annotation.category_id}")
+                raise ValueError(f"no category has the id {cut(str(annotation.category_id))}")
             region = Region(
                 label=labels[annotation.category_id],
                 shapes=_shapes(annotation.segmentation),

@@ -90,18 +90,26 @@ def read_header(data: bytes) -> Header:
         raise MicrographError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        # the base class's: PNG's own decodes all pixels to look for a chunk behind them
-        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
+        orientation = _orientation(image)
         frames = int(getattr(image, "n_frames", 1))
+    except MicrographError:
+        raise
     except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
         raise MicrographError(_header_reason(data, error)) from error
-    if orientation not in range(1, 9):
-        orientation = 1
     width, height = image.size
     if orientation in TRANSPOSING_ORIENTATIONS and image.format != "TIFF":  # a TIFF's size is given as shown
         width, height = height, width
     kind, pages = ("JPEG", 1) if image.format == "MPO" else (str(image.format), frames)
     return Header(width=width, height=height, format=kind, orientation=orientation, pages=pages)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # the base class's: PNG's own decodes all pixels to look for a chunk behind them
+        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
+    except Exception as error:  # as in `read_header`
+        raise MicrographError(f"{_broken(str(image.format))}: its EXIF data cannot be read") from error
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _header_reason(data: bytes, error: Exception) -> str:

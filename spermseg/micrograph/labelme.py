@@ -14,6 +14,7 @@ from spermseg.micrograph.annotation_fields import (
     Fault,
     Identifier,
     Source,
+    cut,
     polygon_of,
     rectangle_of,
 )
@@ -80,7 +81,7 @@ def _labelme_shape(shape: _LabelMeShape) -> Shape:
             return Bitmap(x=left, y=top, width=right - left + 1, height=bottom - top + 1, png=png)
         case kind, points:
             raise ValueError(
-                f"shape type {kind!r} with {len(points)} points; "
+                f"shape type {cut(kind)!r} with {len(points)} points; "
                 "a polygon, rectangle, circle or mask is needed, since it has an area"
             )
 

@@ -19,6 +19,9 @@ from spermseg.errors import AnnotationError
 
 Points = tuple[tuple[float, float], ...]
 
+CROSSINGS_AT_ONCE = 1 << 18
+"""Of edges with rows, each about 80 bytes while it is computed: a zigzag has its vertices times the rows of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Polygon:
@@ -134,17 +137,24 @@ def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> Non
     upper, lower = np.where(falls, points, following), np.where(falls, following, points)
     first_row = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(np.intp)
     rows_met = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(np.intp) - first_row
-    edge = np.repeat(np.arange(len(points)), rows_met)  # (crossings,)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(rows_met) - rows_met, rows_met)
-    row = first_row[edge] + step
-    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
-    x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)  # in this order, ties at fractions of 2 come out exact
-    column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
     height, stride = bottom - top, right - left + 1  # one column more, for what lies right of the window
-    toggles = np.bincount((row - top) * stride + column - left, minlength=height * stride)
-    # a sum in 8 bits wraps at 256, which keeps its parity
+    toggles = np.zeros(height * stride, np.uint8)  # sums in 8 bits wrap at 256, which keeps their parity
+    for edges in _batches(rows_met, max(CROSSINGS_AT_ONCE, len(toggles))):
+        edge = np.repeat(edges, rows_met[edges])  # (crossings,)
+        step = np.arange(len(edge)) - np.repeat(np.cumsum(rows_met[edges]) - rows_met[edges], rows_met[edges])
+        row = first_row[edge] + step
+        (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+        x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)  # in this order, ties at fractions of 2 come out exact
+        column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
+        toggles += np.bincount((row - top) * stride + column - left, minlength=len(toggles)).astype(np.uint8)
     inside = np.cumsum(toggles.reshape(height, stride), axis=1, dtype=np.uint8) & 1 > 0
     canvas[top:bottom, left:right] |= inside[:, :-1]
+
+
+def _batches(rows_met: NDArray[np.intp], crossings: int) -> list[NDArray[np.intp]]:
+    """Split edges into batches that meet about so many rows, and at most one edge's more."""
+    batch = (np.cumsum(rows_met) - rows_met) // crossings
+    return np.split(np.arange(len(rows_met)), np.flatnonzero(np.diff(batch)) + 1)
 
 
 def _draw_ellipse(canvas: NDArray[np.bool_], shape: Ellipse) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from spermseg.micrograph.annotation import Annotation, Region
-from spermseg.micrograph.annotation_fields import Coordinate, Fault, Length, Source, polygon_of, rectangle_of
+from spermseg.micrograph.annotation_fields import Coordinate, Fault, Length, Source, cut, polygon_of, rectangle_of
 from spermseg.micrograph.rasterise import Ellipse, Shape
 
 LABEL_ATTRIBUTES = ("label", "name", "class", "type", "part")
@@ -110,7 +110,7 @@ def _via_label(attributes: Mapping[str, Any], wanted: str | None) -> str:
     for known in LABEL_ATTRIBUTES:
         if known in attributes:
             return _via_choice(attributes[known])
-    raise ValueError(f"region attributes {', '.join(attributes)}; say which one is the label")
+    raise ValueError(f"region attributes {cut(', '.join(attributes))}; say which one is the label")
 
 
 def _via_choice(value: Any) -> str:
@@ -118,7 +118,7 @@ def _via_choice(value: Any) -> str:
     if isinstance(value, dict):
         ticked = [name for name, on in value.items() if on is True]
         if len(ticked) > 1:
-            raise ValueError(f"{len(ticked)} boxes are ticked ({', '.join(ticked)}); one is needed")
+            raise ValueError(f"{len(ticked)} boxes are ticked ({cut(', '.join(ticked))}); one is needed")
         return ticked[0] if ticked else ""
     if not isinstance(value, str):
         raise ValueError(f"a label of type {type(value).__name__}; a string is needed")

@@ -98,4 +98,5 @@ def storable_member(
 
 def unreadable(kind: str, error: BaseException) -> ArchiveError:
     """Return the error for an archive of which not even one member can be listed."""
-    return ArchiveError(f"the {kind} archive's directory cannot be read: {one_line(error)}; upload it again")
+    cause = one_line(error).removesuffix(": upload it again")  # said once
+    return ArchiveError(f"the {kind} archive's directory cannot be read: {cause}; upload it again")

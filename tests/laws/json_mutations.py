@@ -19,6 +19,7 @@ HOSTILE = (
     *(float("nan"), float("inf"), -float("inf")),
     *(f"{RAW}1e999", f"{RAW}-1e999", f"{RAW}" + "9" * 5000, f"{RAW}0." + "3" * 3000),
 )
+FLOOD = 200_000
 DEPTHS = (2, 20, 190, 300, 5000)
 
 
@@ -95,7 +96,14 @@ def _cut_list(chance: random.Random, container: Any, key: Any) -> None:
         container[key] = value * chance.choice((-1, 0.1, 1000, 10**12))
 
 
-MUTATORS = (_replace, _replace, _replace, _remove, _retype, _nest, _repeat, _swap, _cut_list)
+def _flood(chance: random.Random, container: Any, key: Any) -> None:
+    """Make a list of points or numbers absurdly long: what is done a point may then take all memory."""
+    value = container[key]
+    if isinstance(value, list) and value and not isinstance(value[0], dict):
+        container[key] = value * (FLOOD // len(value))
+
+
+MUTATORS = (_replace, _replace, _replace, _remove, _retype, _nest, _repeat, _swap, _cut_list, _flood)
 
 
 def _damage_mask(slots: list[Slot], mutate_png: Callable[[bytes], bytes]) -> None:

@@ -24,6 +24,8 @@ def mutate(kind: str, seed: int) -> bytes:
     if kind in ANNOTATIONS:
         data = mutate_json(chance, data, lambda inner: _mutate_bytes(chance, inner, "png"))
         return data if chance.random() < 0.8 else _mutate_bytes(chance, data, kind)
+    if kind == "png" and chance.random() < 0.25:
+        return _mutate_pixels(chance, data)
     if kind == "tar.gz" and chance.random() < 0.6:  # most damage never gets past gzip's checksum
         return gzip.compress(_mutate_bytes(chance, gzip.decompress(data), "tar"), mtime=0)
     return _mutate_bytes(chance, data, kind)
@@ -39,6 +41,18 @@ def _mutate_bytes(chance: random.Random, source: bytes, kind: str) -> bytes:
     if kind in REPAIRS and chance.random() < 0.7:
         REPAIRS[kind](data)
     return bytes(data)
+
+
+def _mutate_pixels(chance: random.Random, data: bytes) -> bytes:
+    """Damage what is packed in the first part of a PNG, which nothing but its decoder will notice."""
+    start = data.index(b"IDAT") - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    packed = zlib.compress(
+        _mutate_bytes(chance, zlib.decompressobj().decompress(data[start + 8 : start + 8 + size]), "")
+    )
+    body = b"IDAT" + packed
+    chunk = struct.pack(">I", len(packed)) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:start] + chunk + data[start + 12 + size :]
 
 
 def _place(chance: random.Random, data: bytearray) -> int:
@@ -98,7 +112,7 @@ def _set_field(chance: random.Random, data: bytearray) -> None:
 
 def _splice(chance: random.Random, data: bytearray, kind: str) -> None:
     """Go on with the rest of another file, mostly one of the same kind."""
-    other = chance.choice(real_files(kind if chance.random() < 0.8 else chance.choice(KINDS)))
+    other = chance.choice(real_files(kind if kind in KINDS and chance.random() < 0.8 else chance.choice(KINDS)))
     cut = chance.randrange(len(data) + 1)
     data[cut:] = other[chance.choice((cut, chance.randrange(len(other)))) :]
 

@@ -17,6 +17,7 @@ from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_membe
 
 MAX_MEGAPIXELS = 1.0
 MAX_MEMBER_BYTES = 1 << 24
+LONGEST_MESSAGE = 1000
 
 Read = Callable[[str, bytes], list[str]]
 """(kind, file) -> why it, or parts of it, were rejected; none where all of it was accepted."""
@@ -111,4 +112,6 @@ def _reason(error: SpermsegError) -> str:
     if len(error.message.splitlines()) != 1:
         raise LawBrokenError(f"a message that is not one line: {error.message!r}")
     error.message.encode()
+    if len(error.message) > LONGEST_MESSAGE:
+        raise LawBrokenError(f"a message of {len(error.message)} characters: {error.message[:200]!r}")
     return error.message

@@ -311,3 +311,22 @@ def test_one_faulty_picture_does_not_cost_the_others(folder, content, place):
     read = read_annotations(path, on_fault=lambda name, error: faults.append((name, error.message)))
     assert [annotation.image_name for annotation in read] == ["b.jpg"]
     assert [name for name, _ in faults] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (LABELME, ("shapes", 0, "shape_type")),
+        (VIA, ("a.jpg1234", "regions", 2, "shape_attributes", "name")),
+        (COCO, ("annotations", 0, "image_id")),
+    ],
+)
+def test_an_error_does_not_repeat_all_of_a_text_without_an_end(folder, content, place):
+    with pytest.raises(AnnotationError, match="x" * 90) as caught:
+        read_annotations(write(folder, replaced(content, place, "x" * 10_000)))
+    assert len(caught.value.message) < 400
+
+
+def test_what_should_be_an_object_is_said_in_words_of_the_file(folder):
+    with pytest.raises(AnnotationError, match=r"^file.json: shapes\[0\]: an object is needed$"):
+        read_annotations(write(folder, replaced(LABELME, ("shapes", 0), [])))

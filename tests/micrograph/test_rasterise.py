@@ -1,6 +1,7 @@
 """One pixel rule: laws first, then fidelity against exact areas, then examples."""
 
 import io
+import tracemalloc
 from fractions import Fraction
 from math import cos, pi, sin
 
@@ -227,3 +228,15 @@ def test_a_bitmap_of_another_size_than_its_box_or_not_a_png_is_an_error():
         rasterise([Bitmap(x=0, y=0, width=5, height=6, png=png[:45])], SIZE, SIZE)
     with pytest.raises(AnnotationError, match="larger than its picture"):
         rasterise([Bitmap(x=0, y=0, width=5, height=6, png=png)], 2, 2)
+
+
+def test_a_zigzag_takes_no_memory_for_every_row_that_its_edges_cross(monkeypatch):
+    zigzag = Polygon(points=((0.0, 0.0), (30.0, 1000.0)) * 2000 + ((40.0, 500.0),))
+    tracemalloc.start()
+    mask = rasterise([zigzag], 1000, 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20  # 4 million crossings at once would be 300 MB
+    monkeypatch.setattr("spermseg.micrograph.rasterise.CROSSINGS_AT_ONCE", 1 << 40)
+    np.testing.assert_array_equal(mask, rasterise([zigzag], 1000, 40))
+    assert mask.any()

@@ -245,6 +245,14 @@ def test_a_bomb_between_members_is_one_refused_rest():
     assert rest.reason.startswith(BOMB)
 
 
+def test_an_archive_that_is_cut_off_in_its_first_header_is_told_so_once():
+    with pytest.raises(ArchiveError) as caught:
+        listed(tar_gz_of(noise(2))[:60], "tar.gz")
+    assert caught.value.message == (
+        "the tar.gz archive's directory cannot be read: its compressed archive was cut off here; upload it again"
+    )
+
+
 # Streaming
 
 
