@@ -1,6 +1,9 @@
+import hashlib
 import json
+import platform
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +12,9 @@ import pytest
 from dark_cells import PLANNED, night_over, run_in_process, write_uploads
 
 from spermseg.batch import plan, run
+from spermseg.batch.counting import count_rows
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, verify
-from spermseg.batch.results import encode_unit, list_units, read_unit, unit_location
+from spermseg.batch.results import encode_unit, list_units, read_unit, read_units, unit_location
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
@@ -25,7 +29,7 @@ def finished(tmp_path_factory, model) -> Location:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
         patch.setattr(run, "run_pipeline", run_in_process)
-        run.segment_night(night_over(source, out, model), lambda progress: None)
+        run.segment_night(night_over(source, out, model, arguments=("spermseg", "segment")), lambda progress: None)
     return out
 
 
@@ -109,10 +113,67 @@ def test_a_row_with_another_status_is_a_difference(table):
     assert f"run {run_of(table)}: rows with the status maybe; ok or rejected is needed" in verify(table)[1]
 
 
-@pytest.mark.parametrize("name", ["planned", "ok", "rejected", "units", "cells", "megapixels"])
+@pytest.mark.parametrize(
+    "name", ["planned", "ok", "rejected", "units", "cells", "megapixels", "table_sha256", "machines"]
+)
 def test_a_receipt_with_another_count_is_a_difference(table, capsys, name):
     change_receipt(table, **{name: 999})
-    expect(table, capsys, f"the receipt says {name} 999, the files say [0-9.]+$")
+    expect(table, capsys, rf"the receipt says {name} 999, the files say [][\w.'-]+$")
+
+
+@pytest.mark.parametrize("name", ["input", "model", "model_sha256", "recipe_sha256", "started"])
+def test_a_receipt_that_contradicts_its_plan_is_a_difference(table, capsys, name):
+    change_receipt(table, **{name: "another"})
+    expect(table, capsys, rf"the receipt says {name} another, the plan says \S*$")
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("run", "run_id"), ("model", "model_sha256"), ("settings", "recipe_sha256")]
+)
+def test_rows_of_another_run_model_or_settings_than_planned_are_a_difference(table, capsys, name, column):
+    change_unit(list_units(table)[0], column, "another")
+    expect(table, capsys, rf"rows of the {name} another; [\w-]+ is needed")
+
+
+def test_what_was_found_in_an_upload_cannot_be_changed_without_a_difference(table, capsys):
+    change_unit(list_units(table)[0], "content_sha256", "0" * 64)
+    expect(table, capsys, r"the receipt says table_sha256 \w{64}, the files say \w{64}")
+
+
+def test_the_digest_of_a_table_is_that_of_its_sorted_rows_in_whatever_files(table):
+    run_id = run_of(table)
+    told = [
+        [row["image_id"], row["status"], row["content_sha256"]]
+        for unit in read_units(table)
+        for row in unit.to_pylist()
+    ]
+    assert len(told) == PLANNED
+    digest = hashlib.sha256(json.dumps(sorted(told), separators=(",", ":")).encode()).hexdigest()
+    assert read_receipt(table, run_id)["table_sha256"] == digest
+    names = [unit.name for unit in list_units(table)]
+    for unit, name in zip(list_units(table), [*names[1:], "unit-last.parquet"], strict=True):
+        Path(unit.path).rename(Path(unit.path).with_name("moved-" + name))
+    for moved in Path(table.path).rglob("moved-*"):
+        moved.rename(moved.with_name(moved.name.removeprefix("moved-")))
+    assert count_rows(table, run_id).table_sha256 == digest
+
+
+def test_a_receipt_says_what_made_the_rows(table):
+    receipt = read_receipt(table, run_of(table))
+    assert receipt["machines"] == [socket.gethostname()]
+    assert receipt["software"].keys() >= {"spermseg", "python", "torch", "ray", "opencv-python-headless", "pyarrow"}
+    assert receipt["software"]["python"] == platform.python_version()
+    assert receipt["arguments"] == ["spermseg", "segment"]
+    assert receipt["starts"] == 1
+    assert receipt["started"] <= receipt["last_started"] <= receipt["ended"]
+
+
+def test_a_receipt_of_the_first_version_is_verified_by_what_it_says(table, capsys):
+    place = receipt_location(table, run_of(table))
+    said = json.loads(place.read_bytes())
+    later = ("model", "table_sha256", "machines", "software", "arguments", "starts", "last_started")
+    place.write_bytes(json.dumps({name: value for name, value in said.items() if name not in later}).encode())
+    assert Verify(out=table.uri).run() == 0
 
 
 def test_a_receipt_with_other_reasons_is_a_difference(table, capsys):

@@ -16,12 +16,12 @@ from dark_cells import (
     zip_of,
 )
 
-from spermseg.batch import run
-from spermseg.batch.plan import CHANGED, GONE
+from spermseg.batch import run, todo
+from spermseg.batch.plan import CHANGED, GONE, list_uploads
 from spermseg.batch.receipt import list_runs, read_receipt, receipt_location, run_folder, verify
 from spermseg.batch.results import list_units, read_units, reason_kind, unit_location
 from spermseg.batch.run import Night, Progress, segment_night
-from spermseg.errors import ConfigError, RunError
+from spermseg.errors import ConfigError, LockedError, RunError
 from spermseg.storage.filesystem import Location
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -218,6 +218,60 @@ def test_a_pipeline_that_leaves_a_unit_out_is_a_failed_run_without_a_receipt(upl
     assert list(list_runs(out).values()) == [False]
     assert len(segment_night(night, nothing)) == 1
     assert verify(out) == (PLANNED, [])
+
+
+@pytest.mark.parametrize("after", [1, UNITS])
+def test_a_job_whose_table_was_taken_over_stops_at_its_next_step_and_writes_no_receipt(
+    uploads, out, model, monkeypatch, after
+):
+    night = night_over(uploads, out, model)
+
+    def pipeline(job, numbers, workers, on_unit):
+        def then_take_over(unit):
+            on_unit(unit)
+            done.append(unit)
+            if len(done) == after:
+                out.child("lock.json").write_bytes(b'{"host": "head-2.clinic", "process": 7, "token": "another"}')
+
+        done: list = []
+        run_in_process(job, numbers, workers, then_take_over)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "run_pipeline", pipeline)
+        with pytest.raises(RunError, match="this job stops, and what it wrote stays"):
+            segment_night(night, nothing)
+    assert list(list_runs(out).values()) == [False]
+    assert len(list_units(out)) <= after + 1
+    with pytest.raises(LockedError):
+        segment_night(night, nothing)
+    (receipt,) = segment_night(replace(night, take_over=True), nothing)
+    assert (receipt.planned, receipt.starts) == (PLANNED, 2)
+    assert verify(out) == (PLANNED, [])
+
+
+def test_a_job_whose_table_was_taken_over_while_it_listed_stores_no_plan(uploads, out, model, monkeypatch):
+    def list_and_lose(source, identity):
+        yield from list_uploads(source, identity)
+        out.child("lock.json").delete()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(todo, "list_uploads", list_and_lose)
+        with pytest.raises(RunError, match=r"the lock of this job, .* is gone"):
+            segment_night(night_over(uploads, out, model), nothing)
+    assert not list(out.list())
+
+
+def test_a_plan_that_a_slow_storage_was_asked_to_store_twice_is_stored(uploads, out, model, monkeypatch):
+    write = Location.write_bytes
+
+    def twice(place, data, **condition):
+        write(place, data, **condition)
+        if place.name == "plan.parquet":
+            write(place, data, **condition)
+
+    monkeypatch.setattr(Location, "write_bytes", twice)
+    (receipt,) = segment_night(night_over(uploads, out, model), nothing)
+    assert receipt.planned == PLANNED
 
 
 def test_a_night_of_broken_files_only_is_a_finished_night(tmp_path, out, model):
