@@ -5,6 +5,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -169,7 +170,8 @@ def run_in_process(
     job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]
 ) -> None:
     """Do what `run_pipeline` does, in this process and in order, without Ray."""
-    segment = SegmentUnit(job.plan, job.out, job.segmenting(workers, use_gpu=False), workers.decode_threads)
+    segmenting = replace(job.segmenting(workers, use_gpu=False), bounded=False)
+    segment = SegmentUnit(job.plan, job.out, segmenting, workers.decode_threads)
     for number in units:
         (row,) = FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
         done = segment(row)

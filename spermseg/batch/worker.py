@@ -30,6 +30,8 @@ class Segmenting:
     decode: Decode
     hang_s: float
     """A decoder that takes longer is taken to hang."""
+    bounded: bool = True
+    """Whether the process that segments is bounded in memory and time: not where it does other work, too."""
 
     @property
     def limits(self) -> Limits:
@@ -62,9 +64,10 @@ class Segmenting:
             run_id=self.run_id,
             threads=threads,
             decode=self.decode,
-            limits=self.limits,
+            limits=self.limits if self.bounded else None,
         )
-        limit_memory(MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels))
+        if self.bounded:
+            limit_memory(MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels))
         return segmenter
 
 
