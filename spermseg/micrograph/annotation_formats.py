@@ -16,6 +16,9 @@ from spermseg.micrograph.coco import parse_coco
 from spermseg.micrograph.labelme import parse_labelme
 from spermseg.micrograph.via import parse_via
 
+MAX_SHAPES = 10_000
+"""On one picture, which holds some hundred cells. Each takes time to draw, and a file of 4 MB has room for 50,000."""
+
 FaultHandler = Callable[[str, AnnotationError], None]
 
 
@@ -38,7 +41,8 @@ def read_annotations(
         AnnotationError: the file cannot be read, is in none of the formats, or (without `on_fault`) is malformed.
     """
     annotations = []
-    for item in _parse(Source(name=path.name, label_attribute=label_attribute), _read_json(path)):
+    source = Source(name=path.name, label_attribute=label_attribute)
+    for item in (_bounded(source, item) for item in _parse(source, _read_json(path))):
         if isinstance(item, Annotation):
             annotations.append(item)
         elif on_fault is None:
@@ -46,6 +50,18 @@ def read_annotations(
         else:
             on_fault(item.image_name, item.error)
     return annotations
+
+
+def _bounded(source: Source, item: Annotation | Fault) -> Annotation | Fault:
+    if isinstance(item, Fault):
+        return item
+    shapes = sum(len(region.shapes) for region in item.regions)
+    if shapes <= MAX_SHAPES:
+        return item
+    problem = (
+        f"{shapes} shapes on {cut(item.image_name)!r}; at most {MAX_SHAPES} are accepted: take out the repeated ones"
+    )
+    return Fault(image_name=item.image_name, error=source.error("", problem))
 
 
 def _read_json(path: Path) -> Any:

@@ -19,7 +19,8 @@ HOSTILE = (
     *(float("nan"), float("inf"), -float("inf")),
     *(f"{RAW}1e999", f"{RAW}-1e999", f"{RAW}" + "9" * 5000, f"{RAW}0." + "3" * 3000),
 )
-FLOOD = 200_000
+FLOOD = 4 << 20
+"""Characters of a list that is made absurdly long."""
 DEPTHS = (2, 20, 190, 300, 5000)
 
 
@@ -28,11 +29,13 @@ def mutate_json(chance: random.Random, source: bytes, mutate_png: Callable[[byte
     content = [json.loads(source)]
     for _ in range(chance.choice((1, 1, 2, 4))):
         slots = list(_slots(content))
-        slot = chance.choice(slots)
-        if chance.random() < 0.25:
+        what = chance.random()
+        if what < 0.03:
+            _flood(chance, slots)
+        elif what < 0.25:
             _damage_mask(slots, mutate_png)
         else:
-            chance.choice(MUTATORS)(chance, *slot)
+            chance.choice(MUTATORS)(chance, *chance.choice(slots))
         content = content or [None]
     ascii_only = chance.random() < 0.5
     text = json.dumps(content[0], ensure_ascii=ascii_only)
@@ -96,14 +99,7 @@ def _cut_list(chance: random.Random, container: Any, key: Any) -> None:
         container[key] = value * chance.choice((-1, 0.1, 1000, 10**12))
 
 
-def _flood(chance: random.Random, container: Any, key: Any) -> None:
-    """Make a list of points or numbers absurdly long: what is done a point may then take all memory."""
-    value = container[key]
-    if isinstance(value, list) and value and not isinstance(value[0], dict):
-        container[key] = value * (FLOOD // len(value))
-
-
-MUTATORS = (_replace, _replace, _replace, _remove, _retype, _nest, _repeat, _swap, _cut_list, _flood)
+MUTATORS = (_replace, _replace, _replace, _remove, _retype, _nest, _repeat, _swap, _cut_list)
 
 
 def _damage_mask(slots: list[Slot], mutate_png: Callable[[bytes], bytes]) -> None:
@@ -116,3 +112,11 @@ def _damage_mask(slots: list[Slot], mutate_png: Callable[[bytes], bytes]) -> Non
                 return
             container[key] = base64.b64encode(mutate_png(png)).decode("ascii")
             return
+
+
+def _flood(chance: random.Random, slots: list[Slot]) -> None:
+    """Make a list of points or numbers absurdly long: what is done for each of them may then take all memory."""
+    lists = [(container, key) for container, key in slots if isinstance(container[key], list) and container[key]]
+    if lists:
+        container, key = chance.choice(lists)
+        container[key] = container[key] * (FLOOD // len(json.dumps(container[key])))

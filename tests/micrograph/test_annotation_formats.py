@@ -330,3 +330,14 @@ def test_an_error_does_not_repeat_all_of_a_text_without_an_end(folder, content, 
 def test_what_should_be_an_object_is_said_in_words_of_the_file(folder):
     with pytest.raises(AnnotationError, match=r"^file.json: shapes\[0\]: an object is needed$"):
         read_annotations(write(folder, replaced(LABELME, ("shapes", 0), [])))
+
+
+def test_a_picture_of_absurdly_many_shapes_is_a_fault_of_that_picture_alone(folder):
+    path = write(folder, replaced(COCO, ("annotations", 0, "segmentation"), [[1, 1, 9, 1, 9, 9]] * 10_001))
+    with pytest.raises(AnnotationError, match=r"1000\d shapes on '.*'; at most 10000 are accepted"):
+        read_annotations(path)
+    faults = []
+    others = read_annotations(path, on_fault=lambda name, error: faults.append(name))
+    assert len(faults) == 1
+    assert others
+    assert faults[0] not in [annotation.image_name for annotation in others]
