@@ -76,13 +76,15 @@ def test_every_query_of_the_guide_finds_what_it_is_to_find(table: None) -> None:
     duckdb = pytest.importorskip("duckdb", reason="DuckDB reads the table from outside; it is not needed to write it")
     queries = [query for block in blocks(ROOT / "docs/operations.md", "sql") for query in block.split(";")]
     answers = [duckdb.sql(query).fetchall() for query in queries if query.strip()]
-    patients, rejects, mix_ups, blurred, cells, finished = answers
+    patients, rejects, mix_ups, blurred, cells, finished, rejected, current = answers
     assert patients == [("ada", 1, 1, pytest.approx(0.2)), ("eve", 1, 0, 0.0)]
     assert rejects == [("the file is empty", 1)]
     assert [sorted(groups) for _, groups, _ in mix_ups] == [["ada", "eve"]]
     assert [row[-1] for row in blurred] == [1.0, 1.0]
     assert len(cells) == 1
     assert finished == [(3,)]
+    assert rejected == [("a.jpg", None, "the file is empty")]
+    assert len(current) == 3
 
 
 def test_the_python_of_the_guide_reads_the_table(table: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,3 +94,11 @@ def test_the_python_of_the_guide_reads_the_table(table: None, capsys: pytest.Cap
         exec(block, names)
     assert "ada    1.0" in capsys.readouterr().out
     assert np.array_equal(names["mask"], MASK)  # type: ignore[arg-type]
+
+
+def test_the_python_of_the_readme_reads_the_table(table: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(block, {})
+    said = capsys.readouterr().out
+    assert "ada" in said
+    assert said.endswith("3\n")
