@@ -4,7 +4,7 @@
 """
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import readers
 from laws.bounded_child import BoundedChild
@@ -40,6 +40,7 @@ def test_the_real_files_are_accepted_as_they_are(child, kind):
     assert [outcome for outcome in outcomes if outcome.failure or outcome.reasons not in ((), several_pages)] == []
 
 
+@settings(max_examples=30)
 @given(st.sampled_from(KINDS), st.integers(0, 2**64))
 def test_a_mutation_is_a_function_of_its_kind_and_seed(kind, seed):
     assert mutate(kind, seed) == mutate(kind, seed)
