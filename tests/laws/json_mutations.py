@@ -32,7 +32,8 @@ def mutate_json(chance: random.Random, source: bytes, mutate_png: Callable[[byte
         what = chance.random()
         if what < 0.03:
             _flood(chance, slots)
-        elif what < 0.25:
+            break  # what came after would multiply it
+        if what < 0.25:
             _damage_mask(slots, mutate_png)
         else:
             chance.choice(MUTATORS)(chance, *chance.choice(slots))
