@@ -141,9 +141,9 @@ def _run(
 
 
 def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated: bool) -> "ray.data.Dataset":
-    use_gpu, fewest, most = _resources(workers)
-    segmenting = job.segmenting(workers, use_gpu=use_gpu)
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
+    use_gpu, fewest, most = _resources(workers, fewest=len(jobs), most=len(units))
+    segmenting = job.segmenting(workers, use_gpu=use_gpu)
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -162,10 +162,15 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
         )
 
 
-def _resources(workers: Workers) -> tuple[bool, int, int]:
+def _resources(workers: Workers, *, fewest: int, most: int) -> tuple[bool, int, int]:
     """Return (whether each process has a GPU, processes to start with, processes at most).
 
     It starts with those that the cluster has room for now; the others wait for an autoscaler.
+
+    Args:
+        workers: what was asked for.
+        fewest: more is not of use at the start.
+        most: more is never of use.
     """
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
@@ -175,8 +180,8 @@ def _resources(workers: Workers) -> tuple[bool, int, int]:
         )
     use_gpu = gpus > 0 if workers.gpu is None else workers.gpu
     room = gpus if use_gpu else cpus
-    most = workers.count or max(1, room)
-    return use_gpu, max(1, min(room, most)), most
+    most = min(most, workers.count or max(1, room))
+    return use_gpu, max(1, min(room, fewest, most)), most
 
 
 def _configure() -> None:

@@ -36,6 +36,7 @@ FLOATING_POINT = 3
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's names of what it turns into RGB without a loss."""
 END_OF_JPEG = b"\xff\xd9"
+OUT_OF_MEMORY = -4  # OpenCV's `Error::StsNoMem`
 MISSING_GREY = 128
 """The grey that libjpeg paints where a JPEG has no data."""
 
@@ -131,6 +132,7 @@ def decode_micrograph(
 
     Raises:
         MicrographError: not a usable picture: empty, not an image, too large, several pages, truncated, corrupt.
+        MemoryError: the process has too little left, which says nothing of the picture.
     """
     header = read_header(data)
     if header.megapixels > max_megapixels:
@@ -174,6 +176,8 @@ def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
         return np.array(image.convert("RGB"))
     except MicrographError:
         raise
+    except MemoryError:
+        raise
     except Exception as error:  # as in `read_header`
         raise MicrographError(f"{_broken('TIFF')}: {first_line(error)}") from error
 
@@ -185,6 +189,8 @@ def _decode_with_opencv(data: bytes, kind: str) -> NDArray[np.uint8]:
     try:
         bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == OUT_OF_MEMORY:
+            raise MemoryError from error
         raise MicrographError(f"{_broken(kind)}: {first_line(error)}") from error
     if bgr is None:
         damage = png_damage(data) if kind == "PNG" else None

@@ -15,6 +15,7 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting, limit_memory
+from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -125,3 +126,16 @@ def test_a_decoder_that_hangs_ends_its_process(segmenting, tmp_path: Path):
 def segment_a_picture_that_hangs(segmenting: Segmenting, done: Path) -> None:
     segmenting.start(threads=2).segment(*unit_of(picture(3), marked(picture(1), b"lock")))
     done.touch()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+def test_a_whole_picture_is_not_called_corrupt_where_memory_is_short(suffix):
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool, pytest.raises(MemoryError):
+        pool.apply(decode_with_too_little_memory, (picture(3, suffix, height=4000, width=5000),))
+
+
+def decode_with_too_little_memory(data: bytes) -> None:
+    decode_micrograph(picture(3, ".tif"))  # what is loaded at the first picture is loaded
+    limit_memory(16 * 2**20)
+    decode_micrograph(data)
