@@ -1,7 +1,7 @@
 """What the parsers of annotation files share: the file being read, its errors, and values that pass a check."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -11,6 +11,9 @@ from spermseg.micrograph.rasterise import Polygon
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Length = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Identifier = int | str
+Item = TypeVar("Item")
+Several = Annotated[list[Item], Field(fail_fast=True)]
+"""A list of which only the first error is kept: only that is told, and a million of them take all memory."""
 
 
 LONGEST_TEXT = 120

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, TypeAdapter
 
 from spermseg.micrograph.annotation import Annotation, Region
-from spermseg.micrograph.annotation_fields import Coordinate, Fault, Identifier, Source, cut, polygon_of
+from spermseg.micrograph.annotation_fields import Coordinate, Fault, Identifier, Several, Source, cut, polygon_of
 from spermseg.micrograph.rasterise import RunLength, Shape
 
 
@@ -32,16 +32,16 @@ class _Annotation(BaseModel):
 
 class _RunLength(BaseModel):
     size: tuple[PositiveInt, PositiveInt]
-    counts: str | list[NonNegativeInt]
+    counts: str | Several[NonNegativeInt]
 
 
 class _File(BaseModel):
     images: list[Any]
     annotations: list[Any]
-    categories: list[_Category] = []
+    categories: Several[_Category] = []
 
 
-_POLYGONS = TypeAdapter(list[list[Coordinate]])
+_POLYGONS = TypeAdapter(Several[Several[Coordinate]])
 # Five bits a character from "0" on, least first; "P" and above say that more follow. Seven hold any length.
 _COUNTS = re.compile(r"(?:[P-o]{0,6}[0-O])*")
 

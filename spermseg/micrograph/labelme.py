@@ -13,6 +13,7 @@ from spermseg.micrograph.annotation_fields import (
     Coordinate,
     Fault,
     Identifier,
+    Several,
     Source,
     cut,
     polygon_of,
@@ -23,14 +24,14 @@ from spermseg.micrograph.rasterise import Bitmap, Ellipse, Shape
 
 class _LabelMeShape(BaseModel):
     label: str = ""
-    points: list[tuple[Coordinate, Coordinate]]
+    points: Several[tuple[Coordinate, Coordinate]]
     group_id: Identifier | None = None
     shape_type: str = "polygon"  # the first versions had no other
     mask: str | None = None
 
 
 class _LabelMeFile(BaseModel):
-    shapes: list[_LabelMeShape]
+    shapes: Several[_LabelMeShape]
     image_path: str = Field("", alias="imagePath")
     image_width: PositiveInt | None = Field(None, alias="imageWidth")
     image_height: PositiveInt | None = Field(None, alias="imageHeight")

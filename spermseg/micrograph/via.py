@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from spermseg.micrograph.annotation import Annotation, Region
-from spermseg.micrograph.annotation_fields import Coordinate, Fault, Length, Source, cut, polygon_of, rectangle_of
+from spermseg.micrograph.annotation_fields import (
+    Coordinate,
+    Fault,
+    Length,
+    Several,
+    Source,
+    cut,
+    polygon_of,
+    rectangle_of,
+)
 from spermseg.micrograph.rasterise import Ellipse, Shape
 
 LABEL_ATTRIBUTES = ("label", "name", "class", "type", "part")
@@ -15,8 +24,8 @@ LABEL_ATTRIBUTES = ("label", "name", "class", "type", "part")
 
 class _ViaPolygon(BaseModel):
     name: Literal["polygon"]
-    all_points_x: list[Coordinate]
-    all_points_y: list[Coordinate]
+    all_points_x: Several[Coordinate]
+    all_points_y: Several[Coordinate]
 
     def shape(self) -> Shape:
         if len(self.all_points_x) != len(self.all_points_y):
@@ -65,7 +74,7 @@ class _ViaRegion(BaseModel):
 
 class _ViaImage(BaseModel):
     filename: str
-    regions: list[_ViaRegion]
+    regions: Several[_ViaRegion]
 
 
 def parse_via(source: Source, images: Any) -> Iterator[Annotation | Fault]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -341,3 +342,13 @@ def test_a_picture_of_absurdly_many_shapes_is_a_fault_of_that_picture_alone(fold
     assert len(faults) == 1
     assert others
     assert faults[0] not in [annotation.image_name for annotation in others]
+
+
+def test_only_the_first_of_a_million_errors_takes_memory(folder):
+    path = write(folder, {"shapes": [0] * 300_000})
+    tracemalloc.start()
+    with pytest.raises(AnnotationError, match=r"shapes\[0\]: an object is needed"):
+        read_annotations(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20
