@@ -23,8 +23,8 @@ from spermseg.storage.filesystem import Location
 EARLIEST, LATEST = -0.1, 0.9
 """Share of the units that is done when something happens; below 0 is before they are planned."""
 BURST_S, BURST_SHARE = 3.0, 0.3
-TASK, ACTOR, AT_WORK = r"^ray::.*(Fetch|Write)", r"^ray::MapWorker", r"(Fetch|Write)\w*\)$|\)\.\w+$"
-"""Ray's titles of processes: a task has one only while it runs, an actor shows the method that it is in."""
+TASK, ACTOR, AT_WORK = r"^ray::(IDLE|FlatMap)", r"^ray::MapWorker", r"Fetch\w*\)$|\)\.\w+$"
+"""Ray's titles of processes: a worker is idle or shows its task, an actor the method that it is in."""
 AT_WORK_S, INTO_WORK_S = 2.0, 0.05
 """How long to wait for that at most, and how far into the work to strike at most."""
 ROUND_S = 300
