@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/spermseg demo --out demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check

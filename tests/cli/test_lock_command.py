@@ -38,6 +38,11 @@ TESTS = str(Path(__file__).parents[1])
 Job = subprocess.Popen[str]
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts itself: these tests too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Job]]:
     """Start `spermseg segment` on a place, and end what is left of it."""
@@ -52,7 +57,7 @@ def start(tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Job]]:
         words += ["--max-megapixels", "1", *(["--endpoint-url", place.endpoint_url] if place.endpoint_url else [])]
         command = [sys.executable, "-c", program, *words, *more]
         pipe = subprocess.PIPE
-        jobs.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        jobs.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c))
         return jobs[-1]
 
     yield start_one
