@@ -1,5 +1,6 @@
 """The nightly job on Ray Data: units of the plan -> fetch bytes -> segment, and write the unit."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
+
+logger = logging.getLogger(__name__)
 
 RETRIES = 2
 """Times that a task whose process died is tried again; Ray's default is for ever."""
@@ -108,17 +111,28 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
         RunError: there is no such cluster, the storage failed, or units could not be segmented even in isolation. What
             is written stays; the same command goes on.
     """
+    left, why = list(units), ""
+    for isolated in (False, True):
+        if left and isolated:
+            logger.warning("%d units are done once more, each picture by itself: their workers died", len(left))
+        if left:
+            left, why = _connected_run(job, left, workers, on_unit, isolated=isolated)
+    if left:
+        raise _stopped(f"{len(left)} units could not be segmented: {why}")
+
+
+def _connected_run(
+    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], *, isolated: bool
+) -> tuple[list[int], str]:
+    """Run the pipeline as a job of its own: when it ends, so do its actors, those too that wait for a lost node."""
     connect(ray.init, workers.address)
     try:
         _configure()
-        left, _ = _run(job, list(units), workers, on_unit, isolated=False)
-        left, why = _run(job, left, workers, on_unit, isolated=True)
+        return _run(job, units, workers, on_unit, isolated=isolated)
     except RayError as error:
         raise _stopped(_what_happened(error)) from error
     finally:
         ray.shutdown()
-    if left:
-        raise _stopped(f"{len(left)} units could not be segmented: {why}")
 
 
 def _run(
@@ -127,7 +141,7 @@ def _run(
     """Run the pipeline over units. Return (those that are not done, why the last of them is not)."""
     left, failures = set(units), ["workers died or made no progress"]
     try:
-        for row in _pipeline(job, units, workers, isolated=isolated).iter_rows() if units else ():
+        for row in _pipeline(job, units, workers, isolated=isolated).iter_rows():
             if row["failure"]:
                 failures.append(row["failure"])
                 if row["outage"] or (len(left) == len(units) and len(failures) > FAILURES_AT_FIRST):
