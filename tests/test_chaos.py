@@ -25,14 +25,14 @@ rows = st.lists(st.integers(0, 30), unique=True, min_size=1).map(
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_twelve_nights_that_are_broken_into_give_the_table_of_a_calm_one():
-    words = [sys.executable, str(CHAOS), "--rounds", "12", "--seed", "0"]
+    words = [sys.executable, str(CHAOS), "--rounds", "12", "--seed", "0", "--pictures", "120"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert {name: figures[name] for name in PROMISED} == PROMISED, done.stdout
     assert figures["kills"].keys() == FAULTS
     assert min(figures["kills"].values()) >= 2
-    assert figures["rows"] >= 300
+    assert figures["rows"] >= 120
 
 
 def test_one_upload_in_ten_is_broken_and_no_two_pictures_are_alike():
