@@ -30,7 +30,8 @@ class Segment:
 
     Run it every night with the same arguments: what has a row is left alone, a run that was cut off is completed, and
     new uploads are added as a run of their own. With another model, or another setting that decides a mask, everything
-    is segmented again, beside the old rows. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip and .tar archives.
+    is segmented again, beside the old rows. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip, .tar and .tar.gz
+    archives.
 
     Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (what was there to do)
     and OUT/runs/<run>/receipt.json (the run is finished; what came of it). While it works it holds OUT/lock.json: one
