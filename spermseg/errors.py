@@ -63,7 +63,7 @@ class ObjectDeniedError(StorageError, PermissionError):
 
 
 class ArchiveError(SpermsegError, ValueError):
-    """An archive, or one member of it, that cannot be used."""
+    """A .zip, .tar or .tar.gz, or one member of it, that cannot be used."""
 
 
 class MicrographError(SpermsegError, ValueError):

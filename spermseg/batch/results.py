@@ -78,7 +78,7 @@ def reason_kind(reason: str) -> str:
     >>> reason_kind("40000 x 30000 px is 1200 megapixels; at most 200 are allowed")
     '… x … px is … megapixels; at most … are allowed'
     """
-    return re.sub(r"\b[0-9a-f]{8}\b|\d+", "…", reason)
+    return re.sub(r"\b(?:[0-9a-f]{8}|\d+)\b", "…", reason)
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

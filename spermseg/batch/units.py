@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import spermseg
+from spermseg.batch.bounds import Limits, Watch
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
 from spermseg.batch.results import OK, REJECTED
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.watch import Limits, Watch
 from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.errors import SpermsegError, first_line

@@ -1,17 +1,14 @@
 """What a process needs to segment, and the bounds it sets itself."""
 
 import hashlib
-import re
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import torch
 
+from spermseg.batch.bounds import Limits, limit_memory
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import Decode, Provenance, UnitSegmenter
-from spermseg.batch.watch import Limits
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -69,14 +66,3 @@ class Segmenting:
         if self.bounded:
             limit_memory(MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels))
         return segmenter
-
-
-def limit_memory(more: int) -> None:
-    """Let this process have `more` bytes beside what it has: beyond, an allocation fails, rather than the machine."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if found is None:  # not Linux
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(found[1]) * 1024 + more
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))

@@ -86,6 +86,7 @@ def read_header(data: bytes) -> Header:
 
     Raises:
         MicrographError: the bytes are not a JPEG, PNG, TIFF or BMP.
+        MemoryError: the process has too little left, which says nothing of the picture.
     """
     if not data:
         raise MicrographError("the file is empty")
@@ -93,7 +94,7 @@ def read_header(data: bytes) -> Header:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         orientation = _orientation(image)
         frames = int(getattr(image, "n_frames", 1))
-    except MicrographError:
+    except (MicrographError, MemoryError):
         raise
     except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
         raise MicrographError(_header_reason(data, error)) from error
@@ -108,6 +109,8 @@ def _orientation(image: Image.Image) -> int:
     try:
         # the base class's: PNG's own decodes all pixels to look for a chunk behind them
         orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception as error:  # as in `read_header`
         raise MicrographError(f"{_broken(str(image.format))}: its EXIF data cannot be read") from error
     return orientation if orientation in range(1, 9) else 1
@@ -174,9 +177,7 @@ def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
         if image.mode not in TIFF_MODES or max(bits) > 8:
             return None
         return np.array(image.convert("RGB"))
-    except MicrographError:
-        raise
-    except MemoryError:
+    except (MicrographError, MemoryError):
         raise
     except Exception as error:  # as in `read_header`
         raise MicrographError(f"{_broken('TIFF')}: {first_line(error)}") from error

@@ -181,5 +181,5 @@ def _kind_reason(entry: tarfile.TarInfo) -> str | None:
     if entry.issparse():
         return "a sparse file: pack it again without --sparse"
     if not entry.isfile() or entry.type not in tarfile.SUPPORTED_TYPES:
-        return f"not a file but an entry of tar type {entry.type.decode('ascii', 'backslashreplace')!r}"
+        return "not a file but a pipe, a device or some other entry: pack plain files only"
     return None

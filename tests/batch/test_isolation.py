@@ -9,12 +9,13 @@ import pytest
 from dark_cells import CELLS, VIEW, picture
 from hostile_decoder import decode, marked
 
+from spermseg.batch.bounds import limit_memory
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.plan import Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
-from spermseg.batch.worker import Segmenting, limit_memory
+from spermseg.batch.worker import Segmenting
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model

@@ -50,10 +50,10 @@ def test_an_archive_inside_an_archive_is_refused(kind, name):
     [
         (tarfile.SYMTYPE, "a link to another file"),
         (tarfile.LNKTYPE, "a link to another file"),
-        (tarfile.CHRTYPE, "tar type '3'"),
-        (tarfile.BLKTYPE, "tar type '4'"),
-        (tarfile.FIFOTYPE, "tar type '6'"),
-        (b"Z", "tar type 'Z'"),
+        (tarfile.CHRTYPE, "a pipe, a device or"),
+        (tarfile.BLKTYPE, "a pipe, a device or"),
+        (tarfile.FIFOTYPE, "a pipe, a device or"),
+        (b"Z", "a pipe, a device or"),
     ],
 )
 def test_tar_entries_that_are_no_files_are_refused(entry_type, reason, compress):

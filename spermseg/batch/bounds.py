@@ -1,7 +1,10 @@
-"""A watch over a process: nothing else ends a decoder that hangs."""
+"""Bounds of a process in time and memory: nothing else ends a decoder that hangs, or takes all there is."""
 
 import faulthandler
+import re
+import resource
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 MEGAPIXELS_OF_A_LIMIT = 20
@@ -55,3 +58,14 @@ class Watch:
     ) -> None:
         if self._limits:
             faulthandler.cancel_dump_traceback_later()
+
+
+def limit_memory(more: int) -> None:
+    """Let this process have `more` bytes beside what it has: beyond, an allocation fails, rather than the machine."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found is None:  # not Linux
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(found[1]) * 1024 + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
