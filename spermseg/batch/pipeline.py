@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 RETRIES = 2
 """Times that a task whose process died is tried again; Ray's default is for ever."""
-SEGMENT_RETRIES = 1
-"""The same of a unit's segmenting: what fails twice is segmented in isolation, which is the third try."""
+SHARED_PASSES = 2
+"""Times that a unit is tried by a process that segments many units; then its pictures are segmented in isolation."""
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FAILURES_AT_FIRST = 8
@@ -97,8 +97,8 @@ class UnitDone:
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:
     """Segment units of the plan and write one result object each.
 
-    Units whose workers died, for whatever reason, are done once more at the end, each micrograph in isolation: then
-    the one that kills its process is rejected, and the others of its unit are not.
+    Units whose workers died, for whatever reason, are done again at the end, and those that are left then once more,
+    each micrograph in isolation: so one that kills its process is rejected, and the others of its unit are not.
 
     Args:
         job: what the stages need to know.
@@ -112,9 +112,11 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
             is written stays; the same command goes on.
     """
     left, why = list(units), ""
-    for isolated in (False, True):
-        if left and isolated:
-            logger.warning("%d units are done once more, each picture by itself: their workers died", len(left))
+    for number in range(SHARED_PASSES + 1):
+        isolated = number == SHARED_PASSES
+        if left and number:
+            how = ", each picture by itself" if isolated else ""
+            logger.warning("%d units are done once more%s: their workers died", len(left), how)
         if left:
             left, why = _connected_run(job, left, workers, on_unit, isolated=isolated)
     if left:
@@ -170,8 +172,8 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
                 num_cpus=SEGMENT_CPUS,
                 num_gpus=1 if use_gpu else 0,
-                max_restarts=(1 + SEGMENT_RETRIES) * len(units),  # as often as units may kill it
-                max_task_retries=SEGMENT_RETRIES,
+                max_restarts=len(units),  # as often as units may kill it
+                max_task_retries=0,  # a retry would wait for that very process, and its node may be gone for good
             )
         )
 
