@@ -23,6 +23,8 @@ from spermseg.storage.filesystem import Location
 settings.register_profile("calm", deadline=None)  # a busy machine is no failure
 settings.load_profile("calm")
 
+LONGEST = ("test_chaos.py", "test_distributed.py", "test_real.py", "test_jobs.py", "test_hostile_night.py")
+"""Files that take a minute and more."""
 PORT_TRIES = 3
 """A port that was free a moment ago may be taken by now: Ray and the tests' own connections take many."""
 RADOSGW = Path(__file__).with_name("radosgw.sh")
@@ -33,6 +35,12 @@ KEYS = {
     "AWS_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, or one process would be left with them while the other has nothing to do."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 @dataclass(frozen=True)
