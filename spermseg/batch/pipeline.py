@@ -31,7 +31,8 @@ SHARED_PASSES = 2
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FAILURES_AT_FIRST = 8
-"""When so many units failed and none is done, it is no micrograph's fault."""
+"""When so many units failed in the first pass and none is done, it is no micrograph's fault. In a later pass it may be:
+only units that failed are in it."""
 FETCH_CPUS, SEGMENT_CPUS = 0.2, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
@@ -113,24 +114,23 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
     """
     left, why = list(units), ""
     for number in range(SHARED_PASSES + 1):
-        isolated = number == SHARED_PASSES
         if left and number:
-            how = ", each picture by itself" if isolated else ""
+            how = ", each picture by itself" if number == SHARED_PASSES else ""
             logger.warning("%d units are done once more%s: their workers died", len(left), how)
         if left:
-            left, why = _connected_run(job, left, workers, on_unit, isolated=isolated)
+            left, why = _connected_run(job, left, workers, on_unit, number)
     if left:
         raise _stopped(f"{len(left)} units could not be segmented: {why}")
 
 
 def _connected_run(
-    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], *, isolated: bool
+    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
     """Run the pipeline as a job of its own: when it ends, so do its actors, those too that wait for a lost node."""
     connect(ray.init, workers.address)
     try:
         _configure()
-        return _run(job, units, workers, on_unit, isolated=isolated)
+        return _run(job, units, workers, on_unit, number)
     except RayError as error:
         raise _stopped(_what_happened(error)) from error
     finally:
@@ -138,15 +138,15 @@ def _connected_run(
 
 
 def _run(
-    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], *, isolated: bool
+    job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
-    """Run the pipeline over units. Return (those that are not done, why the last of them is not)."""
+    """Make one pass over units. Return (those that are not done, why the last of them is not)."""
     left, failures = set(units), ["workers died or made no progress"]
     try:
-        for row in _pipeline(job, units, workers, isolated=isolated).iter_rows():
+        for row in _pipeline(job, units, workers, isolated=number == SHARED_PASSES).iter_rows():
             if row["failure"]:
                 failures.append(row["failure"])
-                if row["outage"] or (len(left) == len(units) and len(failures) > FAILURES_AT_FIRST):
+                if row["outage"] or (number == 0 and len(left) == len(units) and len(failures) > FAILURES_AT_FIRST):
                     raise _stopped(row["failure"])
             else:
                 left.discard(row["unit"])
