@@ -25,8 +25,8 @@ EARLIEST, LATEST = -0.1, 0.9
 BURST_S, BURST_SHARE = 3.0, 0.3
 TASK, ACTOR, AT_WORK = r"^ray::(IDLE|FlatMap)", r"^ray::MapWorker", r"Fetch\w*\)$|\)\.\w+$"
 """Ray's titles of processes: a worker is idle or shows its task, an actor the method that it is in."""
-AT_WORK_S, INTO_WORK_S = 2.0, 0.05
-"""How long to wait for that at most, and how far into the work to strike at most."""
+AT_WORK_S, INTO_WORK_S = 0.5, 0.05
+"""How long to wait for one at work before an idle one will do, and how far into the work to strike at most."""
 ROUND_S = 300
 """A round that takes longer is taken to hang."""
 TRIES = 3
@@ -80,13 +80,6 @@ class Round:
         said = ", ".join(f"{number} {name}" for name, number in asdict(self.differences).items())
         tail = f"; FAILED: {self.trouble or 'the tables differ'}" if self.failed else ""
         return f"seed {self.seed}: {what}; {said}; {self.again} again, {self.starts} starts, {self.seconds:.0f} s{tail}"
-
-
-def _wait_until_at_work(process: psutil.Process) -> None:
-    """Wait a little for a process to be in the middle of a unit."""
-    until = time.monotonic() + AT_WORK_S
-    while time.monotonic() < until and not re.search(AT_WORK, title(process)):
-        time.sleep(0.002)
 
 
 class TroubleError(Exception):
@@ -160,14 +153,14 @@ class Play:
         return next((line for line in reversed(lines) if line.startswith("spermseg:")), lines[-1])[:300]
 
     def _kill(self, pattern: str) -> bool:
+        until = time.monotonic() + AT_WORK_S
         while self._goes_on():
             found = self.stage.ray_processes(pattern)
-            if found:
-                victim = self.dice.choice(found)
-                _wait_until_at_work(victim)
+            at_work = [one for one in found if re.search(AT_WORK, title(one))]
+            if at_work or (found and time.monotonic() > until):
                 time.sleep(self.dice.uniform(0, INTO_WORK_S))
                 with suppress(psutil.Error):
-                    victim.kill()
+                    self.dice.choice(at_work or found).kill()
                     return True
         return False
 
