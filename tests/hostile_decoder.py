@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -44,6 +45,12 @@ def poison() -> None:
     _poisoned.append(True)
 
 
+def find_memory_taken() -> None:
+    """Find too little memory left, but in a process that has it to itself."""
+    if not multiprocessing.current_process().name.startswith("Loky"):
+        raise MemoryError
+
+
 def nothing() -> None:
     pass
 
@@ -55,6 +62,7 @@ DEEDS: dict[bytes, Callable[[], None]] = {
     b"lock": hang_with_the_interpreter_locked,
     b"memory": exhaust_memory,
     b"exit": exit_quietly,
+    b"crowd": find_memory_taken,
     b"fail": fail,  # an exception that no decoder should raise
     b"poison": poison,  # the next picture will crash
     b"strange": nothing,  # what comes back is no picture

@@ -7,7 +7,7 @@ import pytest
 from dark_cells import night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
 from spermseg.batch.receipt import verify
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
@@ -58,6 +58,18 @@ def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every
     assert {int((member or uri)[-5]): n for (uri, member), n in cells.items()} == {n: n for n in range(6)}
     assert (receipt.planned, receipt.ok, receipt.rejected) == (32, 26, 6)
     assert verify(out) == (32, [])
+
+
+def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_were_done(cluster, tmp_path, out, model):
+    uploads = Location(str(tmp_path / "uploads"))
+    failing = FAILURES_AT_FIRST + 2
+    for unit in range(1 + failing):
+        for number in range(4):
+            data = picture(number)
+            uploads.child(f"{unit:02}/{number}.png").write_bytes(marked(data, b"crowd") if unit and number else data)
+    workers = Workers(count=1, address=cluster, decode=decode)
+    (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
+    assert (receipt.units, receipt.ok, receipt.rejected) == (1 + failing, 4 * (1 + failing), 0)
 
 
 def test_ray_does_not_announce_the_workers_that_die():
