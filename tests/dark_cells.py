@@ -160,7 +160,7 @@ def night_over(source: Location, out: Location, model: bytes, **changes) -> Nigh
         "out": out,
         "model": model,
         "settings": settings,
-        "predict": PredictConfig(batch_size=4),
+        "predict": PredictConfig(batch_megapixels=4 * 64**2 / 1e6),
         "workers": Workers(count=1),
     }
     return Night(**(night | changes))

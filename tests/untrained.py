@@ -1,5 +1,6 @@
-"""A model file of random weights: its masks are nonsense, and the same every time."""
+"""Networks and model files of random weights: their masks are nonsense, and the same every time."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -7,6 +8,26 @@ import torch
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import ModelDescription, encode_model
 from spermseg.model.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(filters=(4, 6), bridge=8)
+
+
+@cache
+def trained_looking(config: UNetConfig, seed: int = 0) -> UNet:
+    """A network in which every number counts: statistics of real activations, and logits of 1.5 around 0."""
+    torch.manual_seed(seed)
+    network = UNet(config)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.rand(4, config.in_channels, 64, 64))
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        logits = network.eval()(torch.rand(4, config.in_channels, 64, 64))
+        scale = 1.5 / logits.std(dim=(0, 2, 3))
+        network.head.bias.sub_(logits.mean(dim=(0, 2, 3))).mul_(scale)
+        network.head.weight.mul_(scale[:, None, None, None])
+    return network
 
 
 def write_untrained_model(path: Path, network: UNetConfig, *, seed: int, min_area: int) -> Path:

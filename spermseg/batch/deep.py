@@ -11,10 +11,9 @@ from spermseg.batch.fetch import DENIED, Fetched, fetch_all
 from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
 from spermseg.batch.receipt import list_runs, plan_location
 from spermseg.batch.results import OK, read_unit, results_table, unit_location
-from spermseg.batch.settings import read_settings
+from spermseg.batch.settings import read_predict_config, read_settings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.errors import ConfigError, RunError
-from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
 
@@ -122,7 +121,7 @@ class DeepVerifier:
         if not said.get("settings"):
             raise ConfigError(f"run {run_id} is of a version that did not note its settings, which --deep needs")
         saved = self._model or self._noted_model(run_id, said)
-        config = PredictConfig(batch_size=int(said["batch_size"]))
+        config = read_predict_config(said.get("predict", "{}"))
         return UnitSegmenter(saved, read_settings(said["settings"]), config, run_id=run_id)
 
     def _noted_model(self, run_id: str, said: dict[str, str]) -> SavedModel:

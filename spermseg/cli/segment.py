@@ -19,6 +19,7 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
 from spermseg.cli.options import Address, EndpointUrl, Gpu, ModelFloat, ModelInt, OptionalFloat, OptionalInt, wants_gpu
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
+from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
@@ -66,8 +67,14 @@ class Segment:
     """Take the table over from a job that ended without releasing its lock. Safe when the process that the lock names
     no longer runs: left-over workers of it do no harm, since a result is written once. If it runs after all, it stops
     at its next step, because it sees that the lock is no longer its own."""
-    batch_size: int = 16
-    """Tiles that the network reads at once; changes speed and memory only."""
+    engine: EngineName = "auto"
+    """What runs the network: `torch`, `openvino` (on CPUs; the extra spermseg[openvino]), or the faster one of those
+    that are installed."""
+    precision: Precision = "auto"
+    """What the network computes in: `float32`, `bfloat16`, or bfloat16 where the machine is fast at it and the model's
+    masks were found to stay the same."""
+    batch_megapixels: float = 2.0
+    """What the network reads at once, at its working resolution; changes speed and memory only."""
     workers: OptionalInt = None
     """Processes that hold a model each: one a GPU, or one a CPU where there is none, unless given."""
     gpu: Gpu = "auto"
@@ -114,7 +121,7 @@ class Segment:
                 max_megapixels=self.max_megapixels,
                 um_per_px=self.um_per_px,
             ),
-            predict=PredictConfig(batch_size=self.batch_size),
+            predict=PredictConfig(engine=self.engine, precision=self.precision, batch_megapixels=self.batch_megapixels),
             workers=Workers(
                 count=self.workers, gpu=wants_gpu(self.gpu), decode_threads=self.decode_threads, address=self.address
             ),

@@ -18,12 +18,14 @@ import spermseg
 from spermseg.cli.options import Address, EndpointUrl, Gpu, RecipeFloat, RecipeInt, wants_gpu
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.saved import ModelDescription, encode_model
+from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.figures import curves_figure
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import Dataset, open_dataset
 from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
+from spermseg.training.evaluate import half_precision_agreement
 from spermseg.training.fit import FitState, StepReport
 
 MODEL = "model.safetensors"
@@ -204,6 +206,11 @@ def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState
     """Write the model file of the best epoch, and its card."""
     best = state.history[state.best_epoch - 1]
     settings: dict[str, Any] = asdict(chosen)
+    network = UNet(chosen.network).eval()
+    network.load_state_dict(state.best_weights)
+    agreement = half_precision_agreement(
+        network, chosen.view, chosen.cells.threshold, dataset, lambda some: tqdm(some, desc="checking half precision")
+    )
     description = ModelDescription(
         network=chosen.network,
         view=chosen.view,
@@ -213,6 +220,7 @@ def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState
         settings=settings,
         training_data_sha256=dataset.sha256,
         scores={name: value for name, value in best.items() if name.startswith("val_")},
+        mask_agreement=agreement,
         version=spermseg.__version__,
     )
     out.child(MODEL).write_bytes(encode_model(state.best_weights, description))

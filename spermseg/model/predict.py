@@ -1,174 +1,179 @@
-"""Decoded micrographs -> probability maps, tiles of many pictures sharing full batches. No Ray."""
+"""Decoded micrographs -> probability maps, windows of many pictures sharing full batches. No Ray."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from spermseg.errors import ConfigError
+from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, to_native
+from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
+from spermseg.model.folded import WHITE, CellProbability
 from spermseg.model.saved import SavedModel
-from spermseg.model.unet import DoubleConvolution, UNet
+from spermseg.model.unet import UNetConfig
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Tiles (N, tile, tile, 3) uint8 -> maps (N, classes, tile, tile) float32."""
-Precision = Literal["auto", "float32", "bfloat16"]
+"""Tiles (N, Y, X, 3) uint8 -> maps (N, ..., Y, X) float32."""
+MOST_BATCH = 1000
+"""Megapixels; more would not fit any memory."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Waiting:
-    """A picture whose tiles are under way."""
+    """A picture whose windows are under way."""
 
-    shape: tuple[int, int]
-    tiles: int
-    maps: list[NDArray[np.float32]] = field(default_factory=list)
+    layout: Layout
+    done: int = 0
+    """Windows that are back."""
+    whole: NDArray[np.float32] | None = None
+    """The map (..., Y, X), filled core by core."""
+
+    def take(self, tiles: NDArray[np.float32]) -> int:
+        """Place as many of these windows as are this picture's next ones; return how many."""
+        taken = min(len(tiles), len(self.layout) - self.done)
+        if self.whole is None and taken:
+            self.whole = np.empty((*tiles.shape[1:-2], *self.layout.shape), tiles.dtype)
+        for tile in tiles[:taken]:
+            self.layout.place(self.done, tile, self.whole)  # type: ignore[arg-type]
+            self.done += 1
+        return taken
+
+
+@dataclass(kw_only=True, eq=False)
+class _Batch:
+    """Windows of one shape that wait for the network."""
+
+    most_px: int
+    tiles: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether windows of a layout may join those that wait."""
+        return not self.tiles or self.tiles[0].shape[:2] == layout.window
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one window more would be more pixels than the network may read at once."""
+        return bool(self.tiles) and (len(self.tiles) + 1) * self.tiles[0][..., 0].size > self.most_px
 
 
 def predict_working(
-    forward: Forward, view: View, pictures: Iterable[NDArray[np.uint8]], batch_size: int
+    forward: Forward, layout: Callable[[Shape], Layout], pictures: Iterable[NDArray[np.uint8]], batch_px: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the stitched maps (classes, Y, X) of pictures at the working resolution, in order.
+    """Yield the stitched maps (..., Y, X) of pictures at the working resolution, in order.
 
     Args:
         forward: the network.
-        view: how the pictures are split and stitched.
+        layout: the windows of a picture of a shape.
         pictures: (Y, X, 3) uint8, at the working resolution; read only as far ahead as a batch needs.
-        batch_size: tiles that the network reads at once, from as many pictures as it takes.
-
-    Raises:
-        ShapeError: the tiles are of a size that the network cannot read.
+        batch_px: pixels that the network reads at once, from as many pictures as it takes; one window at least.
     """
     waiting: deque[_Waiting] = deque()
-    queue: list[NDArray[np.uint8]] = []
+    batch = _Batch(most_px=batch_px)
+
+    def run() -> Iterator[NDArray[np.float32]]:
+        maps = forward(np.stack(batch.tiles))
+        batch.tiles.clear()
+        for one in waiting:
+            maps = maps[one.take(maps) :]
+        while waiting and waiting[0].done == len(waiting[0].layout):
+            yield waiting.popleft().whole  # type: ignore[misc]
+
     for picture in pictures:
-        tiles = view.split(picture)
-        waiting.append(_Waiting(shape=(picture.shape[0], picture.shape[1]), tiles=len(tiles)))
-        queue.extend(tiles)
-        while len(queue) >= batch_size:
-            _deliver(forward(np.stack(queue[:batch_size])), waiting)
-            del queue[:batch_size]
-            yield from _finished(waiting, view)
-    if queue:
-        _deliver(forward(np.stack(queue)), waiting)
-    yield from _finished(waiting, view)
+        found = layout(picture.shape[:2])
+        if not batch.fits(found):
+            yield from run()
+        waiting.append(_Waiting(layout=found))
+        for tile in found.split(picture):
+            batch.tiles.append(tile)
+            if batch.is_full:
+                yield from run()
+    if batch.tiles:
+        yield from run()
 
 
-def _deliver(maps: NDArray[np.float32], waiting: Iterable[_Waiting]) -> None:
-    """Hand each map to the first picture that still lacks one."""
-    start = 0
-    for picture in waiting:
-        missing = picture.tiles - len(picture.maps)
-        picture.maps.extend(maps[start : start + missing])
-        start += missing
+def window_layout(view: View, network: UNetConfig, window_px: int) -> Callable[[Shape], Layout]:
+    """Return the windows of pictures, by their shape, for a network.
 
-
-def _finished(waiting: deque[_Waiting], view: View) -> Iterator[NDArray[np.float32]]:
-    while waiting and len(waiting[0].maps) == waiting[0].tiles:
-        done = waiting.popleft()
-        maps = np.stack(done.maps, axis=1)  # (classes, tiles, tile, tile)
-        yield np.stack([view.stitch(of_class, done.shape) for of_class in maps])
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """Return the device: `auto` is the GPU when there is one.
-
-    Raises:
-        ConfigError: no such device, or a GPU was asked for and there is none.
+    Raises, when it is called:
+        ShapeError: windows are of a size that the network cannot read.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
-    if device == "auto":
-        return torch.device("cuda" if gpus else "cpu")
-    if device not in known:
-        raise ConfigError(f"got device {device!r}, but PyTorch sees only {', '.join(known)} here; give one, or `auto`")
-    return torch.device(device)
+
+    def layout(shape: Shape) -> Layout:
+        found = view.layout(shape, reach=network.reach, window_px=window_px)
+        network.check_size(*found.window)
+        return found
+
+    return layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How the network is run. None of it changes a probability by more than rounding."""
+    """How the network is run. None of it changes a mask by more than rounding."""
 
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu`, `cuda`, or one of several GPUs such as `cuda:1`."""
-    batch_size: int = 16
-    """Tiles that the network reads at once."""
+    engine: EngineName = "auto"
+    """`torch`, `openvino` (CPU only, the extra spermseg[openvino]); `auto` is the faster one of those installed."""
     precision: Precision = "auto"
-    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """`float32`, `bfloat16`; `auto` is bfloat16 where the machine is fast at it and the model's masks stay the same."""
+    batch_megapixels: float = 2.0
+    """What the network reads at once, at its working resolution."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"got batch size {self.batch_size}; 1 or more is needed")
-        if self.precision not in get_args(Precision):
-            raise ConfigError(f"got precision {self.precision!r}; one of {', '.join(get_args(Precision))} is needed")
+        if not 0 < self.batch_megapixels <= MOST_BATCH:
+            raise ConfigError(
+                f"got a batch of {self.batch_megapixels} megapixels; more than 0 and at most {MOST_BATCH} is needed"
+            )
+        choose_precision(self.precision, torch.device("cpu"), None)
 
 
 class Predictor:
-    """A model made ready to run: batch norm folded, channels-last, on its device.
+    """A model made ready to run on its device.
 
     Args:
         saved: the model; its network stays as it is.
-        view: how pictures are split and stitched; usually the model's own.
+        view: how pictures are read; usually the model's own.
         config: how the network is run.
+
+    Raises:
+        ConfigError: the machine has no such device or engine.
     """
 
     def __init__(self, saved: SavedModel, view: View, config: PredictConfig = PredictConfig()) -> None:
         self.view = view
-        self.device = choose_device(config.device)
-        self.batch_size = config.batch_size
-        on_gpu = self.device.type == "cuda"
-        wants_half = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
-        self.dtype = torch.bfloat16 if wants_half else torch.float32
-        self.network = (
-            fold_batch_norm(saved.network).to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        )
+        device = choose_device(config.device)
+        self.engine = choose_engine(config.engine, device)
+        self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
+        self.batch_px = int(config.batch_megapixels * 1e6)
+        self._layout = window_layout(view, saved.network.config, self.batch_px)
+        self._forward = make_engine(CellProbability(saved.network), self.engine, device, self.dtype)
 
     def predict(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3), at native resolution.
-
-        Several classes are parts of the cell: the cell's probability is the largest of theirs.
-        """
-        shapes: deque[tuple[int, int]] = deque()
+        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3), at native resolution."""
+        shapes: deque[Shape] = deque()
 
         def working() -> Iterator[NDArray[np.uint8]]:
             for picture in pictures:
                 shapes.append((picture.shape[0], picture.shape[1]))
                 yield self.view.working_pixels(picture)
 
-        for maps in predict_working(self._forward, self.view, working(), self.batch_size):
-            yield to_native(maps.max(axis=0), shapes.popleft())
+        for probability in self._predict(working()):
+            yield to_native(probability, shapes.popleft())
 
     def predict_at_working(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probability map (Y, X) of the whole cell at the working resolution of one picture (Y, X, 3)."""
-        working = self.view.working_pixels(picture)
-        (maps,) = predict_working(self._forward, self.view, [working], self.batch_size)
-        return np.asarray(maps.max(axis=0), np.float32)
-
-    @torch.inference_mode()
-    def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        x = network_input(torch.from_numpy(tiles).to(self.device), self.dtype)
-        probability: NDArray[np.float32] = torch.sigmoid(self.network(x).float()).cpu().numpy()
+        (probability,) = self._predict([self.view.working_pixels(picture)])
         return probability
+
+    def _predict(self, working: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        return predict_working(self._forward, self._layout, working, self.batch_px)
 
 
 def network_input(tiles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return tiles (N, Y, X, C) uint8 as (N, C, Y, X) of 0 to 1, channels-last in memory without a copy."""
-    return tiles.permute(0, 3, 1, 2).to(dtype) / 255
-
-
-def fold_batch_norm(network: UNet) -> UNet:
-    """Return a copy of the network for inference, each batch normalisation folded into the convolution before it."""
-    folded = UNet(network.config).eval()
-    folded.load_state_dict(network.state_dict())
-    for block in folded.modules():
-        if isinstance(block, DoubleConvolution):
-            for i, (layer, norm) in enumerate(pairwise(block)):
-                if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    block[i], block[i + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
-    return folded.requires_grad_(False)
+    return tiles.permute(0, 3, 1, 2).to(dtype) / WHITE

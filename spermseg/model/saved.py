@@ -51,6 +51,9 @@ class ModelDescription:
     """Pixel size of the pictures that it was trained on; None where unknown."""
     scores: dict[str, float] = field(default_factory=dict)
     """Scores on the validation split, at network resolution; those that are no number are left out of the file."""
+    mask_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """IoU of its masks in bfloat16 with those in float32, on the validation split (`model.precision`); None where
+    unknown."""
     version: str = ""
     """Version of spermseg that trained it."""
     format: int = FORMAT_VERSION

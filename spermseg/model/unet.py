@@ -53,6 +53,14 @@ class UNetConfig:
         """
         return 7 * self.multiple - 5
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ShapeError for a height or width that does not halve evenly at each level."""
+        if height % self.multiple or width % self.multiple or not height * width:
+            up = tuple(max(1, -(-side // self.multiple)) * self.multiple for side in (height, width))
+            raise ShapeError(
+                f"got {height} x {width} px; multiples of {self.multiple} are needed, for example {up[0]} x {up[1]}"
+            )
+
 
 class DoubleConvolution(nn.Sequential):
     """Two 3x3 convolutions, each with batch normalisation and ReLU."""
@@ -104,15 +112,10 @@ class UNet(nn.Module):
         return logits
 
     def _check(self, x: Tensor) -> None:
-        channels, multiple = self.config.in_channels, self.config.multiple
+        channels = self.config.in_channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise ShapeError(f"got a tensor {tuple(x.shape)}; (N, {channels}, Y, X) is needed")
-        height, width = x.shape[2:]
-        if height % multiple or width % multiple or not height * width:
-            up = tuple(max(1, -(-side // multiple)) * multiple for side in (height, width))
-            raise ShapeError(
-                f"got {height} x {width} px; multiples of {multiple} are needed, for example {up[0]} x {up[1]}"
-            )
+        self.config.check_size(*x.shape[2:])
 
 
 def count_parameters(network: nn.Module) -> int:

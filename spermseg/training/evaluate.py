@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.micrograph.tiling import to_native
+from spermseg.micrograph.tiling import View, to_native
+from spermseg.model.precision import mask_agreement
 from spermseg.model.predict import Predictor
+from spermseg.model.unet import UNet
 from spermseg.training.dataset import Dataset, Example
 from spermseg.training.metrics import SCORES, Confusion, confusion, pooled, summarise
 
+AGREEMENT_PICTURES = 20
+"""Of the validation split, on which half precision is held against full precision."""
 Progress = Callable[[Sequence[Example]], Iterable[Example]]
 
 
@@ -65,6 +69,16 @@ class Evaluator:
                 native=confusion(to_native(probability, truth.shape) >= self.threshold, truth),
                 network=confusion(probability >= self.threshold, self.predictor.view.working_mask(truth)),
             )
+
+
+def half_precision_agreement(
+    network: UNet, view: View, threshold: float, dataset: Dataset, progress: Progress = iter
+) -> float:
+    """Return `mask_agreement` of a network on pictures spread over the validation split."""
+    examples = dataset.examples("val")
+    some = examples[:: -(-len(examples) // AGREEMENT_PICTURES)]
+    pictures = (view.working_pixels(dataset.read_image(example)) for example in progress(some))
+    return mask_agreement(network, view, threshold, pictures)
 
 
 def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:

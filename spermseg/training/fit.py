@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
-from spermseg.model.predict import network_input, predict_working
+from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.augment import AugmentName, check_expansion
 from spermseg.training.losses import LossName, segmentation_loss
@@ -223,7 +223,9 @@ class Fit:
         self.network.eval()
         share = self.val[self.team.rank :: self.team.size]
         loss_sum, counts = 0.0, Confusion()
-        logits = predict_working(self._forward, self.view, (e.pixels for e in share), self.config.batch_size)
+        batch_px = self.config.batch_size * self.view.tile**2
+        layout = window_layout(self.view, self.network_config, batch_px)
+        logits = predict_working(self._forward, layout, (e.pixels for e in share), batch_px)
         for example, maps in zip(share, logits, strict=True):
             target = np.moveaxis(example.mask, -1, 0).astype(bool)
             loss_sum += float(

@@ -37,7 +37,7 @@ def segmenting(model) -> Segmenting:
     return Segmenting(
         model=model,
         settings=SegmentSettings(view=VIEW, cells=CELLS, max_megapixels=1.0),
-        predict=PredictConfig(device="cpu", batch_size=4),
+        predict=PredictConfig(device="cpu", batch_megapixels=4 * 64**2 / 1e6),
         run_id="night-1",
         decode=decode,
         hang_s=10,

@@ -39,8 +39,8 @@ UPLOADS = {
 CELLS_SHOWN = {"three cells": 3, "one cell": 1, "no cell": 0}
 
 
-def segmenter(*, settings=SETTINGS, batch_size=4, threads=2, **how) -> UnitSegmenter:
-    saved, config = decode_model(darkness_model()), PredictConfig(batch_size=batch_size)
+def segmenter(*, settings=SETTINGS, windows=4, threads=2, **how) -> UnitSegmenter:
+    saved, config = decode_model(darkness_model()), PredictConfig(batch_megapixels=windows * 64**2 / 1e6)
     return UnitSegmenter(saved, settings, config, run_id="night-1", threads=threads, **how)
 
 
@@ -72,8 +72,8 @@ def test_every_upload_has_one_row_in_its_place_however_good_and_broken_ones_alte
 
 @given(st.lists(st.sampled_from(list(UPLOADS)), max_size=8), st.integers(1, 9), st.integers(1, 4))
 @settings(max_examples=15, deadline=None)
-def test_batch_size_and_threads_change_no_row(kinds, batch_size, threads):
-    other = segment(kinds, segmenter(batch_size=batch_size, threads=threads))
+def test_batch_size_and_threads_change_no_row(kinds, windows, threads):
+    other = segment(kinds, segmenter(windows=windows, threads=threads))
     expected = segment(kinds)
     for row in (*other, *expected):
         for name in TIMES:

@@ -1,13 +1,12 @@
 """Tiling: the laws of split and stitch over every shape, tile, halo and scale; masks; settings that cannot be used."""
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spermseg.errors import ConfigError, ShapeError
+from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import ALIGNMENT, Tiles, View, WholeFrame, resize, to_native
 from spermseg.model.unet import UNetConfig
 from spermseg.recipes import recipe
@@ -31,77 +30,17 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def aligned(working: np.ndarray, view: Tiles) -> np.ndarray:
-    """Return the picture as the tiles see it: mirrored below and to the right up to the alignment."""
-    sides = [max(-(-side // ALIGNMENT) * ALIGNMENT, view.tile) - side for side in working.shape[:2]]
-    return np.pad(working, ((0, sides[0]), (0, sides[1]), (0, 0)), mode="symmetric")
-
-
 @settings(deadline=None)
-@given(tilings(), shapes)
-def test_cores_partition_the_picture(view, shape):
-    owners = np.zeros(shape, int)
-    for window in view.windows(*shape):
-        owners[window.core_y, window.core_x] += 1
-    assert (owners == 1).all()
-
-
-@settings(deadline=None)
-@given(tilings(), shapes)
-def test_a_core_lies_in_its_window_and_keeps_its_halo_at_inner_edges(view, shape):
-    for window in view.windows(*shape):
-        for span, length in ((window.y, shape[0]), (window.x, shape[1])):
-            assert span.read % ALIGNMENT == 0
-            assert span.read <= span.core_start < span.core_stop <= span.read + view.tile
-            if span.core_start > 0:
-                assert span.core_start - span.read >= view.halo
-            if span.core_stop < length:
-                assert span.read + view.tile - span.core_stop >= view.halo
-
-
-@settings(deadline=None)
-@given(tilings(), shapes)
-def test_no_window_reads_beyond_the_aligned_picture_and_none_is_read_twice(view, shape):
-    windows = [(window.y.read, window.x.read) for window in view.windows(*shape)]
-    assert len(set(windows)) == len(windows)
-    for start, side in zip(np.max(windows, axis=0), shape, strict=True):
-        assert start + view.tile == max(-(-side // ALIGNMENT) * ALIGNMENT, view.tile)
-
-
-@settings(deadline=None)
-@given(tilings(), shapes)
-def test_split_then_stitch_is_the_identity(view, shape):
-    working = noise((*shape, 3))
-    tiles = view.split(working)
-    assert tiles.shape[1:] == (view.tile, view.tile, 3)
-    for channel in range(3):
-        assert np.array_equal(view.stitch(tiles[..., channel].astype(np.float32), shape), working[..., channel])
-
-
-@settings(deadline=None)
-@given(tilings(), shapes, st.data())
-def test_a_tiled_filter_whose_radius_fits_the_halo_equals_the_filter_of_the_whole(view, shape, data):
-    radius = data.draw(st.integers(0, view.halo))
-    kernel = np.random.default_rng(radius).normal(size=2 * radius + 1)
-
-    def smooth(picture: np.ndarray) -> np.ndarray:
-        green = np.ascontiguousarray(picture[..., 1]).astype(np.float64)
-        return cv2.sepFilter2D(green, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
-
-    working = noise((*shape, 3))
-    whole = smooth(aligned(working, view))[: shape[0], : shape[1]]
-    maps = np.stack([smooth(tile) for tile in view.split(working)]).astype(np.float32)
-    assert np.allclose(view.stitch(maps, shape), whole, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
-
-
-def test_a_filter_wider_than_the_halo_shows_at_the_seams():
-    view = Tiles(scale=1, tile=64, halo=16)
-    working = noise((200, 200, 3))
-    whole = cv2.blur(aligned(working, view)[..., 1].astype(np.float32), (51, 51))[:200, :200]
-    maps = np.stack(
-        [cv2.blur(np.ascontiguousarray(tile[..., 1]).astype(np.float32), (51, 51)) for tile in view.split(working)]
-    )
-    assert not np.allclose(view.stitch(maps, (200, 200)), whole, rtol=1e-3)
+@given(tilings(), shapes, st.integers(1, 200_000))
+def test_windows_are_tiles_where_the_halo_is_short_of_the_reach_and_else_as_large_as_allowed(view, shape, window_px):
+    short = view.layout(shape, reach=view.halo + 1, window_px=window_px)
+    assert short.window == (view.tile, view.tile)
+    long = view.layout(shape, reach=view.halo, window_px=window_px)
+    assert long.padded == short.padded
+    height, width = long.window
+    assert height * width <= window_px or long.window == (2 * view.halo + ALIGNMENT,) * 2
+    if long.padded[0] * long.padded[1] <= window_px:
+        assert long.window == long.padded
 
 
 @settings(deadline=None)
@@ -109,17 +48,19 @@ def test_a_filter_wider_than_the_halo_shows_at_the_seams():
 def test_the_working_resolution_keeps_the_aspect_and_masks_fit_pictures(view, shape):
     working = view.working_pixels(noise((*shape, 3)))
     assert working.shape == (max(1, round(shape[0] * view.scale)), max(1, round(shape[1] * view.scale)), 3)
+    assert working.shape[:2] == view.working_shape(shape)
     assert view.working_mask(np.ones(shape, bool)).shape == working.shape[:2]
 
 
 @settings(deadline=None)
 @given(shapes)
-def test_a_whole_frame_is_one_square_tile_that_stitches_to_itself(shape):
+def test_a_whole_frame_is_one_square_window(shape):
     view = WholeFrame(size=32)
     working = view.working_pixels(noise((*shape, 3)))
-    tiles = view.split(working)
-    assert tiles.shape == (1, 32, 32, 3)
-    assert np.array_equal(view.stitch(tiles[..., 0].astype(np.float32), (32, 32)), working[..., 0])
+    layout = view.layout(view.working_shape(shape), reach=107, window_px=1)
+    (tile,) = layout.split(working)
+    assert tile.shape == (32, 32, 3)
+    assert np.array_equal(tile, working)
 
 
 @pytest.mark.parametrize("view", [WholeFrame(size=32), Tiles(scale=0.5, tile=32, halo=0)], ids=str)
@@ -152,15 +93,6 @@ def test_a_map_brought_to_native_keeps_its_range_and_a_flat_one_its_value(shape,
     assert found.dtype == np.float32
     assert probability.min() - 1e-6 <= found.min() <= found.max() <= probability.max() + 1e-6
     assert np.allclose(to_native(np.full(shape, 0.3, np.float32), native), 0.3)
-
-
-@pytest.mark.parametrize("count", [0, 3, 5])
-def test_maps_that_do_not_cover_the_picture_are_refused(count):
-    view = Tiles(scale=1, tile=32, halo=0)
-    with pytest.raises(ShapeError, match=r"4 tiles cover \(40, 64\)"):
-        view.stitch(np.zeros((count, 32, 32), np.float32), (40, 64))
-    with pytest.raises(ShapeError, match=r"one of \(32, 32\) is needed"):
-        WholeFrame(size=32).stitch(np.zeros((2, 32, 32), np.float32), (32, 32))
 
 
 @pytest.mark.parametrize(

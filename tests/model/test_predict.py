@@ -1,47 +1,23 @@
 """The predictor: the same maps whatever shares the batch, the same tiled as whole, in order, and no reading ahead."""
 
 from collections.abc import Iterator
-from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from untrained import SMALL, trained_looking
 
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, ShapeError
+from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import Tiles, View, WholeFrame
-from spermseg.model.predict import (
-    PredictConfig,
-    Predictor,
-    choose_device,
-    fold_batch_norm,
-    network_input,
-    predict_working,
-)
+from spermseg.model.predict import PredictConfig, Predictor, network_input, predict_working, window_layout
 from spermseg.model.saved import ModelDescription, SavedModel
 from spermseg.model.unet import UNet, UNetConfig
 
-SMALL = UNetConfig(filters=(4, 6), bridge=8)
 THRESHOLD = 0.5
-
-
-@cache
-def trained_looking(config: UNetConfig, seed: int = 0) -> UNet:
-    """A network in which every number counts: statistics of real activations, and logits of 1.5 around 0."""
-    torch.manual_seed(seed)
-    network = UNet(config)
-    with torch.no_grad():
-        for _ in range(20):
-            network(torch.rand(4, config.in_channels, 64, 64))
-        for name, parameter in network.named_parameters():
-            if name.endswith("bias"):
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        logits = network.eval()(torch.rand(4, config.in_channels, 64, 64))
-        scale = 1.5 / logits.std(dim=(0, 2, 3))
-        network.head.bias.sub_(logits.mean(dim=(0, 2, 3))).mul_(scale)
-        network.head.weight.mul_(scale[:, None, None, None])
-    return network
 
 
 def saved_model(network: UNet, view: WholeFrame | Tiles) -> SavedModel:
@@ -57,9 +33,10 @@ def saved_model(network: UNet, view: WholeFrame | Tiles) -> SavedModel:
     return SavedModel(network=network, description=description, sha256="")
 
 
-def predictor(view: WholeFrame | Tiles, network: UNet | None = None, batch_size: int = 4) -> Predictor:
+def predictor(view: WholeFrame | Tiles, network: UNet | None = None, *, batch_px: int = 4 * 64**2, **how) -> Predictor:
     network = network or trained_looking(SMALL)
-    return Predictor(saved_model(network, view), view, PredictConfig(device="cpu", batch_size=batch_size))
+    config = PredictConfig(device="cpu", batch_megapixels=batch_px / 1e6, **({"engine": "torch"} | how))
+    return Predictor(saved_model(network, view), view, config)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -73,12 +50,15 @@ SIZES = [(50, 130), (64, 64), (1, 1), (97, 33), (200, 16), (48, 48)]
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 @settings(max_examples=12, deadline=None)
-@given(sizes=st.lists(st.sampled_from(SIZES), max_size=5), batch_size=st.integers(1, 9))
-def test_a_map_depends_neither_on_the_batch_size_nor_on_its_neighbours_and_the_order_is_kept(view, sizes, batch_size):
+@given(sizes=st.lists(st.sampled_from(SIZES), max_size=5), batch_px=st.integers(1, 40_000))
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_map_depends_neither_on_the_batch_size_nor_on_its_neighbours_and_the_order_is_kept(
+    view, engine, sizes, batch_px
+):
     network = trained_looking(SMALL)
     pictures = [picture(*size, seed=i) for i, size in enumerate(sizes)]
-    alone = predictor(view, network, batch_size=1)
-    together = list(predictor(view, network, batch_size).predict(pictures))
+    alone = predictor(view, network, batch_px=1)
+    together = list(predictor(view, network, batch_px=batch_px, engine=engine).predict(pictures))
     assert len(together) == len(pictures)
     for found, one in zip(together, pictures, strict=True):
         (expected,) = alone.predict([one])
@@ -127,19 +107,6 @@ def whole_map(network: UNet, pixels: np.ndarray, view: Tiles) -> np.ndarray:
     return torch.sigmoid(logits)[0, 0, :height, :width].numpy()
 
 
-@pytest.mark.parametrize("config", [SMALL, UNetConfig(), UNetConfig(filters=(3,), bridge=3, classes=("a", "b"))])
-def test_folding_batch_norm_changes_no_logit_and_leaves_the_network_as_it_was(config):
-    network = trained_looking(config)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    folded = fold_batch_norm(network)
-    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
-    x = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.allclose(folded(x), network(x), atol=1e-4, rtol=1e-4)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert all(parameter.requires_grad for parameter in network.parameters())
-
-
 def test_no_pictures_give_no_maps():
     assert list(predictor(TILES).predict([])) == []
 
@@ -166,10 +133,10 @@ def test_the_cell_is_as_probable_as_its_likeliest_part():
     assert not np.allclose(found, parts[0].numpy(), atol=1e-2)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize("batch_px", [1, 64**2, 4 * 64**2, 16 * 64**2])
 @pytest.mark.parametrize("size", [(48, 48), (64, 130)])
-def test_pictures_are_read_no_further_ahead_than_a_batch_needs(batch_size, size):
-    tiles = len(TILES.split(picture(*size)))
+def test_pictures_are_read_no_further_ahead_than_a_batch_needs(batch_px, size):
+    layout = window_layout(TILES, SMALL, batch_px)(size)
     read = 0
 
     def pictures() -> Iterator[np.ndarray]:
@@ -178,36 +145,58 @@ def test_pictures_are_read_no_further_ahead_than_a_batch_needs(batch_size, size)
             read += 1
             yield picture(*size, seed=number)
 
-    maps = predictor(TILES, batch_size=batch_size).predict(pictures())
+    maps = predictor(TILES, batch_px=batch_px).predict(pictures())
     for done, _ in enumerate(maps):
-        assert read - done <= -(-batch_size // tiles) + 1
+        assert read - done <= -(-batch_px // layout.pixels) + 1
     assert read == 40
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_every_batch_but_the_last_is_full_and_tiles_come_in_order(batch_size):
-    sizes: list[int] = []
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(SIZES), max_size=12), st.integers(1, 5))
+def test_batches_are_full_but_where_the_windows_change_their_shape_and_tiles_come_in_order(sizes, windows):
+    batches: list[tuple[int, Shape]] = []
+    batch_px = windows * TILES.tile**2
 
     def forward(tiles: np.ndarray) -> np.ndarray:
-        sizes.append(len(tiles))
-        return tiles[..., 0][:, np.newaxis].astype(np.float32)
+        batches.append((len(tiles), tiles.shape[1:3]))
+        return tiles[..., 0].astype(np.float32)
 
-    pictures = [picture(*size, seed=i) for i, size in enumerate(SIZES)]
-    maps = list(predict_working(forward, TILES, pictures, batch_size))
-    assert [np.array_equal(m[0], p[..., 0]) for m, p in zip(maps, pictures, strict=True)] == [True] * len(SIZES)
-    assert set(sizes[:-1]) <= {batch_size}
-    assert sizes[-1] <= batch_size
-    assert sum(sizes) == sum(len(TILES.split(p)) for p in pictures)
+    def layout(shape: Shape):
+        return TILES.layout(shape, reach=TILES.halo + (shape[0] % 2), window_px=batch_px)
+
+    pictures = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    maps = list(predict_working(forward, layout, pictures, batch_px))
+    assert [np.array_equal(m, p[..., 0]) for m, p in zip(maps, pictures, strict=True)] == [True] * len(sizes)
+    for (count, shape), (_, after) in pairwise(batches):
+        assert shape != after or (count + 1) * shape[0] * shape[1] > batch_px
+    assert all(count == 1 or count * shape[0] * shape[1] <= batch_px for count, shape in batches)
+    assert sum(count for count, _ in batches) == sum(len(layout(size)) for size in sizes)
 
 
-def test_half_precision_moves_a_probability_by_a_few_hundredths_at_most():
+def test_maps_of_several_classes_are_stitched_as_well():
+    def forward(tiles: np.ndarray) -> np.ndarray:
+        return np.moveaxis(tiles, -1, 1).astype(np.float32)
+
+    one = picture(97, 130)
+    (found,) = predict_working(forward, window_layout(TILES, SMALL, 1), [one], 1)
+    assert np.array_equal(found, np.moveaxis(one, -1, 0))
+
+
+def test_windows_that_the_network_cannot_halve_are_refused():
+    with pytest.raises(ShapeError, match="got 48 x 48 px; multiples of 32 are needed, for example 64 x 64"):
+        window_layout(WholeFrame(size=48), UNetConfig(filters=(2,) * 5), 1)((48, 48))
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_half_precision_moves_a_probability_by_a_few_hundredths_at_most(engine):
     network = trained_looking(SMALL)
-    model = Predictor(saved_model(network, TILES), TILES, PredictConfig(device="cpu", precision="bfloat16"))
     one = picture(100, 100)
-    found, exact = model.predict_at_working(one), predictor(TILES, network).predict_at_working(one)
-    assert not np.array_equal(found, exact)
+    found = predictor(TILES, network, engine=engine, precision="bfloat16").predict_at_working(one)
+    exact = predictor(TILES, network).predict_at_working(one)
     assert np.abs(found - exact).max() < 0.1
     assert np.abs(found - exact).mean() < 0.01
+    if engine == "torch":  # OpenVINO takes float32 where the processor has no bfloat16
+        assert not np.array_equal(found, exact)
 
 
 def test_the_network_sees_colours_from_0_to_1_without_a_copy_of_the_layout():
@@ -218,23 +207,13 @@ def test_the_network_sees_colours_from_0_to_1_without_a_copy_of_the_layout():
     assert torch.equal(x[1, 2], tiles[1, :, :, 2] / 255)
 
 
-def test_auto_is_a_gpu_where_there_is_one_and_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    for absent in ("cuda", "cuda:0", "warp"):
-        with pytest.raises(ConfigError, match=f"got device '{absent}', but PyTorch sees only cpu here"):
-            choose_device(absent)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
-    assert choose_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="cpu, cuda, cuda:0, cuda:1 here"):
-        choose_device("cuda:2")
+@pytest.mark.parametrize("wrong", [0, -1, 1001, float("nan")])
+def test_a_batch_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigError, match="more than 0 and at most 1000 is needed"):
+        PredictConfig(batch_megapixels=wrong)
 
 
-def test_settings_that_cannot_be_used_say_what_is_needed():
-    with pytest.raises(ConfigError, match="1 or more is needed"):
-        PredictConfig(batch_size=0)
+def test_a_precision_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="one of auto, float32, bfloat16 is needed"):
         PredictConfig(precision="float16")
 
