@@ -1,0 +1,57 @@
+"""A model for benchmarks: the paper's network, trained for some minutes on drawn micrographs, so that masks are masks."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spermseg.micrograph.rasterise import Polygon, rasterise
+from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
+from spermseg.micrograph.tiling import Tiles
+from spermseg.model.precision import mask_agreement
+from spermseg.model.saved import ModelDescription, SavedModel, decode_model, encode_model
+from spermseg.model.unet import UNet, UNetConfig
+from spermseg.training.fit import Fit, TrainConfig
+from spermseg.training.sampling import WorkingExample
+
+SCALE = 0.5
+"""Of the drawn cells: as the clinic recipe sees them."""
+PICTURES, HELD_OUT = 24, 4
+NETWORK = UNetConfig()
+VIEW = Tiles(scale=1.0, tile=256, halo=112)
+THRESHOLD = 0.5
+
+
+def example(seed: int, height: int = 512, width: int = 640) -> WorkingExample:
+    """Draw one annotated micrograph."""
+    drawn = draw_micrograph(seed, DrawConfig(height=height, width=width, scale=SCALE))
+    polygons = [Polygon(points=shape.points) for shape in drawn.shapes]
+    mask = rasterise(polygons, height, width)
+    return WorkingExample(pixels=drawn.pixels, mask=mask[..., np.newaxis].astype(np.uint8))
+
+
+def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
+    """Return the model of a file; where there is none, train one, which takes some minutes, and write it there."""
+    if not path.exists():
+        train = [example(seed) for seed in range(PICTURES)]
+        held_out = [example(1000 + seed) for seed in range(HELD_OUT)]
+        config = TrainConfig(epochs=epochs, learning_rate=2e-3, loss="bce+dice", augment="none", expansion=1)
+        fit = Fit(network_config=NETWORK, view=VIEW, config=config, train=train, val=held_out)
+        with tqdm(total=epochs, desc="training a model", unit="epoch") as bar:
+            state = fit.run(on_epoch=lambda _: bar.update())
+        network = UNet(NETWORK).eval()
+        network.load_state_dict(state.best_weights)
+        description = ModelDescription(
+            network=NETWORK,
+            view=VIEW,
+            threshold=THRESHOLD,
+            min_area=30,
+            recipe="clinic",
+            settings={},
+            training_data_sha256="",
+            scores={"val_dice": max(record["val_dice"] for record in state.history)},
+            mask_agreement=mask_agreement(network, VIEW, THRESHOLD, (one.pixels for one in held_out)),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_model(state.best_weights, description))
+    return decode_model(path.read_bytes())
