@@ -1,4 +1,4 @@
-"""A model for benchmarks: the paper's network, trained for some minutes on drawn micrographs, so that masks are masks."""
+"""A model for benchmarks: the paper's network, trained for minutes on drawn micrographs, so that masks are masks."""
 
 from pathlib import Path
 

@@ -139,6 +139,14 @@ def _load_split(dataset: Dataset, split: str, job: TrainJob) -> "ray.data.Datase
     return loaded.materialize()
 
 
+def load_example(dataset: Dataset, example: Example, view: View, classes: tuple[str, ...]) -> WorkingExample:
+    """Return a micrograph of a dataset and its mask at the working resolution."""
+    masks = [view.working_mask(dataset.read_mask(example, part)) for part in classes]
+    return WorkingExample(
+        pixels=view.working_pixels(dataset.read_image(example)), mask=np.stack(masks, axis=-1).astype(np.uint8)
+    )
+
+
 class _LoadExample:
     """A row of the dataset's index -> its pixels and mask at the working resolution, as bytes."""
 
@@ -147,10 +155,9 @@ class _LoadExample:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         example = Example(**row["example"])
-        pixels = self.view.working_pixels(self.dataset.read_image(example))
-        masks = [self.view.working_mask(self.dataset.read_mask(example, part)) for part in self.classes]
-        mask = np.stack(masks, axis=-1).astype(np.uint8)
-        return {"image": example.image, "height": mask.shape[0], "pixels": pixels.tobytes(), "mask": mask.tobytes()}
+        loaded = load_example(self.dataset, example, self.view, self.classes)
+        pixels, mask = loaded.pixels.tobytes(), loaded.mask.tobytes()
+        return {"image": example.image, "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
 
 
 def _read_examples(split: str, classes: int) -> list[WorkingExample]:
