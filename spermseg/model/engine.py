@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
 from spermseg.model.folded import CellProbability
+from spermseg.model.unet import UNet
 
 EngineName = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -79,11 +80,10 @@ def runs_bfloat16_fast(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def make_engine(network: CellProbability, name: EngineName, device: torch.device, dtype: torch.dtype) -> Engine:
+def make_engine(network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype) -> Engine:
     """Return what runs a network, from what the functions above have chosen. It has as many threads as PyTorch has."""
-    if name == "openvino":
-        return OpenVinoEngine(network, dtype)
-    return TorchEngine(network, device, dtype)
+    module = CellProbability(network, half=dtype == torch.bfloat16)
+    return OpenVinoEngine(module, dtype) if name == "openvino" else TorchEngine(module, device, dtype)
 
 
 class TorchEngine:

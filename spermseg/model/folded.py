@@ -7,6 +7,7 @@ different values, so that a transposed convolution of 4 x 4 does in 4 products w
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,16 @@ class CellProbability(nn.Module):
 
     Args:
         network: as it was trained; it stays as it is.
+        half: whether it is to run in bfloat16.
     """
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: UNet, *, half: bool = False) -> None:
         super().__init__()
         self.channels = network.config.in_channels
         self.network = FoldedUNet(network)
+        if half:
+            first = self.network.encoder[0]
+            first[0] = _PixelConvolution(first[0])  # type: ignore[index, operator]
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Return probabilities (N, Y, X) float32 of tiles (N, Y, X, C) uint8."""
@@ -70,6 +75,29 @@ class FoldedUNet(nn.Module):
             x = level(x, skip)
         logits: Tensor = self.head(x)
         return logits
+
+
+class _PixelConvolution(nn.Conv2d):
+    """A convolution of pixels in bfloat16, each of its weights, and its bias, the sum of a number and a remainder.
+
+    A bright field is a large number that is the same in all pixels, and the bias takes most of it away again. What
+    rounding does to either does not average out, and this one layer would make most of the difference between half and
+    full precision.
+    """
+
+    def __init__(self, exact: nn.Conv2d) -> None:
+        super().__init__(2 * exact.in_channels + 1, exact.out_channels, kernel_size=3, padding=1)
+        weight, bias = exact.weight.data, cast("Tensor", exact.bias).data
+        high, bias_high = weight.bfloat16().float(), bias.bfloat16().float()
+        rest = torch.zeros(exact.out_channels, 1, 3, 3)
+        rest[:, 0, 1, 1] = bias - bias_high
+        self.weight.data = torch.cat([high, weight - high, rest], dim=1)
+        cast("Tensor", self.bias).data = bias_high
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the exact convolution gives, of (N, C, Y, X)."""
+        return super().forward(torch.cat([x, x, torch.ones_like(x[:, :1])], dim=1))
 
 
 class _FoldedLevel(nn.Module):

@@ -27,7 +27,7 @@ def mask_agreement(network: UNet, view: View, threshold: float, pictures: Iterab
         threshold: probability from which a pixel is in the mask, 0-1.
         pictures: (Y, X, 3) uint8, at the working resolution.
     """
-    exact, rounded = CellProbability(network), _rounded(CellProbability(network))
+    exact, rounded = CellProbability(network), _rounded(CellProbability(network, half=True))
     layout = window_layout(view, network.config, BATCH_PX)
     both = either = 0
     for picture in pictures:

@@ -13,7 +13,7 @@ from spermseg.errors import ConfigError
 from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
-from spermseg.model.folded import WHITE, CellProbability
+from spermseg.model.folded import WHITE
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNetConfig
 
@@ -151,7 +151,7 @@ class Predictor:
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
         self.batch_px = int(config.batch_megapixels * 1e6)
         self._layout = window_layout(view, saved.network.config, self.batch_px)
-        self._forward = make_engine(CellProbability(saved.network), self.engine, device, self.dtype)
+        self._forward = make_engine(saved.network, self.engine, device, self.dtype)
 
     def predict(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3), at native resolution."""

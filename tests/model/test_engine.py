@@ -11,7 +11,6 @@ from untrained import SMALL, trained_looking
 from spermseg.errors import ConfigError
 from spermseg.model import engine
 from spermseg.model.engine import choose_device, choose_engine, choose_precision, make_engine
-from spermseg.model.folded import CellProbability
 from spermseg.model.unet import UNetConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -22,8 +21,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_engines_give_the_same_for_tiles_of_any_shape(config, dtype):
-    module = CellProbability(trained_looking(config))
-    fast, plain = (make_engine(module, name, CPU, dtype) for name in ("openvino", "torch"))
+    network = trained_looking(config)
+    fast, plain = (make_engine(network, name, CPU, dtype) for name in ("openvino", "torch"))
     for shape in ((1, 64, 96), (3, 32, 32), (2, 96, 64)):
         tiles = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
         found, expected = fast(tiles), plain(tiles)
@@ -34,7 +33,7 @@ def test_both_engines_give_the_same_for_tiles_of_any_shape(config, dtype):
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_what_an_engine_gave_stays_when_it_is_used_again(name):
-    run = make_engine(CellProbability(trained_looking(SMALL)), name, CPU, torch.float32)
+    run = make_engine(trained_looking(SMALL), name, CPU, torch.float32)
     first = run(np.zeros((1, 32, 32, 3), np.uint8))
     kept = first.copy()
     run(np.full((1, 32, 32, 3), 255, np.uint8))
