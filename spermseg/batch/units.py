@@ -3,15 +3,16 @@
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import spermseg
+from spermseg.batch.ahead import map_ahead
 from spermseg.batch.bounds import Limits, Watch
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
@@ -26,8 +27,6 @@ from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 
 Row = dict[str, Any]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Decode(Protocol):
@@ -104,7 +103,7 @@ class UnitSegmenter:
             fetched: the bytes of each, or why there are none.
         """
         started, idle_ms = time.perf_counter(), 0.0
-        decoding = _map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), self._ahead)
+        decoding = map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), count=self._ahead)
         waiting: deque[_Decoded] = deque()
 
         def pictures() -> Iterator[NDArray[np.uint8]]:
@@ -188,16 +187,3 @@ def _share_time(rows: list[Row], busy_ms: float) -> list[Row]:
 
 def _ms_since(started: float) -> float:
     return 1000 * (time.perf_counter() - started)
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Map in threads, in order, never more than `ahead` results before they are taken: memory is bounded."""
-    running: deque[Future[Result]] = deque()
-    for item in items:
-        running.append(pool.submit(function, item))
-        if len(running) >= ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()

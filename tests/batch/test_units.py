@@ -1,6 +1,3 @@
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -121,27 +118,3 @@ def test_memory_that_runs_out_is_not_the_fault_of_the_picture_that_saw_it():
 
     with pytest.raises(MemoryError):
         segment(["three cells"], segmenter(decode=starved))
-
-
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 6))
-@settings(max_examples=20, deadline=None)
-def test_mapping_ahead_keeps_the_order_and_never_more_than_it_may(items, ahead):
-    begun, taken, most = 0, 0, 0
-    lock = threading.Lock()
-
-    def work(item):
-        nonlocal begun, most
-        with lock:
-            begun += 1
-            most = max(most, begun - taken)
-        return item
-
-    found = []
-    with ThreadPoolExecutor(3) as pool:
-        for item in units._map_ahead(pool, work, items, ahead):
-            found.append(item)
-            with lock:
-                taken += 1
-            time.sleep(0)
-    assert found == items
-    assert most <= ahead
