@@ -33,6 +33,9 @@ class View(Protocol):
     def tile(self) -> int:
         """Side of what the network reads, px."""
 
+    def working_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape at the working resolution of a picture of a native shape."""
+
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture at the working resolution."""
 
@@ -61,6 +64,10 @@ class WholeFrame:
     def tile(self) -> int:
         """Side of what the network reads, px."""
         return self.size
+
+    def working_shape(self, shape: tuple[int, int]) -> tuple[int, int]:  # noqa: ARG002 (of any)
+        """Return (size, size)."""
+        return self.size, self.size
 
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture as (size, size, 3)."""
@@ -107,13 +114,17 @@ class Tiles:
         """From one window to the next, px: the tile less two halos."""
         return self.tile - 2 * self.halo
 
+    def working_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape scaled."""
+        return max(1, round(shape[0] * self.scale)), max(1, round(shape[1] * self.scale))
+
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture scaled."""
-        return resize(pixels, self._working_shape(pixels.shape))
+        return resize(pixels, self.working_shape(pixels.shape[:2]))
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask scaled."""
-        return _resize_mask(mask, self._working_shape(mask.shape))
+        return _resize_mask(mask, self.working_shape(mask.shape))
 
     def split(self, working: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the tiles (N, tile, tile, 3), row by row; what lies beyond the picture mirrors it."""
@@ -148,9 +159,6 @@ class Tiles:
             Span(read=start, core_start=edge, core_stop=end)
             for start, edge, end in zip(starts, edges, edges[1:], strict=False)
         ]
-
-    def _working_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return max(1, round(shape[0] * self.scale)), max(1, round(shape[1] * self.scale))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spermseg.errors import ConfigError
-from spermseg.micrograph.tiling import View, to_native
+from spermseg.micrograph.decode import Micrograph
+from spermseg.micrograph.tiling import View, resize, to_native
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import DoubleConvolution, UNet
 
@@ -129,17 +130,21 @@ class Predictor:
             fold_batch_norm(saved.network).to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         )
 
-    def predict(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3), at native resolution.
+    def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the probability map (Y, X) of the whole cell for each picture, at native resolution.
 
         Several classes are parts of the cell: the cell's probability is the largest of theirs.
+
+        Args:
+            pictures: as decoded, reduced ones among them, or whole ones (Y, X, 3).
         """
         shapes: deque[tuple[int, int]] = deque()
 
         def working() -> Iterator[NDArray[np.uint8]]:
             for picture in pictures:
-                shapes.append((picture.shape[0], picture.shape[1]))
-                yield self.view.working_pixels(picture)
+                one = Micrograph(pixels=picture) if isinstance(picture, np.ndarray) else picture
+                shapes.append(one.native_shape)
+                yield resize(one.pixels, self.view.working_shape(one.native_shape))
 
         for maps in predict_working(self._forward, self.view, working(), self.batch_size):
             yield to_native(maps.max(axis=0), shapes.popleft())

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spermseg.errors import ConfigError
-from spermseg.micrograph.tiling import Tiles, View, WholeFrame
+from spermseg.micrograph.decode import Micrograph
+from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize, to_native
 from spermseg.model.predict import (
     PredictConfig,
     Predictor,
@@ -152,6 +153,17 @@ def test_the_map_of_one_picture_at_working_resolution_is_what_is_brought_to_nati
     assert working.shape == view.working_pixels(one).shape[:2]
     if working.shape == one.shape[:2]:
         assert np.array_equal(working, next(model.predict([one])))
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+@pytest.mark.parametrize("by", [1, 2, 4])
+def test_the_map_of_a_reduced_picture_is_native_and_that_of_the_pixels_that_are_left(view, by):
+    left = picture(40, 60)
+    (found,) = predictor(view).predict([Micrograph(pixels=left, reduction=by)])
+    assert found.shape == (40 * by, 60 * by)
+    working = resize(left, view.working_shape((40 * by, 60 * by)))
+    (expected,) = predict_working(predictor(view)._forward, view, [working], 4)
+    assert np.array_equal(found, to_native(expected[0], found.shape))
 
 
 def test_the_cell_is_as_probable_as_its_likeliest_part():
