@@ -27,6 +27,7 @@ from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.synthetic import draw_micrograph
+from spermseg.micrograph.tiling import View
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
@@ -61,11 +62,11 @@ class CountingDecode:
 
     folder: str
 
-    def __call__(self, data: bytes, *, max_megapixels: float) -> Micrograph:
+    def __call__(self, data: bytes, *, max_megapixels: float, view: View) -> Micrograph:
         """Return the picture."""
         with (Path(self.folder) / str(os.getpid())).open("ab") as file:
             file.write(b".")
-        return decode_micrograph(data, max_megapixels=max_megapixels)
+        return decode_micrograph(data, max_megapixels=max_megapixels, view=view)
 
     def counted(self) -> list[int]:
         """Return the pictures of each process, most first."""

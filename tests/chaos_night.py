@@ -14,6 +14,7 @@ from dark_cells import draw
 from hostile_decoder import decode, marked
 
 from spermseg.micrograph.decode import Micrograph
+from spermseg.micrograph.tiling import View
 
 OF_ITS_RUN = {"run_id", "decode_ms", "predict_ms", "measure_ms"}
 """Columns that differ from one run to the next."""
@@ -62,12 +63,12 @@ def _archive(number: int, members: list[tuple[str, bytes]]) -> tuple[str, bytes]
     return (f"{name}.tar", archive) if number % 3 == 1 else (f"{name}.tgz", gzip.compress(archive, mtime=0))
 
 
-def noting_decode(data: bytes, *, max_megapixels: float, notes: Path) -> Micrograph:
+def noting_decode(data: bytes, *, max_megapixels: float, view: View, notes: Path) -> Micrograph:
     """Decode a picture, and note that it is, in one write that no other process can come between."""
     file = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, f"{hashlib.sha256(data).hexdigest()}\n".encode())
     os.close(file)
-    return decode(data, max_megapixels=max_megapixels)
+    return decode(data, max_megapixels=max_megapixels, view=view)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ from spermseg.storage.filesystem import Location
 
 PALE, DARK = (225, 222, 236), (70, 20, 130)
 VIEW = Tiles(scale=1.0, tile=64, halo=0)
+HALF = Tiles(scale=0.5, tile=64, halo=0)
+"""A view for which a JPEG is decoded at a half."""
 CELLS = CellConfig(threshold=0.5, min_area=20)
 
 

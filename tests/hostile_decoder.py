@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
+from spermseg.micrograph.tiling import View
 
 MARK = b"hostile picture: "
 
@@ -76,7 +77,7 @@ def marked(picture: bytes, deed: bytes) -> bytes:
     return picture + MARK + deed
 
 
-def decode(data: bytes, *, max_megapixels: float, log: Path | None = None) -> Micrograph:
+def decode(data: bytes, *, max_megapixels: float, view: View, log: Path | None = None) -> Micrograph:
     """Decode a picture, unless it is marked: then do what it is marked for. Writes a line a picture to `log`."""
     if log is not None:
         with log.open("a") as file:
@@ -84,7 +85,7 @@ def decode(data: bytes, *, max_megapixels: float, log: Path | None = None) -> Mi
     _, found, deed = data.rpartition(MARK)
     if found or _poisoned:
         DEEDS[deed if found else b"abort"]()
-    picture = decode_micrograph(data, max_megapixels=max_megapixels)
+    picture = decode_micrograph(data, max_megapixels=max_megapixels, view=view)
     return SimpleNamespace(pixels=picture.pixels) if deed == b"strange" else picture  # type: ignore[return-value]
 
 

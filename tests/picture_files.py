@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from spermseg.errors import MicrographError
 from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.tiling import Tiles
 
 
 def smooth(height: int = 60, width: int = 84) -> np.ndarray:
@@ -37,7 +38,7 @@ def as_pillow_shows(data: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
-def rejection(data: bytes, **options: float) -> str:
+def rejection(data: bytes, **options: object) -> str:
     """Return the reason, which is one line."""
     with pytest.raises(MicrographError) as raised:
         decode_micrograph(data, **options)
@@ -45,6 +46,14 @@ def rejection(data: bytes, **options: float) -> str:
     return raised.value.message
 
 
+WHOLE_AND_REDUCED = {
+    "whole": None,
+    "half": Tiles(scale=0.5, tile=16, halo=0),
+    "quarter": Tiles(scale=0.25, tile=16, halo=0),
+    "eighth": Tiles(scale=0.125, tile=16, halo=0),
+}
+"""Views, by how a JPEG is decoded for them where its sides allow it."""
+views = pytest.mark.parametrize("view", WHOLE_AND_REDUCED.values(), ids=WHOLE_AND_REDUCED.keys())
 FILES = {
     "JPEG": encode("JPEG"),
     "JPEG progressive": encode("JPEG", progressive=True),
@@ -78,4 +87,4 @@ FILES = {
     "BMP 1 bit": encode("BMP", PICTURE.convert("1")),
 }
 files = pytest.mark.parametrize("data", FILES.values(), ids=FILES.keys())
-BIG = Image.fromarray(smooth(300, 400))
+BIG = Image.fromarray(smooth(296, 392))

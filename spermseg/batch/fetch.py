@@ -1,16 +1,27 @@
-"""The bytes of planned micrographs. What is wrong with an upload becomes its reason; a storage that fails is raised."""
+"""The bytes of planned micrographs. What is wrong with an upload becomes its reason; a storage that fails is raised.
+
+Objects, and members that are byte ranges, are read several at a time: each alone waits for the server most of the time.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
+from spermseg.batch.ahead import map_ahead
 from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
 from spermseg.storage.archives import archive_kind, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import client, resolve_endpoint
 
 LARGEST_FILE = 2**30
 """Bytes; a larger file is rejected before it is fetched: no micrograph is that large, and memory is finite."""
+READ_AT_ONCE, BYTES_AT_ONCE = 8, 64 * 2**20
+"""Files of a unit that are read at the same time, and how large they may be together; a larger one is read alone."""
+READING = "reading"
+"""Name of the threads that read."""
 DENIED = "access denied: the storage does not let this file be read"
 FAULTS_OF_AN_UPLOAD = (ObjectChangedError, ObjectMissingError, ObjectDeniedError, ArchiveError)
 
@@ -41,7 +52,8 @@ def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
 def fetch_all(planned: Iterable[Planned], endpoint_url: str | None) -> Iterator[Fetched]:
     """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once.
 
-    Reasons are the same words for all that is wrong alike, without names or places, since they are counted.
+    All else is read several files at a time. Reasons are the same words for all that is wrong alike, without names or
+    places, since they are counted.
 
     Args:
         planned: what is planned; neighbours in an archive are best given together.
@@ -52,9 +64,31 @@ def fetch_all(planned: Iterable[Planned], endpoint_url: str | None) -> Iterator[
     """
     for archive, group in groupby(planned, key=_streamed):
         if archive is None:
-            yield from (_fetch_one(one, endpoint_url) for one in group)
+            yield from _fetch_ahead(group, endpoint_url)
         else:
             yield from _fetch_streamed(Location(archive, endpoint_url), list(group))
+
+
+def _fetch_ahead(group: Iterable[Planned], endpoint_url: str | None) -> Iterator[Fetched]:
+    """Yield the bytes of files that can be reached by themselves, in order."""
+    pool = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix=READING)
+    fetch, known = partial(_fetch_one, endpoint_url=endpoint_url), _with_client(group, endpoint_url)
+    try:
+        yield from map_ahead(pool, fetch, known, count=READ_AT_ONCE, size=_bytes_of, total=BYTES_AT_ONCE)
+    finally:  # where the storage failed, those under way are awaited, and no other is begun
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_client(group: Iterable[Planned], endpoint_url: str | None) -> Iterator[Planned]:
+    """Yield what is given, when the client of its server is made: else several threads would each make one."""
+    for one in group:
+        if one.uri.startswith("s3://"):
+            client(resolve_endpoint(endpoint_url))
+        yield one
+
+
+def _bytes_of(one: Planned) -> int:
+    return 0 if _refusal(one) else max(one.size, one.data_size)
 
 
 def _streamed(one: Planned) -> str | None:

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SINCE_VERSION_2 = {"retry_of"}
 """Columns that files of version 1 lack; they are read as null."""
 MACHINE_KEY = b"spermseg_machine"
 """Key of a unit file's own metadata that names the host which segmented it."""
+SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
+"""Of the figures of quality, whatever the format (`spermseg.micrograph.reduction`)."""
+SATURATED = f"{SCALED}, where a single one is lost in the mean of its neighbours"
 OK = "ok"
 REJECTED = "rejected"
 
@@ -55,10 +58,10 @@ SCHEMA = pa.schema(
         _field("width_px", pa.int32(), "width as shown (after EXIF rotation)", "px"),
         _field("height_px", pa.int32(), "height as shown (after EXIF rotation)", "px"),
         _field("um_per_px", pa.float32(), "pixel size; null where unknown", "um/px"),
-        _field("focus", pa.float32(), "variance of the Laplacian of the green channel: low is blurred", "grey2"),
-        _field("brightness", pa.float32(), "mean of the grey picture", "grey"),
-        _field("saturated_fraction", pa.float32(), "share of pixels at 0 or 255 in every channel", "0-1"),
-        _field("unevenness", pa.float32(), "range of the background's light over its mean", "ratio"),
+        _field("focus", pa.float32(), f"variance of the green channel's Laplacian, {SCALED}: low is blurred", "grey2"),
+        _field("brightness", pa.float32(), f"mean of the grey picture, {SCALED}", "grey"),
+        _field("saturated_fraction", pa.float32(), f"share of pixels at 0 or 255 in every channel, {SATURATED}", "0-1"),
+        _field("unevenness", pa.float32(), f"range of the background's light over its mean, {SCALED}", "ratio"),
         _field("foreground_fraction", pa.float32(), "share of pixels in the mask", "0-1"),
         _field("confidence", pa.float32(), "mean probability over the mask; null where empty", "0-1"),
         _field("mask", pa.string(), "COCO run-length string of the whole mask, height_px x width_px"),

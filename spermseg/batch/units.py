@@ -3,15 +3,16 @@
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import spermseg
+from spermseg.batch.ahead import map_ahead
 from spermseg.batch.bounds import Limits, Watch
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
@@ -22,19 +23,19 @@ from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.errors import SpermsegError, first_line
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.quality import measure_quality
+from spermseg.micrograph.reduction import figure_pixels
+from spermseg.micrograph.tiling import View
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 
 Row = dict[str, Any]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Decode(Protocol):
     """What turns the bytes of a file into a picture: `decode_micrograph`, or a stand-in for it."""
 
-    def __call__(self, data: bytes, *, max_megapixels: float) -> Micrograph:
-        """Return the picture; raise MicrographError where there is none."""
+    def __call__(self, data: bytes, *, max_megapixels: float, view: View) -> Micrograph:
+        """Return the picture, reduced to no less than the view sees; raise MicrographError where there is none."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,7 +43,7 @@ class _Decoded:
     """A micrograph on its way through the network; its pixels are let go as soon as the network has them."""
 
     row: Row
-    pixels: NDArray[np.uint8] | None
+    picture: Micrograph | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +105,10 @@ class UnitSegmenter:
             fetched: the bytes of each, or why there are none.
         """
         started, idle_ms = time.perf_counter(), 0.0
-        decoding = _map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), self._ahead)
+        decoding = map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), count=self._ahead)
         waiting: deque[_Decoded] = deque()
 
-        def pictures() -> Iterator[NDArray[np.uint8]]:
+        def pictures() -> Iterator[Micrograph]:
             nonlocal idle_ms
             while True:
                 asked = time.perf_counter()
@@ -118,9 +119,9 @@ class UnitSegmenter:
                 if decoded is None:
                     return
                 waiting.append(decoded)
-                if decoded.pixels is not None:
-                    pixels, decoded.pixels = decoded.pixels, None
-                    yield pixels
+                if decoded.picture is not None:
+                    picture, decoded.picture = decoded.picture, None
+                    yield picture
 
         rows: list[Row] = []
         with self._watch:
@@ -135,21 +136,22 @@ class UnitSegmenter:
         one, fetched = pair
         row = self.provenance.row(one, fetched)
         if fetched.reason:
-            return _Decoded(row=row, pixels=None)
-        started = time.perf_counter()
+            return _Decoded(row=row, picture=None)
+        started, view = time.perf_counter(), self.settings.view
         try:
-            picture = self._read(fetched.data, max_megapixels=self.settings.max_megapixels)
-            quality = measure_quality(picture.pixels)
+            picture = self._read(fetched.data, max_megapixels=self.settings.max_megapixels, view=view)
         except SpermsegError as error:
-            return _Decoded(row={**row, "reason": _utf8(error.message)}, pixels=None)
+            return _Decoded(row={**row, "reason": _utf8(error.message)}, picture=None)
         except MemoryError:  # may be another picture's fault: it is for the isolated try to tell
             raise
         except Exception as error:  # noqa: BLE001 (whatever an upload does to a decoder, it is that upload's row)
             reason = f"the decoder failed: {type(error).__name__}: {first_line(error)}"
-            return _Decoded(row={**row, "reason": _utf8(reason)}, pixels=None)
-        height, width = picture.shape
+            return _Decoded(row={**row, "reason": _utf8(reason)}, picture=None)
+        height, width = picture.native_shape
+        working = view.working_shape((height, width))
+        quality = measure_quality(figure_pixels(picture.pixels, picture.reduction, working))
         row |= {"status": OK, "height_px": height, "width_px": width, **asdict(quality)}
-        return _Decoded(row={**row, "decode_ms": _ms_since(started)}, pixels=picture.pixels)
+        return _Decoded(row={**row, "decode_ms": _ms_since(started)}, picture=picture)
 
     def _measure(self, row: Row, probability: NDArray[np.float32]) -> Row:
         started = time.perf_counter()
@@ -188,16 +190,3 @@ def _share_time(rows: list[Row], busy_ms: float) -> list[Row]:
 
 def _ms_since(started: float) -> float:
     return 1000 * (time.perf_counter() - started)
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Map in threads, in order, never more than `ahead` results before they are taken: memory is bounded."""
-    running: deque[Future[Result]] = deque()
-    for item in items:
-        running.append(pool.submit(function, item))
-        if len(running) >= ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()

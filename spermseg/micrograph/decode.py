@@ -20,6 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from spermseg.errors import MicrographError, first_line
 from spermseg.micrograph.diagnose import FORMATS, not_a_picture, picture_format, png_damage
+from spermseg.micrograph.reduction import exact_reduction
+from spermseg.micrograph.tiling import View
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -35,6 +37,13 @@ TIFF_SAMPLE_FORMAT = 339
 FLOATING_POINT = 3
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's names of what it turns into RGB without a loss."""
+JPEG_FLAGS = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # those named `COLOR` ask for BGR
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+"""How OpenCV is told to divide a JPEG while it decodes it, and to leave the pixels as we need them."""
 END_OF_JPEG = b"\xff\xd9"
 OUT_OF_MEMORY = -4  # OpenCV's `Error::StsNoMem`
 MISSING_GREY = 128
@@ -71,14 +80,16 @@ class Micrograph:
     """One decoded image of one field of view."""
 
     pixels: NDArray[np.uint8]
-    """(Y, X, 3) RGB, upright."""
+    """(Y, X, 3) RGB, upright; the picture divided by `reduction`."""
+    reduction: int = 1
+    """1, 2, 4 or 8: pixels of the picture, in each direction, that one of `pixels` stands for."""
     um_per_px: float | None = None
-    """Size of a pixel in the sample; None where unknown. Never taken from a DPI tag, which says how to print."""
+    """Size of a native pixel in the sample; None where unknown. Never taken from a DPI tag, which says how to print."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width), px."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+    def native_shape(self) -> tuple[int, int]:
+        """(height, width) of the picture as uploaded, px."""
+        return self.pixels.shape[0] * self.reduction, self.pixels.shape[1] * self.reduction
 
 
 def read_header(data: bytes) -> Header:
@@ -124,14 +135,22 @@ def _header_reason(data: bytes, error: Exception) -> str:
 
 
 def decode_micrograph(
-    data: bytes, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS, um_per_px: float | None = None
+    data: bytes,
+    *,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    um_per_px: float | None = None,
+    view: View | None = None,
 ) -> Micrograph:
     """Decode a JPEG, PNG, TIFF or BMP to upright 8-bit RGB; 16 bits and grey are brought to it.
+
+    A JPEG is decoded at a half, a quarter or an eighth where a network sees no more of it. Only where its sides can be
+    divided without a rest: so each pixel stands for a square of pixels, and places map back exactly.
 
     Args:
         data: the file's bytes.
         max_megapixels: a larger picture is refused from its header, without allocating its pixels.
         um_per_px: the pixel size, where the caller knows it.
+        view: how a network will see the picture; None decodes all of it.
 
     Raises:
         MicrographError: not a usable picture: empty, not an image, too large, several pages, truncated, corrupt.
@@ -145,24 +164,34 @@ def decode_micrograph(
         )
     if header.pages != 1:
         raise MicrographError(f"{header.format} with {header.pages} pictures; one field of view a file is needed")
-    pixels = _decode_pixels(data, header)
-    if pixels.shape[:2] != (header.height, header.width):
+    by, shape = 1, (header.height, header.width)
+    if view and header.format == "JPEG":
+        by = exact_reduction(shape, view.working_shape(shape))
+    found = Micrograph(pixels=_decode_pixels(data, header, by), reduction=by, um_per_px=um_per_px)
+    if found.native_shape != shape:
+        height, width = found.native_shape
         raise MicrographError(
             f"{_broken(header.format)}: its header says {header.width} x {header.height} px, "
-            f"it holds {pixels.shape[1]} x {pixels.shape[0]}"
+            f"it holds {width} x {height}"
         )
-    return Micrograph(pixels=pixels, um_per_px=um_per_px)
+    return found
 
 
-def _decode_pixels(data: bytes, header: Header) -> NDArray[np.uint8]:
-    """Return the picture (Y, X, 3) RGB as shown."""
+def _decode_pixels(data: bytes, header: Header, by: int) -> NDArray[np.uint8]:
+    """Return the picture (Y, X, 3) RGB as shown, divided by 1 or, where it is a JPEG, 2, 4 or 8."""
     if header.format == "TIFF":  # both readers turn a TIFF as it is shown
         small = _decode_8_bit_tiff(data)
         return _decode_with_opencv(data, "TIFF") if small is None else small
-    pixels = _decode_with_opencv(data, header.format)
-    if header.format == "JPEG" and (pixels[-1, -1] == MISSING_GREY).all() and _lacks_data(data, pixels):
+    if header.format == "JPEG":
+        return upright(_decode_jpeg(data, by), header.orientation)
+    return upright(_decode_with_opencv(data, header.format), header.orientation)
+
+
+def _decode_jpeg(data: bytes, by: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(_opencv_pixels(data, "JPEG", JPEG_FLAGS[by]), np.uint8)
+    if (pixels[-1, -1] == MISSING_GREY).all() and _lacks_data(data):
         raise MicrographError(f"{_broken('JPEG')}: its lower part is missing")
-    return upright(pixels, header.orientation)
+    return pixels
 
 
 def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
@@ -184,21 +213,25 @@ def _decode_8_bit_tiff(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _decode_with_opencv(data: bytes, kind: str) -> NDArray[np.uint8]:
-    """Return the pixels as stored: the header's orientation is the one that counts, here and for annotations."""
     # not IMREAD_COLOR_RGB: OpenCV 5.0.0 scrambles 16-bit TIFF with it
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = _opencv_pixels(data, kind, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if bgr.dtype not in (np.uint8, np.uint16):
+        raise MicrographError(f"{kind} with pixels of type {bgr.dtype}; unsigned integers of 8 or 16 bits are needed")
+    return np.asarray(cv2.cvtColor(_to_8_bits(bgr), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _opencv_pixels(data: bytes, kind: str, flags: int) -> NDArray[Any]:
+    """Return the pixels as stored: the header's orientation is the one that counts, here and for annotations."""
     try:
-        bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         if error.code == OUT_OF_MEMORY:
             raise MemoryError from error
         raise MicrographError(f"{_broken(kind)}: {first_line(error)}") from error
-    if bgr is None:
+    if pixels is None:
         damage = png_damage(data) if kind == "PNG" else None
         raise MicrographError(_broken(kind) + (f": {damage}" if damage else ""))
-    if bgr.dtype not in (np.uint8, np.uint16):
-        raise MicrographError(f"{kind} with pixels of type {bgr.dtype}; unsigned integers of 8 or 16 bits are needed")
-    return np.asarray(cv2.cvtColor(_to_8_bits(bgr), cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(pixels)
 
 
 def _to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -214,14 +247,16 @@ def _to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return (pixels >> (bits - 8)).astype(np.uint8)
 
 
-def _lacks_data(data: bytes, pixels: NDArray[np.uint8]) -> bool:
+def _lacks_data(data: bytes) -> bool:
     """Say whether a JPEG was cut and closed with an end marker, which libjpeg accepts and fills with grey.
 
-    Where data is missing, bytes put before the end marker show up as pixels; in a whole picture they are skipped.
+    Where data is missing, bytes put before the end marker show up as pixels; in a whole picture they are skipped. They
+    may show in the finest detail only, so the whole picture is looked at, however far it is to be reduced.
     """
     end = data.rfind(END_OF_JPEG)
     probe = data[:end] + bytes(range(1, 128)) + data[end:]
-    return not np.array_equal(_decode_with_opencv(probe, "JPEG"), pixels)
+    as_is, probed = (_opencv_pixels(one, "JPEG", JPEG_FLAGS[1]) for one in (data, probe))
+    return not np.array_equal(as_is, probed)
 
 
 def upright(pixels: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spermseg.errors import ConfigError
+from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
-from spermseg.micrograph.tiling import View, to_native
+from spermseg.micrograph.tiling import View, resize, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
 from spermseg.model.folded import WHITE
 from spermseg.model.saved import SavedModel
@@ -153,14 +154,19 @@ class Predictor:
         self._layout = window_layout(view, saved.network.config, self.batch_px)
         self._forward = make_engine(saved.network, self.engine, device, self.dtype)
 
-    def predict(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3), at native resolution."""
+    def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the probability map (Y, X) of the whole cell for each picture, at native resolution.
+
+        Args:
+            pictures: as decoded, reduced ones among them, or whole ones (Y, X, 3).
+        """
         shapes: deque[Shape] = deque()
 
         def working() -> Iterator[NDArray[np.uint8]]:
             for picture in pictures:
-                shapes.append((picture.shape[0], picture.shape[1]))
-                yield self.view.working_pixels(picture)
+                one = Micrograph(pixels=picture) if isinstance(picture, np.ndarray) else picture
+                shapes.append(one.native_shape)
+                yield resize(one.pixels, self.view.working_shape(one.native_shape))
 
         for probability in self._predict(working()):
             yield to_native(probability, shapes.popleft())

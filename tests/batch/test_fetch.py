@@ -1,19 +1,22 @@
 """The bytes of planned micrographs, from every packing, and what is wrong with them as a reason."""
 
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import boto3
 import pytest
 from archive_files import tar_gz_of
 from dark_cells import EXPECTED, name_of, picture, tar_of, write_uploads, zip_of
 from fault_proxy import Fault, FaultProxy, Kind
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spermseg.batch import fetch
-from spermseg.batch.fetch import DENIED, LARGEST_FILE, Fetched, fetch_all, fetch_jobs
+from spermseg.batch.fetch import DENIED, LARGEST_FILE, READ_AT_ONCE, Fetched, fetch_all, fetch_jobs
 from spermseg.batch.plan import CHANGED, GONE, Identity, Plan, Planned, encode_plan, list_uploads
 from spermseg.errors import StorageError
 from spermseg.storage.filesystem import Location
@@ -165,3 +168,72 @@ def test_units_are_fetched_one_by_one_but_for_those_of_one_compressed_archive(tm
     for before, after in pairwise(jobs):
         uri = units[after[0]][0].uri
         assert units[before[-1]][0].uri != uri or not uri.endswith("gz")
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_files_are_read_several_at_a_time_in_order_and_never_more_bytes_than_allowed(sizes, allowed):
+    reading: list[int] = []
+    most = [0, 0]
+    lock = threading.Lock()
+
+    def read(self, start, size, *, etag):
+        with lock:
+            reading.append(size)
+            most[0] = max(most[0], len(reading))
+            most[1] = max(most[1], sum(reading) if len(reading) > 1 else 0)
+        time.sleep(0.001)
+        with lock:
+            reading.remove(size)
+        return bytes([size]) * size
+
+    wanted = [replace(planned(n), size=size, data_size=size) for n, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Location, "read_range", read)
+        patch.setattr(fetch, "BYTES_AT_ONCE", allowed)
+        assert [len(one.data) for one in fetch_all(wanted, None)] == sizes
+    assert most[0] <= READ_AT_ONCE
+    assert most[1] <= allowed
+
+
+def test_so_many_files_of_a_unit_are_asked_for_at_once(monkeypatch):
+    met = threading.Barrier(READ_AT_ONCE, timeout=60)
+
+    def read(self, start, size, *, etag):
+        met.wait()
+        return b"x"
+
+    monkeypatch.setattr(Location, "read_range", read)
+    wanted = [planned(n) for n in range(3 * READ_AT_ONCE)]
+    assert list(fetch_all(wanted, None)) == [Fetched(data=b"x")] * len(wanted)
+
+
+def test_an_outage_ends_the_unit_and_what_is_not_asked_for_never_is(monkeypatch):
+    asked = []
+
+    def read(self, start, size, *, etag):
+        asked.append(self.uri)
+        if self.uri == "/uploads/3":
+            raise StorageError("the server does not answer")
+        return b"x"
+
+    monkeypatch.setattr(Location, "read_range", read)
+    fetched = fetch_all([planned(n) for n in range(64)], None)
+    assert [next(fetched).data for _ in range(3)] == [b"x"] * 3
+    with pytest.raises(StorageError, match="does not answer"):
+        next(fetched)
+    assert len(asked) <= 3 + READ_AT_ONCE
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(fetch.READING)]
+
+
+def test_one_client_is_made_however_many_threads_read(moto_server, monkeypatch):
+    bucket = moto_server.new_bucket()
+    for number in range(READ_AT_ONCE):
+        bucket.child(f"{number}.png").write_bytes(picture(number))
+    uploads = listed(bucket)
+    fetch.client.cache_clear()
+    made = []
+    session = boto3.session.Session
+    monkeypatch.setattr(boto3.session, "Session", lambda: made.append(1) or session())
+    assert [one.data for one in fetch_all(uploads, bucket.endpoint_url)] == [picture(n) for n in range(READ_AT_ONCE)]
+    assert len(made) == 1

@@ -2,11 +2,13 @@
 
 import hashlib
 import multiprocessing
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from dark_cells import CELLS, VIEW, picture
+from dark_cells import CELLS, HALF, VIEW, picture
 from hostile_decoder import decode, marked
 
 from spermseg.batch.bounds import limit_memory
@@ -63,14 +65,17 @@ def lasting(row: dict) -> dict:
     return {name: value for name, value in row.items() if name not in TIMES}
 
 
-def test_a_unit_has_the_rows_in_isolation_that_it_has_without(isolated, segmenting):
-    cut = picture(3)[:200]
-    planned, fetched = unit_of(picture(5), cut, picture(0), picture(7))
+@pytest.mark.parametrize(("view", "suffix"), [(VIEW, ".png"), (HALF, ".jpg")], ids=["whole", "reduced"])
+def test_a_unit_has_the_rows_in_isolation_that_it_has_without(segmenting, view, suffix):
+    segmenting = replace(segmenting, settings=replace(segmenting.settings, view=view))
+    cut = picture(3, suffix)[:200]
+    planned, fetched = unit_of(picture(5, suffix), cut, picture(0), picture(7, suffix))
     fetched[2] = Fetched(reason="changed since planned")
     together = UnitSegmenter(
         decode_model(segmenting.model), segmenting.settings, segmenting.predict, run_id="night-1"
     ).segment(planned, fetched)
-    alone = isolated.segment(planned, fetched)
+    with closing(IsolatedSegmenter(segmenting)) as isolated:
+        alone = isolated.segment(planned, fetched)
     assert [lasting(row) for row in alone] == [lasting(row) for row in together]
     assert [row["status"] for row in alone] == ["ok", "rejected", "rejected", "ok"]
 

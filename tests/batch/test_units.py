@@ -1,12 +1,10 @@
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from dark_cells import (
     CELLS,
+    HALF,
     VIEW,
     darkness_model,
     draw,
@@ -23,6 +21,7 @@ from spermseg.batch.results import OK, REJECTED, SCHEMA, encode_unit, results_ta
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.cells.measure import decode_mask
+from spermseg.micrograph.tiling import resize
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -89,9 +88,29 @@ def test_the_mask_and_the_cells_are_those_that_were_drawn():
     assert sum(cell["area"] for cell in row["cells"]) == mask.sum()
     assert row["foreground_fraction"] == pytest.approx(mask.mean())
     assert row["confidence"] > 0.99
-    assert row["brightness"] == pytest.approx(units.measure_quality(pixels).brightness)
+    figures = units.measure_quality(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)))
+    assert {name: row[name] for name in asdict(figures)} == asdict(figures)
     assert row.keys() == set(SCHEMA.names)
     assert all(row[name] >= 0 for name in TIMES)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_row_of_a_picture_is_native_however_small_it_was_decoded(suffix):
+    decoded = []
+
+    def noting(data, **how):
+        decoded.append(units.decode_micrograph(data, **how))
+        return decoded[-1]
+
+    by = segmenter(settings=replace(SETTINGS, view=HALF), decode=noting)
+    (row,) = by.segment([planned(0)], [Fetched(data=picture(4, suffix))])
+    assert [one.reduction for one in decoded] == [2 if suffix == ".jpg" else 1]
+    truth = draw(4)[1]
+    assert (row["height_px"], row["width_px"]) == truth.shape
+    found = decode_mask(row["mask"], truth.shape).astype(bool)
+    assert (found & truth).sum() / (found | truth).sum() > 0.9
+    assert row["n_cells"] == 4
+    assert max(cell["x"] + cell["width"] for cell in row["cells"]) > truth.shape[1] / 2
 
 
 def test_the_pixel_size_of_the_settings_gives_areas_in_square_micrometres():
@@ -104,10 +123,10 @@ def test_the_pixel_size_of_the_settings_gives_areas_in_square_micrometres():
 def test_whatever_a_picture_does_to_its_decoder_is_its_own_row(error):
     decode = units.decode_micrograph
 
-    def poisoned(data, *, max_megapixels):
+    def poisoned(data, *, max_megapixels, view):
         if data == UPLOADS["one cell"]:
             raise error
-        return decode(data, max_megapixels=max_megapixels)
+        return decode(data, max_megapixels=max_megapixels, view=view)
 
     rows = segment(["three cells", "one cell", "three cells"], segmenter(decode=poisoned))
     assert [row["status"] for row in rows] == [OK, REJECTED, OK]
@@ -116,32 +135,8 @@ def test_whatever_a_picture_does_to_its_decoder_is_its_own_row(error):
 
 
 def test_memory_that_runs_out_is_not_the_fault_of_the_picture_that_saw_it():
-    def starved(data, *, max_megapixels):
+    def starved(data, *, max_megapixels, view):
         raise MemoryError
 
     with pytest.raises(MemoryError):
         segment(["three cells"], segmenter(decode=starved))
-
-
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 6))
-@settings(max_examples=20, deadline=None)
-def test_mapping_ahead_keeps_the_order_and_never_more_than_it_may(items, ahead):
-    begun, taken, most = 0, 0, 0
-    lock = threading.Lock()
-
-    def work(item):
-        nonlocal begun, most
-        with lock:
-            begun += 1
-            most = max(most, begun - taken)
-        return item
-
-    found = []
-    with ThreadPoolExecutor(3) as pool:
-        for item in units._map_ahead(pool, work, items, ahead):
-            found.append(item)
-            with lock:
-                taken += 1
-            time.sleep(0)
-    assert found == items
-    assert most <= ahead

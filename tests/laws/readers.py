@@ -13,9 +13,12 @@ from spermseg.errors import SpermsegError
 from spermseg.micrograph.annotation import Annotation, check_inside, drawn_frame, list_parts, part_flags
 from spermseg.micrograph.annotation_formats import read_annotations
 from spermseg.micrograph.decode import Header, decode_micrograph, read_header
+from spermseg.micrograph.tiling import Tiles, View
 from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_members, unpack_member
 
 MAX_MEGAPIXELS = 1.0
+REDUCING = [Tiles(scale=scale, tile=16, halo=0) for scale in (0.5, 0.25, 0.125)]
+"""Views for which a JPEG is decoded at a half, a quarter and an eighth."""
 MAX_MEMBER_BYTES = 1 << 24
 LONGEST_MESSAGE = 1000
 
@@ -47,10 +50,27 @@ def _errors(call: Callable[[], object]) -> Iterator[SpermsegError]:
 
 def _read_picture(data: bytes) -> None:
     header = read_header(data)
-    picture = decode_micrograph(data, max_megapixels=MAX_MEGAPIXELS)
-    pixels = picture.pixels
-    if pixels.shape != (header.height, header.width, 3) or pixels.dtype != np.uint8 or not pixels.size:
+    whole = list(_errors(lambda: _decode(data, header, None)))
+    for view in REDUCING:
+        reduced = list(_errors(lambda view=view: _decode(data, header, view)))
+        if bool(reduced) != bool(whole) and not _missing_by_chance(whole):
+            raise LawBrokenError(f"{view} finds {reduced}, where the whole picture has {whole}")
+    for error in whole:
+        raise error
+
+
+def _decode(data: bytes, header: Header, view: View | None) -> None:
+    picture = decode_micrograph(data, max_megapixels=MAX_MEGAPIXELS, view=view)
+    pixels, by = picture.pixels, picture.reduction
+    if pixels.shape[2:] != (3,) or pixels.dtype != np.uint8 or not pixels.size:
         raise LawBrokenError(f"pixels of {pixels.shape} {pixels.dtype} for {header}")
+    if picture.native_shape != (header.height, header.width) or (by > 1 and (view is None or header.format != "JPEG")):
+        raise LawBrokenError(f"pixels of {pixels.shape}, reduced by {by} for {view}, for {header}")
+
+
+def _missing_by_chance(errors: list[SpermsegError]) -> bool:
+    """Whether damage that no format shows made the last pixel that grey which is looked into, at one scale only."""
+    return any("its lower part is missing" in error.message for error in errors)
 
 
 def _read_archive(kind: str, data: bytes) -> Iterator[SpermsegError]:

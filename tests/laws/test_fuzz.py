@@ -47,7 +47,7 @@ def test_a_mutation_is_a_function_of_its_kind_and_seed(kind, seed):
 
 
 def test_memory_that_ran_out_is_not_taken_for_a_broken_file(monkeypatch):
-    def starve(data, max_megapixels):
+    def starve(data, max_megapixels, view):
         try:
             bytearray(2**50)
         except MemoryError as error:

@@ -48,7 +48,7 @@ def test_a_picture_is_turned_as_its_orientation_says(kind, orientation):
         data = encode(kind, exif=exif)
     found, header = decode_micrograph(data), read_header(data)
     assert np.array_equal(found.pixels, as_pillow_shows(data))
-    assert found.shape == (header.height, header.width) == ((60, 84) if orientation < 5 else (84, 60))
+    assert found.native_shape == (header.height, header.width) == ((60, 84) if orientation < 5 else (84, 60))
     assert header.orientation == orientation
 
 
@@ -57,14 +57,14 @@ def test_an_orientation_that_is_none_is_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert read_header(encode("JPEG", exif=exif)).orientation == 1
-    assert decode_micrograph(encode("JPEG", exif=exif)).shape == (60, 84)
+    assert decode_micrograph(encode("JPEG", exif=exif)).native_shape == (60, 84)
 
 
 def test_an_orientation_in_xmp_alone_counts_for_header_and_pixels_alike():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     data = encode("JPEG", xmp=xmp)
     header = read_header(data)
-    assert decode_micrograph(data).shape == (header.height, header.width)
+    assert decode_micrograph(data).native_shape == (header.height, header.width)
     assert np.array_equal(decode_micrograph(data).pixels, as_pillow_shows(data))
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from picture_files import BIG, FILES, RGB, encode, files, rejection
+from picture_files import BIG, FILES, RGB, WHOLE_AND_REDUCED, encode, files, rejection, views
 from PIL import Image
 
 from spermseg.errors import MicrographError
 from spermseg.micrograph.decode import decode_micrograph, read_header
+from spermseg.micrograph.tiling import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as decode.py does outside pytest
 
@@ -26,12 +27,13 @@ def cuts(data: bytes) -> Iterator[bytes]:
 
 
 @files
-def test_a_cut_file_is_rejected_or_decodes_to_the_same_pixels(data):
-    whole = decode_micrograph(data).pixels
+@views
+def test_a_cut_file_is_rejected_or_decodes_to_the_same_pixels(data, view):
+    whole = decode_micrograph(data, view=view).pixels
     accepted = 0
     for cut in cuts(data):
         try:
-            found = decode_micrograph(cut).pixels
+            found = decode_micrograph(cut, view=view).pixels
         except MicrographError:
             continue
         accepted += 1
@@ -42,10 +44,11 @@ def test_a_cut_file_is_rejected_or_decodes_to_the_same_pixels(data):
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("JPEG", "PNG", "TIFF deflate"))])
 @pytest.mark.parametrize("filler", [b"\0", b"\xff"], ids=["zeros", "ones"])
 @pytest.mark.parametrize("tenth", [3, 6, 9])
-def test_a_file_whose_end_was_never_written_is_rejected_where_its_format_can_tell(name, filler, tenth):
+@views
+def test_a_file_whose_end_was_never_written_is_rejected_where_its_format_can_tell(name, filler, tenth, view):
     """A copy that was broken off often has its full length, and zeros where the rest should be."""
     length = len(FILES[name]) * tenth // 10
-    rejection(FILES[name][:length] + filler * (len(FILES[name]) - length))
+    rejection(FILES[name][:length] + filler * (len(FILES[name]) - length), view=view)
 
 
 @pytest.mark.parametrize(
@@ -61,25 +64,29 @@ def test_a_file_whose_end_was_never_written_is_rejected_where_its_format_can_tel
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("tenth", [3, 5, 7, 9])
-def test_a_jpeg_that_was_cut_and_closed_is_rejected_for_its_grey_rest(options, mode, tenth):
+@views
+def test_a_jpeg_that_was_cut_and_closed_is_rejected_for_its_grey_rest(options, mode, tenth, view):
     data = encode("JPEG", BIG.convert(mode), **options)
     closed = data[: len(data) * tenth // 10] + b"\xff\xd9"
-    assert "its lower part is missing" in rejection(closed)
+    assert "its lower part is missing" in rejection(closed, view=view)
 
 
-def test_a_progressive_jpeg_that_was_cut_in_its_first_scan_is_rejected():
+@views
+def test_a_progressive_jpeg_that_was_cut_in_its_first_scan_is_rejected(view):
     data = encode("JPEG", BIG, progressive=True)
     scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
-    assert "its lower part is missing" in rejection(data[: (scans[0] + scans[1]) // 2] + b"\xff\xd9")
+    assert "its lower part is missing" in rejection(data[: (scans[0] + scans[1]) // 2] + b"\xff\xd9", view=view)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_whole_jpeg_of_the_grey_that_stands_for_missing_data_is_accepted(progressive):
-    grey = Image.new("RGB", (200, 100), (128, 128, 128))
-    assert (decode_micrograph(encode("JPEG", grey, progressive=progressive)).pixels == 128).all()
+@views
+def test_a_whole_jpeg_of_the_grey_that_stands_for_missing_data_is_accepted(progressive, view):
+    grey = Image.new("RGB", (200, 104), (128, 128, 128))
+    assert (decode_micrograph(encode("JPEG", grey, progressive=progressive), view=view).pixels == 128).all()
     half = RGB.copy()
     half[30:] = 128
-    assert (decode_micrograph(encode("JPEG", Image.fromarray(half), quality=95)).pixels[-1, -1] == 128).all()
+    found = decode_micrograph(encode("JPEG", Image.fromarray(half), quality=95), view=view)
+    assert (found.pixels[-1, -1] == 128).all()
 
 
 @pytest.mark.parametrize(("name", "share"), [("PNG", 0.0), ("TIFF deflate", 0.5)])
@@ -99,13 +106,15 @@ def test_flipped_bytes_are_noticed_where_the_format_has_checksums(name, share):
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4)
+    st.sampled_from(sorted(FILES)),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4),
+    st.sampled_from(list(WHOLE_AND_REDUCED.values())),
 )
-def test_flipped_bytes_only_ever_give_a_picture_or_a_rejection(name, flips):
+def test_flipped_bytes_only_ever_give_a_picture_or_a_rejection(name, flips, view):
     data = bytearray(FILES[name])
     for place, change in flips:
         data[min(int(place**3 * len(data)), len(data) - 1)] ^= change  # most of them in the header
-    decode_or_reject(bytes(data))
+    decode_or_reject(bytes(data), view)
 
 
 @settings(max_examples=300, deadline=None)
@@ -118,9 +127,9 @@ def test_random_bytes_only_ever_give_a_picture_or_a_rejection(magic, rest):
     decode_or_reject(magic + rest)
 
 
-def decode_or_reject(data: bytes) -> None:
+def decode_or_reject(data: bytes, view: View | None = None) -> None:
     try:
-        found = decode_micrograph(data, max_megapixels=1)
+        found = decode_micrograph(data, max_megapixels=1, view=view)
     except MicrographError as error:
         reason = error.message
     else:
@@ -208,7 +217,7 @@ def test_an_absurd_size_is_refused_without_taking_the_memory(data, said):
 
 def test_the_limit_is_the_callers():
     data = encode("PNG", Image.new("L", (300, 200)))
-    assert decode_micrograph(data, max_megapixels=0.06).shape == (200, 300)
+    assert decode_micrograph(data, max_megapixels=0.06).native_shape == (200, 300)
     assert "at most 0.059 are allowed" in rejection(data, max_megapixels=0.059)
 
 
@@ -221,7 +230,7 @@ def test_a_tiff_whose_directories_form_a_ring_ends():
     (first,) = struct.unpack("<I", data[4:8])
     (entries,) = struct.unpack("<H", data[first : first + 2])
     data[first + 2 + 12 * entries : first + 6 + 12 * entries] = struct.pack("<I", first)
-    assert decode_micrograph(bytes(data)).shape == (60, 84)
+    assert decode_micrograph(bytes(data)).native_shape == (60, 84)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from untrained import SMALL, trained_looking
 
 from spermseg.errors import ConfigError, ShapeError
+from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Shape
-from spermseg.micrograph.tiling import Tiles, View, WholeFrame
+from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize, to_native
 from spermseg.model.predict import PredictConfig, Predictor, network_input, predict_working, window_layout
 from spermseg.model.saved import ModelDescription, SavedModel
 from spermseg.model.unet import UNet, UNetConfig
@@ -119,6 +120,17 @@ def test_the_map_of_one_picture_at_working_resolution_is_what_is_brought_to_nati
     assert working.shape == view.working_pixels(one).shape[:2]
     if working.shape == one.shape[:2]:
         assert np.array_equal(working, next(model.predict([one])))
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+@pytest.mark.parametrize("by", [1, 2, 4])
+def test_the_map_of_a_reduced_picture_is_native_and_that_of_the_pixels_that_are_left(view, by):
+    left = picture(40, 60)
+    (found,) = predictor(view).predict([Micrograph(pixels=left, reduction=by)])
+    assert found.shape == (40 * by, 60 * by)
+    working = resize(left, view.working_shape((40 * by, 60 * by)))
+    (expected,) = predictor(view)._predict([working])
+    assert np.array_equal(found, to_native(expected, found.shape))
 
 
 def test_the_cell_is_as_probable_as_its_likeliest_part():
