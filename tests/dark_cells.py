@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers
+from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, unit_done
 from spermseg.batch.run import Night
 from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.settings import SegmentSettings
@@ -179,7 +179,7 @@ def run_in_process(
         done = segment(row)
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")
-        on_unit(UnitDone(ok=done["ok"], rejected=done["rejected"], megapixels=done["megapixels"]))
+        on_unit(unit_done(done))
 
 
 def sha256(data: bytes) -> str:

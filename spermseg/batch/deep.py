@@ -11,9 +11,10 @@ from spermseg.batch.fetch import DENIED, Fetched, fetch_all
 from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
 from spermseg.batch.receipt import list_runs, plan_location
 from spermseg.batch.results import OK, read_unit, results_table, unit_location
-from spermseg.batch.settings import read_predict_config, read_settings
+from spermseg.batch.settings import read_settings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.errors import ConfigError, RunError
+from spermseg.model.predict import read_predict_config
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
 

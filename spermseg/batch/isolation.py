@@ -5,15 +5,18 @@ in memory and time. A micrograph that ends a fresh child is rejected; the others
 """
 
 import re
+import time
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 
 from loky import ProcessPoolExecutor
 from loky.process_executor import TerminatedWorkerError
 
+from spermseg.batch.decoding import Row
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
-from spermseg.batch.units import Row, UnitSegmenter
+from spermseg.batch.spent import Spent
+from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import first_line
 
@@ -27,11 +30,17 @@ class IsolatedSegmenter:
 
     def __init__(self, segmenting: Segmenting) -> None:
         self._segmenting = segmenting
+        self.spent = Spent()
+        """What the last unit took."""
         self._child: ProcessPoolExecutor | None = None
 
     def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
         """Return one result row for each micrograph of a unit, in order."""
-        return [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
+        started = time.perf_counter()
+        rows = [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
+        network_s = sum(row.get("predict_ms") or 0.0 for row in rows) / 1000
+        self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=0.0, network_s=network_s)
+        return rows
 
     def close(self) -> None:
         """End the child."""

@@ -4,17 +4,19 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
+from spermseg.batch.decoding import Decode
 from spermseg.batch.fetch import fetch_jobs
 from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.transfer import FetchUnits, open_plan
-from spermseg.batch.units import Decode
+from spermseg.batch.spent import Spent
+from spermseg.batch.transfer import DecodeUnits, FetchUnits, open_plan
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.micrograph.decode import decode_micrograph
@@ -33,7 +35,7 @@ NO_PROGRESS_S = 1800
 FAILURES_AT_FIRST = 8
 """When so many units failed in the first pass and none is done, it is no micrograph's fault. In a later pass it may be:
 only units that failed are in it."""
-FETCH_CPUS, SEGMENT_CPUS = 0.2, 0.75
+FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
 
@@ -47,6 +49,8 @@ class Workers:
     """One GPU a process; None takes them when the cluster has them."""
     decode_threads: int = 2
     """Threads that decode in each process while its network works."""
+    decode_apart: bool = False
+    """Decode in tasks of their own, on any machine: for GPUs that outrun the CPUs beside them."""
     decode: Decode = decode_micrograph
     """What turns the bytes of a file into a picture."""
     hang_s: float = 60
@@ -91,8 +95,15 @@ class UnitDone:
 
     ok: int
     rejected: int
-    megapixels: float
-    """Of the pictures that are ok."""
+    worker: str
+    """Process that segmented it."""
+    spent: Spent
+    """What it took."""
+
+
+def unit_done(row: dict[str, Any]) -> UnitDone:
+    """Return what the last stage says of a unit that is written."""
+    return UnitDone(ok=row["ok"], rejected=row["rejected"], worker=row["worker"], spent=Spent(**row["spent"]))
 
 
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:
@@ -150,7 +161,7 @@ def _run(
                     raise _stopped(row["failure"])
             else:
                 left.discard(row["unit"])
-                on_unit(UnitDone(ok=row["ok"], rejected=row["rejected"], megapixels=row["megapixels"]))
+                on_unit(unit_done(row))
     except ExecutionTimeoutError:  # a worker hangs where no watch is kept; the units that are done are known
         pass
     return sorted(left), failures[-1]
@@ -160,21 +171,23 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     use_gpu, fewest, most = _resources(workers, fewest=len(jobs), most=len(units))
     segmenting = job.segmenting(workers, use_gpu=use_gpu)
+    fetched = ray.data.from_items(jobs, override_num_blocks=len(jobs)).flat_map(
+        FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES
+    )
+    if workers.decode_apart and not isolated:
+        decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)
+        fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        return (
-            ray.data.from_items(jobs, override_num_blocks=len(jobs))
-            .flat_map(FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES)
-            .map(
-                IsolateUnit if isolated else SegmentUnit,
-                fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
-                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
-                num_cpus=SEGMENT_CPUS,
-                num_gpus=1 if use_gpu else 0,
-                max_restarts=len(units),  # as often as units may kill it
-                max_task_retries=0,  # a retry would wait for that very process, and its node may be gone for good
-            )
+        return fetched.map(
+            IsolateUnit if isolated else SegmentUnit,
+            fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
+            compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
+            num_cpus=SEGMENT_CPUS,
+            num_gpus=1 if use_gpu else 0,
+            max_restarts=len(units),  # as often as units may kill it
+            max_task_retries=0,  # a retry would wait for that very process, and its node may be gone for good
         )
 
 

@@ -9,6 +9,7 @@ from spermseg.batch.lock import Lock, hold_lock
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
 from spermseg.batch.plan import Plan
+from spermseg.batch.profile import Profile
 from spermseg.batch.receipt import (
     Receipt,
     differences,
@@ -35,8 +36,13 @@ class Progress:
     """Rows written, those of an earlier start included."""
     rejected: int
     """Of these, rejected."""
-    megapixels: float
-    """Segmented since this start."""
+    profile: Profile
+    """Where the time went since this start."""
+
+    @property
+    def megapixels(self) -> float:
+        """Segmented since this start."""
+        return self.profile.spent.megapixels
 
 
 OnProgress = Callable[[Progress], None]
@@ -92,18 +98,18 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         planned=len(plan),
         done=before.rows.total(),
         rejected=before.statuses[REJECTED],
-        megapixels=0.0,
+        profile=Profile(decode_threads=night.workers.decode_threads),
     )
     on_progress(progress)
 
     def on_unit(unit: UnitDone) -> None:
         nonlocal progress
         lock.check()
+        progress.profile.add(unit.worker, unit.spent)
         progress = replace(
             progress,
             done=progress.done + unit.ok + unit.rejected,
             rejected=progress.rejected + unit.rejected,
-            megapixels=progress.megapixels + unit.megapixels,
         )
         on_progress(progress)
 

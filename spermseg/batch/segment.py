@@ -1,13 +1,16 @@
 """The heart of the pipeline: the bytes of a unit's micrographs -> its result object, written. No Ray."""
 
+import os
 import socket
+import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
-from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.results import OK, encode_unit, results_table, unit_location
-from spermseg.batch.transfer import Row, failure, open_plan
+from spermseg.batch.spent import Spent
+from spermseg.batch.transfer import Row, failure, open_plan, unpack_decoded, unpack_fetched
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ObjectExistsError
@@ -23,6 +26,7 @@ class SegmentUnit:
     """
 
     def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
+        self._free_since = time.perf_counter()
         self.plan = open_plan(plan)
         self.out, self.run_id = out, segmenting.run_id
         self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
@@ -34,31 +38,36 @@ class SegmentUnit:
         """Segment one unit, and write it."""
         if row["failure"]:
             return row
+        idle_s = time.perf_counter() - self._free_since
         try:
             rows = self._segment(row)
-            self._write(row["unit"], rows)
+            written = self._write(row["unit"], rows)
         except Exception as error:  # noqa: BLE001 (it is told as data)
             return failure(row["unit"], error)
-        ok = [one for one in rows if one["status"] == OK]
-        megapixels = sum(one["width_px"] * one["height_px"] for one in ok) / 1e6
+        finally:
+            self._free_since = time.perf_counter()
+        ok = sum(one["status"] == OK for one in rows)
+        spent = self.segmenter.spent + written + Spent(**row["spent"]) + Spent(idle_s=idle_s)
         return {
             "unit": row["unit"],
             "failure": "",
-            "ok": len(ok),
-            "rejected": len(rows) - len(ok),
-            "megapixels": megapixels,
+            "ok": ok,
+            "rejected": len(rows) - ok,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "spent": asdict(spent),
         }
 
     def _segment(self, row: Row) -> list[dict[str, Any]]:
-        fetched = [
-            Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)
-        ]
-        return self.segmenter.segment(self.plan.unit(row["unit"]), fetched)
+        if isinstance(self.segmenter, UnitSegmenter) and "decoded" in row:
+            return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
+        return self.segmenter.segment(self.plan.unit(row["unit"]), unpack_fetched(row))
 
-    def _write(self, unit: int, rows: list[dict[str, Any]]) -> None:
+    def _write(self, unit: int, rows: list[dict[str, Any]]) -> Spent:
+        started = time.perf_counter()
         result = encode_unit(results_table(rows), machine=socket.gethostname())
         with suppress(ObjectExistsError):
             unit_location(self.out, self.run_id, self.plan.unit_id(unit)).write_bytes(result, only_if_absent=True)
+        return Spent(write_s=time.perf_counter() - started, written_bytes=len(result))
 
 
 class IsolateUnit(SegmentUnit):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,9 +10,6 @@ from spermseg.cells.instances import CellConfig
 from spermseg.errors import ConfigError, first_line
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model.predict import PredictConfig
-
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +48,7 @@ def read_settings(text: str) -> SegmentSettings:
     Raises:
         ConfigError: it is no such text.
     """
-    return _read(SegmentSettings, text)
-
-
-def read_predict_config(text: str) -> PredictConfig:
-    """Return how the network was run, from the JSON of its fields.
-
-    Raises:
-        ConfigError: it is no such text.
-    """
-    return _read(PredictConfig, text)
-
-
-def _read(kind: type[Read], text: str) -> Read:
     try:
-        return TypeAdapter(kind).validate_json(text)
+        return TypeAdapter(SegmentSettings).validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"got settings that cannot be read: {first_line(error)}") from error

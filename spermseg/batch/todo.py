@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 
 import spermseg
@@ -66,7 +66,7 @@ def _metadata(night: Night, started: datetime) -> dict[str, str]:
         "started": started.isoformat(timespec="seconds"),
         "settings": night.settings.text,
         "model": night.model_uri,
-        "predict": json.dumps(asdict(night.predict)),
+        "predict": night.predict.text,
         "arguments": json.dumps(night.arguments),
         **(RETRY if night.retry_rejected else {}),
     }

@@ -1,12 +1,20 @@
-"""What travels through the pipeline, and its first stage. No Ray; no PyTorch either: its processes start often."""
+"""What travels through the pipeline, and its first stages. No Ray; no PyTorch either: these processes start often."""
 
+import json
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from spermseg.batch.fetch import fetch_all
+import numpy as np
+
+from spermseg.batch.bounds import Limits, Watch, limit_memory
+from spermseg.batch.decoding import Decoded, Decoder
+from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.plan import Plan
+from spermseg.batch.spent import Spent
 from spermseg.errors import StorageError, first_line
 from spermseg.storage.filesystem import Location
 
@@ -41,8 +49,65 @@ class FetchUnits:
             planned = chain.from_iterable(map(plan.unit, row["units"]))
             fetched = fetch_all(planned, self.endpoint_url)
             for number in row["units"]:
+                started = time.perf_counter()
                 unit = list(islice(fetched, plan.unit_sizes[number]))
+                spent = Spent(fetch_s=time.perf_counter() - started, fetched_bytes=sum(len(one.data) for one in unit))
                 reasons = [one.reason or "" for one in unit]
-                yield {"unit": number, "failure": "", "data": [one.data for one in unit], "reasons": reasons}
+                data = [one.data for one in unit]
+                yield {"unit": number, "failure": "", "spent": asdict(spent), "data": data, "reasons": reasons}
         except Exception as error:  # noqa: BLE001 (it is told as data)
             yield failure(number, error)
+
+
+def unpack_fetched(row: Row) -> list[Fetched]:
+    """Return what `FetchUnits` has put into a row."""
+    return [Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)]
+
+
+class DecodeUnits:
+    """The bytes of a unit's micrographs -> their pixels at the working resolution, in a stage of its own.
+
+    Args:
+        plan: the run's.
+        decoder: what decodes.
+        limits: of the time that a picture may take, or else the process ends.
+        memory: bytes that the process may have beside what it has.
+    """
+
+    def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int) -> None:
+        self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
+
+    def __call__(self, row: Row) -> Row:
+        """Decode one unit."""
+        if row["failure"]:
+            return row
+        _limit_memory_once(self.memory)
+        try:
+            with Watch(self.limits) as watch:
+                decoded = []
+                for one, fetched in zip(open_plan(self.plan).unit(row["unit"]), unpack_fetched(row), strict=True):
+                    watch.decoding()
+                    decoded.append(pack_decoded(self.decoder.decode(one, fetched)))
+        except Exception as error:  # noqa: BLE001 (it is told as data)
+            return failure(row["unit"], error)
+        return {"unit": row["unit"], "failure": "", "spent": row["spent"], "decoded": decoded}
+
+
+@lru_cache(maxsize=1)
+def _limit_memory_once(more: int) -> None:
+    limit_memory(more)
+
+
+def pack_decoded(one: Decoded) -> Row:
+    """Return a decoded micrograph as what travels between processes: text, numbers and bytes."""
+    height, width = (0, 0) if one.pixels is None else one.pixels.shape[:2]
+    pixels = b"" if one.pixels is None else one.take_pixels().tobytes()
+    return {"row": json.dumps(one.row), "height": height, "width": width, "pixels": pixels}
+
+
+def unpack_decoded(packed: list[Row]) -> Iterator[Decoded]:
+    """Yield what `pack_decoded` has packed; the pixels are views of its bytes."""
+    for one in packed:
+        shape = (one["height"], one["width"], 3)
+        pixels = np.frombuffer(one["pixels"], np.uint8).reshape(shape) if one["height"] else None
+        yield Decoded(row=json.loads(one["row"]), pixels=pixels)

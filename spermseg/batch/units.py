@@ -1,77 +1,45 @@
 """A unit of work from bytes to rows. No Ray: the pipeline calls these."""
 
-import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-import spermseg
 from spermseg.batch.ahead import map_ahead
 from spermseg.batch.bounds import Limits, Watch
+from spermseg.batch.decoding import Decode, Decoded, Decoder, Provenance, Row
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
-from spermseg.batch.results import OK, REJECTED
+from spermseg.batch.results import OK
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.spent import Spent
 from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
-from spermseg.errors import SpermsegError, first_line
-from spermseg.micrograph.decode import Micrograph, decode_micrograph
-from spermseg.micrograph.quality import measure_quality
-from spermseg.micrograph.reduction import figure_pixels
-from spermseg.micrograph.tiling import View
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.tiling import to_native
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 
-Row = dict[str, Any]
+MAPS_AHEAD, MAPS_BYTES = 4, 2**28
+"""Probability maps that wait to be measured, and the bytes of all of them; a larger one is alone."""
 
-
-class Decode(Protocol):
-    """What turns the bytes of a file into a picture: `decode_micrograph`, or a stand-in for it."""
-
-    def __call__(self, data: bytes, *, max_megapixels: float, view: View) -> Micrograph:
-        """Return the picture, reduced to no less than the view sees; raise MicrographError where there is none."""
-
-
-@dataclass(kw_only=True, eq=False)
-class _Decoded:
-    """A micrograph on its way through the network; its pixels are let go as soon as the network has them."""
-
-    row: Row
-    picture: Micrograph | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What every row of a run says of its making."""
-
-    run_id: str
-    model_sha256: str
-    recipe_sha256: str
-    um_per_px: float | None
-    version: str = spermseg.__version__
-
-    def row(self, one: Planned, fetched: Fetched) -> Row:
-        """Return the row of a micrograph of which no more is known than its bytes, or why there are none."""
-        row = {**vars(self), "image_id": one.image_id, "uri": one.uri, "member": one.member, "group": one.group}
-        row |= {"retry_of": one.retry_of, "status": REJECTED, "reason": fetched.reason}
-        return row if fetched.reason else row | {"content_sha256": hashlib.sha256(fetched.data).hexdigest()}
+Item = TypeVar("Item")
 
 
 class UnitSegmenter:
-    """Segments units of micrographs with one model: decode in threads, predict, measure.
+    """Segments units of micrographs with one model: decoding and measuring in threads, and the network between them.
 
     Args:
         saved: the model.
         settings: what decides a mask.
         config: how the network is run.
         run_id: the run that the rows are of.
-        threads: that decode.
+        threads: that decode and measure.
         decode: what turns bytes into pixels.
         limits: of the time that a step may take, or else this process ends; None waits for ever.
     """
@@ -88,13 +56,15 @@ class UnitSegmenter:
         limits: Limits | None = None,
     ) -> None:
         self.settings = settings
-        self.predictor = Predictor(saved, settings.view, config)
-        self.provenance = Provenance(
+        self.spent = Spent()
+        """What the last unit took."""
+        self._predictor = Predictor(saved, settings.view, config)
+        provenance = Provenance(
             run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px
         )
-        self._read = decode
+        self._decoder = Decoder(provenance=provenance, settings=settings, read=decode)
         self._watch = Watch(limits)
-        self._pool = ThreadPoolExecutor(threads)
+        self._decoding, self._measuring = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         self._ahead = 2 * threads
 
     def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
@@ -104,89 +74,84 @@ class UnitSegmenter:
             unit: what is planned.
             fetched: the bytes of each, or why there are none.
         """
-        started, idle_ms = time.perf_counter(), 0.0
-        decoding = map_ahead(self._pool, self._decode, zip(unit, fetched, strict=True), count=self._ahead)
-        waiting: deque[_Decoded] = deque()
+        pairs = zip(unit, fetched, strict=True)
+        return self.segment_decoded(
+            map_ahead(self._decoding, lambda pair: self._decoder.decode(*pair), pairs, count=self._ahead)
+        )
 
-        def pictures() -> Iterator[Micrograph]:
-            nonlocal idle_ms
-            while True:
-                asked = time.perf_counter()
-                self._watch.decoding()
-                decoded = next(decoding, None)
+    def segment_decoded(self, decoded: Iterable[Decoded]) -> list[Row]:
+        """Return the result rows of micrographs of which some are decoded and the others rejected, in order."""
+        started, waited_s, network_s = time.perf_counter(), 0.0, self._predictor.network_s
+        waiting: deque[Decoded] = deque()
+
+        def pictures() -> Iterator[NDArray[np.uint8]]:
+            nonlocal waited_s
+            for one, seconds in self._watched(decoded):
+                waited_s += seconds
+                waiting.append(one)
+                if one.pixels is not None:
+                    yield one.take_pixels()
+
+        def maps() -> Iterator[tuple[Decoded, NDArray[np.float32] | None]]:
+            for probability in self._predictor.predict_working(pictures()):
                 self._watch.segmenting()
-                idle_ms += _ms_since(asked)
-                if decoded is None:
-                    return
-                waiting.append(decoded)
-                if decoded.picture is not None:
-                    picture, decoded.picture = decoded.picture, None
-                    yield picture
+                yield from _rejected_first(waiting)
+                yield waiting.popleft(), probability
+            yield from _rejected_first(waiting)
 
-        rows: list[Row] = []
         with self._watch:
-            for probability in self.predictor.predict(pictures()):
-                rows.extend(_rejected_first(waiting))
-                rows.append(self._measure(waiting.popleft().row, probability))
-                self._watch.segmenting()
-        rows.extend(_rejected_first(waiting))
-        return _share_time(rows, _ms_since(started) - idle_ms)
+            rows = list(
+                map_ahead(self._measuring, self._measure, maps(), count=MAPS_AHEAD, size=_map_bytes, total=MAPS_BYTES)
+            )
+        network_s = self._predictor.network_s - network_s
+        self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=waited_s, network_s=network_s)
+        return _share_time(rows, network_s)
 
-    def _decode(self, pair: tuple[Planned, Fetched]) -> _Decoded:
-        one, fetched = pair
-        row = self.provenance.row(one, fetched)
-        if fetched.reason:
-            return _Decoded(row=row, picture=None)
-        started, view = time.perf_counter(), self.settings.view
-        try:
-            picture = self._read(fetched.data, max_megapixels=self.settings.max_megapixels, view=view)
-        except SpermsegError as error:
-            return _Decoded(row={**row, "reason": _utf8(error.message)}, picture=None)
-        except MemoryError:  # may be another picture's fault: it is for the isolated try to tell
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever an upload does to a decoder, it is that upload's row)
-            reason = f"the decoder failed: {type(error).__name__}: {first_line(error)}"
-            return _Decoded(row={**row, "reason": _utf8(reason)}, picture=None)
-        height, width = picture.native_shape
-        working = view.working_shape((height, width))
-        quality = measure_quality(figure_pixels(picture.pixels, picture.reduction, working))
-        row |= {"status": OK, "height_px": height, "width_px": width, **asdict(quality)}
-        return _Decoded(row={**row, "decode_ms": _ms_since(started)}, picture=picture)
+    def _watched(self, items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+        """Yield each item and the seconds that it was waited for, under the watch for decoders that hang."""
+        rest = iter(items)
+        while True:
+            asked = time.perf_counter()
+            self._watch.decoding()
+            item = next(rest, None)
+            self._watch.segmenting()
+            if item is None:
+                return
+            yield item, time.perf_counter() - asked
 
-    def _measure(self, row: Row, probability: NDArray[np.float32]) -> Row:
-        started = time.perf_counter()
-        labels = label_cells(probability >= self.settings.cells.threshold, self.settings.cells.min_area)
+    def _measure(self, pair: tuple[Decoded, NDArray[np.float32] | None]) -> Row:
+        one, working = pair
+        if working is None:
+            return one.row
+        started, cells_config = time.perf_counter(), self.settings.cells
+        probability = to_native(working, one.native_shape)
+        labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
         cells = measure_cells(labels, probability, self.settings.um_per_px)
         mask = labels > 0
-        return row | {
+        return one.row | {
             "foreground_fraction": float(mask.mean()),
             "confidence": float(probability[mask].mean()) if cells else None,
             "mask": encode_mask(mask),
             "n_cells": len(cells),
             "cells": [asdict(cell) for cell in cells],
-            "measure_ms": _ms_since(started),
+            "measure_ms": 1000 * (time.perf_counter() - started),
         }
 
 
-def _utf8(text: str) -> str:
-    """Return text that Parquet can hold: what a decoder says may quote bytes of the file that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _rejected_first(waiting: deque[Decoded]) -> Iterator[tuple[Decoded, None]]:
+    while waiting and waiting[0].row["status"] != OK:
+        yield waiting.popleft(), None
 
 
-def _rejected_first(waiting: deque[_Decoded]) -> Iterator[Row]:
-    while waiting and waiting[0].row["status"] == REJECTED:
-        yield waiting.popleft().row
+def _map_bytes(pair: tuple[Decoded, NDArray[np.float32] | None]) -> int:
+    """Return the bytes of a map at the native resolution, as it is measured."""
+    one, working = pair
+    return 0 if working is None else working.itemsize * one.native_shape[0] * one.native_shape[1]
 
 
-def _share_time(rows: list[Row], busy_ms: float) -> list[Row]:
-    """Give each segmented picture its share of the time that went neither into waiting nor into measuring."""
+def _share_time(rows: list[Row], network_s: float) -> list[Row]:
+    """Give each segmented picture its share of the network's time."""
     done = [row for row in rows if row["status"] == OK]
-    if done:
-        rest = busy_ms - sum(row["measure_ms"] for row in done)
-        for row in done:
-            row["predict_ms"] = max(0.0, rest / len(done))
+    for row in done:
+        row["predict_ms"] = 1000 * network_s / len(done)
     return rows
-
-
-def _ms_since(started: float) -> float:
-    return 1000 * (time.perf_counter() - started)

@@ -7,8 +7,9 @@ import cv2
 import torch
 
 from spermseg.batch.bounds import Limits, limit_memory
+from spermseg.batch.decoding import Decode, Decoder, Provenance
 from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.units import Decode, Provenance, UnitSegmenter
+from spermseg.batch.units import UnitSegmenter
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -45,6 +46,16 @@ class Segmenting:
             um_per_px=self.settings.um_per_px,
         )
 
+    @property
+    def memory(self) -> int:
+        """Bytes that a process may have beside what it begins with."""
+        return MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels)
+
+    @property
+    def decoder(self) -> Decoder:
+        """What decodes, where that is a stage of its own."""
+        return Decoder(provenance=self.provenance, settings=self.settings, read=self.decode)
+
     def start(self, threads: int) -> UnitSegmenter:
         """Make this process one that segments: load the model, and bound the memory.
 
@@ -64,5 +75,5 @@ class Segmenting:
             limits=self.limits if self.bounded else None,
         )
         if self.bounded:
-            limit_memory(MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels))
+            limit_memory(self.memory)
         return segmenter

@@ -81,7 +81,12 @@ class Segment:
     """One GPU a worker: `auto` when the cluster has them now, `always` (with --workers) to wait for an autoscaler's, or
     `never`."""
     decode_threads: int = 2
-    """Threads that decode in each worker."""
+    """Threads that decode, and as many that measure, in each worker."""
+    decode_apart: bool = False
+    """Decode in tasks of their own, on any machine of the cluster, rather than in the workers' threads: for GPUs that
+    outrun the CPUs beside them. --profile tells."""
+    profile: bool = False
+    """At the end, show where the time went, stage by stage, and which stage is the bottleneck."""
     address: Address = None
     """Ray cluster to segment on."""
     endpoint_url: EndpointUrl = None
@@ -93,6 +98,8 @@ class Segment:
         night = self._night()
         with ProgressBar() as bar:
             receipts = segment_night(night, bar.show)
+        if self.profile and bar.last:
+            print(bar.last.profile.table())
         for receipt in receipts:
             _print_receipt(receipt)
         if receipts:
@@ -123,7 +130,11 @@ class Segment:
             ),
             predict=PredictConfig(engine=self.engine, precision=self.precision, batch_megapixels=self.batch_megapixels),
             workers=Workers(
-                count=self.workers, gpu=wants_gpu(self.gpu), decode_threads=self.decode_threads, address=self.address
+                count=self.workers,
+                gpu=wants_gpu(self.gpu),
+                decode_threads=self.decode_threads,
+                decode_apart=self.decode_apart,
+                address=self.address,
             ),
             model_uri=place.uri,
             arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -136,14 +147,15 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left."""
 
     def __init__(self) -> None:
-        self._run_id: str | None = None
+        self.last: Progress | None = None
+        """How far the latest run is."""
         self._bar: tqdm[Any] | None = None
 
     def show(self, progress: Progress) -> None:
         """Show how far a run is. Speed and time left are those of this start: what it found done says nothing."""
-        if self._bar is None or progress.run_id != self._run_id:
+        before, self.last = self.last, progress
+        if self._bar is None or before is None or progress.run_id != before.run_id:
             self._close()
-            self._run_id = progress.run_id
             self._bar = tqdm(desc="segmenting", unit="picture", total=progress.planned, initial=progress.done)
         elapsed = self._bar.format_dict["elapsed"]
         speed = progress.megapixels / elapsed if elapsed else 0.0

@@ -1,15 +1,18 @@
 """Decoded micrographs -> probability maps, windows of many pictures sharing full batches. No Ray."""
 
+import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, first_line
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, resize, to_native
@@ -132,6 +135,23 @@ class PredictConfig:
             )
         choose_precision(self.precision, torch.device("cpu"), None)
 
+    @property
+    def text(self) -> str:
+        """All of it as JSON: what `read_predict_config` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def read_predict_config(text: str) -> PredictConfig:
+    """Return the config of `PredictConfig.text`.
+
+    Raises:
+        ConfigError: it is no such text.
+    """
+    try:
+        return TypeAdapter(PredictConfig).validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"got settings of the network that cannot be read: {first_line(error)}") from error
+
 
 class Predictor:
     """A model made ready to run on its device.
@@ -151,8 +171,10 @@ class Predictor:
         self.engine = choose_engine(config.engine, device)
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
         self.batch_px = int(config.batch_megapixels * 1e6)
+        self.network_s = 0.0
+        """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
-        self._forward = make_engine(saved.network, self.engine, device, self.dtype)
+        self._engine = make_engine(saved.network, self.engine, device, self.dtype)
 
     def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """Yield the probability map (Y, X) of the whole cell for each picture, at native resolution.
@@ -168,16 +190,23 @@ class Predictor:
                 shapes.append(one.native_shape)
                 yield resize(one.pixels, self.view.working_shape(one.native_shape))
 
-        for probability in self._predict(working()):
+        for probability in self.predict_working(working()):
             yield to_native(probability, shapes.popleft())
 
     def predict_at_working(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probability map (Y, X) of the whole cell at the working resolution of one picture (Y, X, 3)."""
-        (probability,) = self._predict([self.view.working_pixels(picture)])
+        (probability,) = self.predict_working([self.view.working_pixels(picture)])
         return probability
 
-    def _predict(self, working: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        return predict_working(self._forward, self._layout, working, self.batch_px)
+    def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution."""
+        return predict_working(self._forward, self._layout, pictures, self.batch_px)
+
+    def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        found = self._engine(tiles)
+        self.network_s += time.perf_counter() - started
+        return found
 
 
 def network_input(tiles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,13 +14,14 @@ from dark_cells import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spermseg.batch import units
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import GONE, Planned
 from spermseg.batch.results import OK, REJECTED, SCHEMA, encode_unit, results_table
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.cells.measure import decode_mask
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.tiling import resize
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
@@ -88,7 +89,7 @@ def test_the_mask_and_the_cells_are_those_that_were_drawn():
     assert sum(cell["area"] for cell in row["cells"]) == mask.sum()
     assert row["foreground_fraction"] == pytest.approx(mask.mean())
     assert row["confidence"] > 0.99
-    figures = units.measure_quality(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)))
+    figures = measure_quality(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)))
     assert {name: row[name] for name in asdict(figures)} == asdict(figures)
     assert row.keys() == set(SCHEMA.names)
     assert all(row[name] >= 0 for name in TIMES)
@@ -99,7 +100,7 @@ def test_the_row_of_a_picture_is_native_however_small_it_was_decoded(suffix):
     decoded = []
 
     def noting(data, **how):
-        decoded.append(units.decode_micrograph(data, **how))
+        decoded.append(decode_micrograph(data, **how))
         return decoded[-1]
 
     by = segmenter(settings=replace(SETTINGS, view=HALF), decode=noting)
@@ -121,7 +122,7 @@ def test_the_pixel_size_of_the_settings_gives_areas_in_square_micrometres():
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("in the decoder"), ValueError("byte \udce9\ud800")])
 def test_whatever_a_picture_does_to_its_decoder_is_its_own_row(error):
-    decode = units.decode_micrograph
+    decode = decode_micrograph
 
     def poisoned(data, *, max_megapixels, view):
         if data == UPLOADS["one cell"]:

@@ -129,7 +129,7 @@ def test_the_map_of_a_reduced_picture_is_native_and_that_of_the_pixels_that_are_
     (found,) = predictor(view).predict([Micrograph(pixels=left, reduction=by)])
     assert found.shape == (40 * by, 60 * by)
     working = resize(left, view.working_shape((40 * by, 60 * by)))
-    (expected,) = predictor(view)._predict([working])
+    (expected,) = predictor(view).predict_working([working])
     assert np.array_equal(found, to_native(expected, found.shape))
 
 
