@@ -171,15 +171,15 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     use_gpu, fewest, most = _resources(workers, fewest=len(jobs), most=len(units))
     segmenting = job.segmenting(workers, use_gpu=use_gpu)
-    fetched = ray.data.from_items(jobs, override_num_blocks=len(jobs)).flat_map(
-        FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES
-    )
-    if workers.decode_apart and not isolated:
-        decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)
-        fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        fetched = ray.data.from_items(jobs, override_num_blocks=len(jobs)).flat_map(
+            FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES
+        )
+        if workers.decode_apart and not isolated:
+            decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)
+            fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
         return fetched.map(
             IsolateUnit if isolated else SegmentUnit,
             fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
