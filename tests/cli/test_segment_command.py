@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
 
+from spermseg.batch.profile import Profile
 from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress
 from spermseg.cli import run_verb
@@ -210,12 +211,13 @@ def test_the_help_shows_an_example_and_explains_every_option(verb, capsys):
 
 
 def test_a_bar_of_a_continued_run_starts_where_it_was_and_counts_its_own_speed(capsys):
-    progress = Progress(run_id="a", planned=40, done=30, rejected=2, megapixels=0.0)
+    profile = Profile(decode_threads=2)
+    progress = Progress(run_id="a", planned=40, done=30, rejected=2, profile=profile)
     with ProgressBar() as bar:
         bar.show(progress)
         time.sleep(0.25)
-        bar.show(Progress(run_id="a", planned=40, done=35, rejected=3, megapixels=1.0))
-        bar.show(Progress(run_id="b", planned=7, done=0, rejected=0, megapixels=0.0))
+        bar.show(Progress(run_id="a", planned=40, done=35, rejected=3, profile=profile))
+        bar.show(Progress(run_id="b", planned=7, done=0, rejected=0, profile=Profile(decode_threads=2)))
     shown = lines_shown(capsys.readouterr().err)
     assert "30/40" in shown[0]
     later = next(line for line in shown if "35/40" in line and "3 rejected" in line)
