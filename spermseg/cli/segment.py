@@ -23,6 +23,9 @@ from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
 
+SHOW_LISTING_AFTER_S = 3
+"""A listing that ends before needs no bar."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
@@ -85,7 +88,7 @@ class Segment:
         limit = read_reject_limit(self.max_rejected)
         night = self._night()
         with ProgressBar() as bar:
-            receipts = segment_night(night, bar.show)
+            receipts = segment_night(night, bar.show, bar.show_listed)
         for receipt in receipts:
             _print_receipt(receipt)
         if receipts:
@@ -126,11 +129,22 @@ class Segment:
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left."""
+    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left.
+
+    Before it, where listing takes a while, how many uploads are listed.
+    """
 
     def __init__(self) -> None:
         self._run_id: str | None = None
         self._bar: tqdm[Any] | None = None
+
+    def show_listed(self, count: int) -> None:
+        """Show how many uploads are listed so far; nothing where that takes no time."""
+        if self._bar is None or self._run_id is not None:
+            self._close()
+            self._run_id = None
+            self._bar = tqdm(desc="listing", unit="upload", unit_scale=True, delay=SHOW_LISTING_AFTER_S)
+        self._bar.update(count - self._bar.n)
 
     def show(self, progress: Progress) -> None:
         """Show how far a run is. Speed and time left are those of this start: what it found done says nothing."""

@@ -227,6 +227,22 @@ def test_a_bar_of_a_continued_run_starts_where_it_was_and_counts_its_own_speed(c
     assert "0/7" in shown[-1]
 
 
+def test_a_long_listing_is_shown_by_a_bar_of_its_own_and_a_short_one_is_not(capsys, monkeypatch):
+    with ProgressBar() as bar:
+        bar.show_listed(1000)
+        bar.show_listed(1017)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("spermseg.cli.segment.SHOW_LISTING_AFTER_S", 0)
+    with ProgressBar() as bar:
+        bar.show(Progress(run_id="unfinished", planned=5, done=5, rejected=0, megapixels=0.0))
+        bar.show_listed(1000)
+        bar.show_listed(2017)
+        bar.show(Progress(run_id="new", planned=7, done=0, rejected=0, megapixels=0.0))
+    shown = lines_shown(capsys.readouterr().err)
+    assert [line.split(":")[0] for line in (shown[0], shown[-1])] == ["segmenting", "segmenting"]
+    assert [line for line in shown if line.startswith("listing: 2.02kupload ")]
+
+
 @pytest.mark.usefixtures("without_ray")
 def test_the_report_escapes_names_and_survives_uploads_that_are_gone(uploads, model, tmp_path, capsys):
     uploads.child("patient-0", HOSTILE).write_bytes(picture(8))
