@@ -91,7 +91,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
     progress = Progress(
         run_id=run_id,
         planned=len(plan),
-        done=before.rows.total(),
+        done=before.rows,
         rejected=before.statuses[REJECTED],
         megapixels=0.0,
     )
