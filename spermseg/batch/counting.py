@@ -3,13 +3,16 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from spermseg.batch.results import MACHINE_KEY, OK, REJECTED, list_units, read_unit, reason_kind
 from spermseg.errors import RunError
+from spermseg.storage.ahead import map_ahead, threads_ahead
 from spermseg.storage.filesystem import Location
 
 COUNTED = (
@@ -18,12 +21,18 @@ COUNTED = (
 )
 
 
+UNITS_AT_ONCE = 4
+"""Result files that are read at once."""
+LINES_AT_ONCE = 1 << 16
+"""Lines that are digested at once."""
+_one_line = json.JSONEncoder(separators=(",", ":")).encode
+
+
 @dataclass(kw_only=True)
 class Count:
-    """What the result files of one run hold."""
+    """What the result files of one run hold. Of each row it keeps some 150 bytes."""
 
-    rows: Counter[str] = field(default_factory=Counter)
-    """Rows of each image id."""
+    rows: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     """Rows of each status."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -40,8 +49,13 @@ class Count:
     """(run, model, settings) that rows name."""
     machines: set[str] = field(default_factory=set)
     """Hosts that segmented."""
-    lines: list[str] = field(default_factory=list)
-    """Of each row, its image id, status and content digest as a JSON list."""
+    lines: list[bytes] = field(default_factory=list)
+    """Of each row, its image id, status and content digest as a JSON list; those of a file in lines."""
+
+    @property
+    def image_ids(self) -> pa.ChunkedArray:
+        """The image ids of all rows."""
+        return as_texts([json.loads(line)[0] for line in lines] for lines in map(bytes.splitlines, self.lines))
 
     @property
     def table_sha256(self) -> str:
@@ -49,41 +63,69 @@ class Count:
 
         It is that of `json.dumps(sorted([[image_id, status, content_sha256], ...]), separators=(",", ":"))`.
         """
+        lines = sorted(line for lines in self.lines for line in lines.splitlines())
         digest = hashlib.sha256(b"[")
-        for number, line in enumerate(sorted(self.lines)):
-            digest.update(f"{',' * (number > 0)}{line}".encode())
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            digest.update(b"," * (start > 0) + b",".join(lines[start : start + LINES_AT_ONCE]))
         digest.update(b"]")
         return digest.hexdigest()
 
 
 def count_rows(out: Location, run_id: str) -> Count:
-    """Count the rows of a run from its files, one file in memory at a time."""
+    """Count the rows of a run from its files, a few files in memory at a time."""
     count = Count()
-    for place in list_units(out, run_id):
-        try:
-            table = read_unit(place, COUNTED)
-        except RunError as error:
-            count.damaged[place.name] = error.message
-            continue
-        count.units.add(place.name)
-        machine = (table.schema.metadata or {}).get(MACHINE_KEY)
-        count.machines.update([machine.decode("utf-8", "replace")] if machine else [])
-        _count_unit(count, table)
+    with threads_ahead(UNITS_AT_ONCE) as pool:
+        for place, table in map_ahead(pool, _read, list_units(out, run_id), count=UNITS_AT_ONCE):
+            if isinstance(table, RunError):
+                count.damaged[place.name] = table.message
+            else:
+                count.units.add(place.name)
+                machine = (table.schema.metadata or {}).get(MACHINE_KEY)
+                count.machines.update([machine.decode("utf-8", "replace")] if machine else [])
+                _count_unit(count, {name: table[name].to_pylist() for name in COUNTED})
     return count
 
 
-def _count_unit(count: Count, table: pa.Table) -> None:
-    for row in table.to_pylist():
-        count.rows[row["image_id"]] += 1
-        count.statuses[row["status"]] += 1
-        count.makers.add((row["run_id"], row["model_sha256"], row["recipe_sha256"]))
-        told = [row["image_id"], row["status"], row["content_sha256"]]
-        count.lines.append(json.dumps(told, separators=(",", ":")))
-        if row["status"] == OK:
-            count.megapixels += row["width_px"] * row["height_px"] / 1e6
-            count.cells += row["n_cells"]
+def _read(place: Location) -> tuple[Location, pa.Table | RunError]:
+    try:
+        return place, read_unit(place, COUNTED)
+    except RunError as error:
+        return place, error
+
+
+def _count_unit(count: Count, unit: dict[str, list[Any]]) -> None:
+    """Count the rows of a unit, given as column -> values; by columns, which takes a third of the time of rows."""
+    count.rows += len(unit["image_id"])
+    count.statuses.update(unit["status"])
+    count.makers.update(zip(unit["run_id"], unit["model_sha256"], unit["recipe_sha256"], strict=True))
+    told = zip(unit["image_id"], unit["status"], unit["content_sha256"], strict=True)
+    count.lines.append("\n".join(map(_one_line, told)).encode())
+    sizes = zip(unit["width_px"], unit["height_px"], unit["n_cells"], strict=True)
+    for status, reason, (width, height, cells) in zip(unit["status"], unit["reason"], sizes, strict=True):
+        if status == OK:
+            count.megapixels += width * height / 1e6
+            count.cells += cells
         else:
-            count.reasons[reason_kind(row["reason"] or "no reason given")] += 1
+            count.reasons[reason_kind(reason or "no reason given")] += 1
+
+
+def as_texts(batches: Iterable[list[str]]) -> pa.ChunkedArray:
+    """Return lists of texts as one array: a Python text takes twice the memory, and a counter of them five times."""
+    return pa.chunked_array((pa.array(batch, pa.large_string()) for batch in batches), pa.large_string())
+
+
+def repeated(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the texts that occur more than once, each as often as it does so again."""
+    ordered = ids.take(pc.sort_indices(ids))
+    return ordered[1:].filter(pc.equal(ordered[1:], ordered[:-1])) if len(ordered) > 1 else ordered[:0]
+
+
+def same_once(some: pa.ChunkedArray, others: pa.ChunkedArray) -> bool:
+    """Whether some texts are the same as others, in whatever order, and none is there twice."""
+    if len(some) != len(others):
+        return False
+    ordered = some.take(pc.sort_indices(some))
+    return ordered.equals(others.take(pc.sort_indices(others))) and not len(repeated(ordered))
 
 
 def tally(planned: int, count: Count) -> dict[str, Any]:

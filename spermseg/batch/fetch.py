@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from spermseg.batch.ahead import map_ahead
 from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
+from spermseg.storage.ahead import map_ahead
 from spermseg.storage.archives import archive_kind, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
 from spermseg.storage.s3 import client, resolve_endpoint

@@ -1,25 +1,29 @@
-"""The plan: one line a micrograph, made from listings and archive directories before the first unit runs."""
+"""The plan: one line a micrograph, stored before the first unit runs. A million lines are 60 MB."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import chain, islice
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spermseg.errors import ArchiveError, ObjectChangedError, ObjectMissingError, RunError, first_line
-from spermseg.storage.archives import Member, archive_kind, list_members, unsupported_archive
+from spermseg.batch.ids import ID_LENGTH
+from spermseg.errors import RunError, first_line
+from spermseg.storage.archives import Member
 from spermseg.storage.filesystem import Location, StoredObject
 
 UNIT_MICROGRAPHS = 64
 """Most micrographs of a unit of work."""
 UNIT_BYTES = 64 * 2**20
 """Most bytes of a unit of work, unpacked; one larger file makes a unit of its own."""
-ID_LENGTH = 32
-"""Hexadecimal digits of an image or unit id: 128 bits."""
+ROWS_AT_ONCE = 1 << 16
+"""Of one column, in memory while it is read from the first unit to the last."""
+READ_AHEAD = 1 << 23
+"""Bytes; what is read of a plan from end to end, in one request."""
 
 CHANGED = "changed since planned"
 GONE = "not found: removed since planned, or its name is not valid text"
@@ -97,73 +101,6 @@ def retry_id(image_id: str) -> str:
     return _digest((image_id, "retry"))
 
 
-def list_uploads(source: Location, identity: Identity) -> Iterator[Planned]:
-    """Yield every micrograph below `source`: each file, and each member of each archive, in the order of the paths.
-
-    What cannot be a micrograph is yielded as well, with its reason: nothing is skipped in silence.
-
-    Raises:
-        StorageError: `source` could not be listed, or an archive that is there could not be read.
-    """
-    for item in source.list():
-        kind = archive_kind(item.uri)
-        if kind is None:
-            yield _plain(item, identity, reason=unsupported_archive(item.uri))
-            continue
-        members, reason = _members(Location(item.uri, source.endpoint_url), kind)
-        if reason:
-            yield _plain(item, identity, reason=reason)
-        for number, member in enumerate(members):
-            yield _inside(item, member, number, identity)
-
-
-def _members(archive: Location, kind: str) -> tuple[list[Member], str | None]:
-    """Return (the members of an archive, why there are none). A storage that fails is not the archive's fault."""
-    try:
-        with archive.open() as file:
-            return list_members(file, kind), None
-    except ArchiveError as error:
-        return [], error.message
-    except ObjectChangedError:
-        return [], CHANGED
-    except ObjectMissingError:
-        return [], GONE
-
-
-def _plain(item: StoredObject, identity: Identity, *, reason: str | None) -> Planned:
-    return Planned(
-        image_id=identity.image_id(item),
-        uri=item.uri,
-        group=_group(item.key),
-        size=item.size,
-        data_size=item.size,
-        etag=item.etag,
-        reason=reason,
-    )
-
-
-def _inside(item: StoredObject, member: Member, number: int, identity: Identity) -> Planned:
-    return Planned(
-        image_id=identity.image_id(item, member, number),
-        uri=item.uri,
-        member=member.name,
-        group=_group(item.key) or _group(member.name) or PurePosixPath(item.key).stem,
-        packing=member.packing,
-        offset=member.offset,
-        size=member.size,
-        data_size=member.data_size,
-        crc32=member.crc32,
-        etag=item.etag,
-        reason=member.reason,
-    )
-
-
-def _group(key: str) -> str | None:
-    """Return the first folder of a path; `tar cf` of a folder's content begins each with `./`."""
-    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
-    return parts[0] if len(parts) > 1 else None
-
-
 def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
     """Yield units of work: neighbours in the plan, bounded in number and bytes."""
     unit: list[Planned] = []
@@ -180,17 +117,26 @@ def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
 
 
 def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tuple[bytes, int]:
-    """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own."""
-    sink, planned = pa.BufferOutputStream(), 0
+    """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own.
+
+    Units are written as they come, to a temporary file: in memory is one unit, and what the directory says of each.
+    """
+    planned = 0
     schema = PLAN_SCHEMA.with_metadata(metadata)
-    # statistics would only make the directory larger, which every worker reads
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_statistics=False) as writer:
-        for unit in units:
-            planned += len(unit)
-            writer.write_table(
-                pa.Table.from_pylist([vars(one) for one in unit], schema=schema), row_group_size=len(unit)
-            )
-    return bytes(sink.getvalue()), planned
+    with TemporaryFile() as file:
+        # statistics and dictionaries would only make the directory larger, which every worker reads
+        with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False, use_dictionary=False) as writer:
+            for unit in units:
+                planned += len(unit)
+                writer.write_table(_columns(unit, schema), row_group_size=len(unit))
+        file.seek(0)
+        return file.read(), planned
+
+
+def _columns(unit: list[Planned], schema: pa.Schema) -> pa.Table:
+    """Return a unit as a table; by columns, which takes a twentieth of the time that a dictionary a row takes."""
+    columns = [pa.array([getattr(one, field.name) for one in unit], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 class Plan:
@@ -202,13 +148,11 @@ class Plan:
     """
 
     def __init__(self, location: Location) -> None:
+        self._location = location
         try:
             self._file = pq.ParquetFile(location.open())
         except pa.ArrowException as error:
-            raise RunError(
-                f"{location.uri} is damaged ({first_line(error)}); delete this run's folders in runs/ and results/, "
-                "and segment again"
-            ) from error
+            raise _damaged(location, error) from error
 
     def __len__(self) -> int:
         """Return the number of micrographs planned."""
@@ -238,24 +182,39 @@ class Plan:
 
     def unit_id(self, number: int) -> str:
         """Return the name of a unit: the digest of its image ids, which hold model and settings."""
-        return _digest(self._image_ids(number))
+        return _digest(
+            self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"].to_pylist()
+        )
+
+    def unit_ids(self) -> Iterator[str]:
+        """Yield the names of all units, in their order; many times as quickly as one by one."""
+        ids = self.image_ids()
+        yield from (_digest(islice(ids, size)) for size in self.unit_sizes)
 
     def image_ids(self) -> Iterator[str]:
         """Yield the ids of all micrographs planned, in their order."""
-        for number in range(self.units):
-            yield from self._image_ids(number)
+        return chain.from_iterable(self.column("image_id"))
 
     def replaced_ids(self) -> Iterator[str]:
         """Yield the image ids of the rejected rows that this run's rows are to replace."""
         if "retry_of" in self._file.schema_arrow.names:  # not in a plan of an earlier version
-            for number in range(self.units):
-                yield from filter(None, self._column(number, "retry_of"))
+            yield from filter(None, chain.from_iterable(self.column("retry_of")))
 
-    def _image_ids(self, number: int) -> list[str]:
-        return self._column(number, "image_id")
+    def column(self, name: str) -> Iterator[list[Any]]:
+        """Yield a column from the first line to the last, some lines at a time."""
+        file = pq.ParquetFile(self._location.open(READ_AHEAD), metadata=self._file.metadata)
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=[name], use_threads=False)
+        try:
+            yield from (batch.column(0).to_pylist() for batch in batches)
+        except pa.ArrowException as error:
+            raise _damaged(self._location, error) from error
 
-    def _column(self, number: int, name: str) -> list[str]:
-        return list(self._file.read_row_group(number, columns=[name], use_threads=False)[name].to_pylist())
+
+def _damaged(location: Location, error: BaseException) -> RunError:
+    return RunError(
+        f"{location.uri} is damaged ({first_line(error)}); delete this run's folders in runs/ and results/, "
+        "and segment again"
+    )
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 import spermseg
-from spermseg.batch.counting import Count, count_rows, tally
+from spermseg.batch.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.batch.plan import Plan
 from spermseg.batch.results import OK, REJECTED, runs_with_rows
 from spermseg.errors import ObjectMissingError, RunError, first_line
@@ -183,18 +185,24 @@ def write_receipt(out: Location, receipt: Receipt) -> None:
 def differences(plan: Plan, count: Count) -> Iterator[str]:
     """Yield, a line each, where the rows of a run are not one for each planned micrograph."""
     yield from count.damaged.values()
-    planned = Counter(plan.image_ids())
-    for image_id in sorted(planned.keys() | count.rows.keys()):
-        wanted, found = planned[image_id], count.rows[image_id]
+    yield from _misplaced(plan, count)
+    unknown = count.statuses.keys() - {OK, REJECTED}
+    if unknown:
+        yield f"rows with the status {', '.join(sorted(unknown))}; ok or rejected is needed"
+
+
+def _misplaced(plan: Plan, count: Count) -> Iterator[str]:
+    if same_once(as_texts(plan.column("image_id")), count.image_ids):
+        return
+    planned, rows = Counter(plan.image_ids()), Counter(count.image_ids.to_pylist())
+    for image_id in sorted(planned.keys() | rows.keys()):
+        wanted, found = planned[image_id], rows[image_id]
         if wanted > 1:
             yield f"image {image_id} is planned {wanted} times; once is needed"
         if wanted and found != 1:
             yield f"image {image_id} has {found} rows; one is needed"
         if not wanted:
             yield f"image {image_id} was not planned and has {found} row{'s' * (found > 1)}"
-    unknown = count.statuses.keys() - {OK, REJECTED}
-    if unknown:
-        yield f"rows with the status {', '.join(sorted(unknown))}; ok or rejected is needed"
 
 
 def _makers(run_id: str, plan: Plan, count: Count) -> Iterator[str]:
@@ -219,14 +227,15 @@ def verify(out: Location) -> tuple[int, list[str]]:
     runs = list_runs(out)
     if not runs:
         raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
-    total, found, owners = 0, [], Counter[str]()
+    total, found, ids = 0, [], as_texts([])
     for run_id in runs:
         count = count_rows(out, run_id)
-        total += count.rows.total()
-        owners.update(count.rows.keys())
+        total += count.rows
+        ids = pa.chunked_array([*ids.chunks, count.image_ids.unique()])
         found += [f"run {run_id}: {line}" for line in _run_differences(out, run_id, count)]
     found += [f"run {run_id}: it has rows but no plan" for run_id in sorted(runs_with_rows(out) - runs.keys())]
-    found += [f"image {image_id} has rows in {n} runs; one is needed" for image_id, n in owners.items() if n > 1]
+    more = Counter(repeated(ids).to_pylist())
+    found += [f"image {image_id} has rows in {n + 1} runs; one is needed" for image_id, n in more.items()]
     return total, found
 
 

@@ -99,7 +99,12 @@ def encode_unit(table: pa.Table, machine: str = "") -> bytes:
 
 def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
     """Return where a unit's result lies: `OUT/results/run=<run_id>/unit-<digest>.parquet`."""
-    return out.child("results", f"run={run_id}", f"unit-{unit_id}.parquet")
+    return out.child("results", f"run={run_id}", unit_name(unit_id))
+
+
+def unit_name(unit_id: str) -> str:
+    """Return the name of a unit's result file."""
+    return f"unit-{unit_id}.parquet"
 
 
 def list_units(out: Location, run_id: str | None = None) -> list[Location]:

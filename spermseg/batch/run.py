@@ -18,8 +18,8 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED, unit_location
-from spermseg.batch.todo import is_retry, plan_run, unfinished_runs
+from spermseg.batch.results import REJECTED, unit_location, unit_name
+from spermseg.batch.todo import OnListed, is_retry, plan_run, unfinished_runs
 from spermseg.errors import RunError
 
 SHOWN_DIFFERENCES = 3
@@ -48,7 +48,7 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def segment_night(night: Night, on_progress: OnProgress) -> list[Receipt]:
+def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = lambda _: None) -> list[Receipt]:
     """Segment every upload that has no row yet, or, on request, every one whose row is rejected.
 
     An unfinished run over the same input, model and settings is completed first, under its own id; what came in since
@@ -58,6 +58,7 @@ def segment_night(night: Night, on_progress: OnProgress) -> list[Receipt]:
     Args:
         night: what is to be done.
         on_progress: called at the start of a run, and for each unit of work that is done.
+        on_listed: called with the number of uploads listed so far, now and then while they are listed.
 
     Returns:
         The receipt of each run that was completed; none where there was nothing to do.
@@ -75,7 +76,7 @@ def segment_night(night: Night, on_progress: OnProgress) -> list[Receipt]:
         if night.retry_rejected and any(map(is_retry, unfinished.values())):
             return receipts
         started = datetime.now(UTC)
-        run_id = plan_run(night, started, lock)
+        run_id = plan_run(night, started, lock, on_listed)
         if run_id is not None:
             receipts.append(_complete(night, run_id, lock, started, on_progress))
         return receipts
@@ -96,7 +97,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
     progress = Progress(
         run_id=run_id,
         planned=len(plan),
-        done=before.rows.total(),
+        done=before.rows,
         rejected=before.statuses[REJECTED],
         profile=Profile(decode_threads=night.workers.decode_threads),
     )
@@ -113,7 +114,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         )
         on_progress(progress)
 
-    if missing := _missing_units(night, run_id, plan, before):
+    if missing := _missing_units(plan, before):
         job = PipelineJob(
             plan=plan_location(night.out, run_id),
             out=night.out,
@@ -126,8 +127,9 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         run_pipeline(job, missing, night.workers, on_unit)
 
 
-def _missing_units(night: Night, run_id: str, plan: Plan, count: Count) -> list[int]:
-    return [n for n in range(plan.units) if unit_location(night.out, run_id, plan.unit_id(n)).name not in count.units]
+def _missing_units(plan: Plan, count: Count) -> list[int]:
+    names = (unit_name(unit_id) for unit_id in plan.unit_ids())
+    return [number for number, name in enumerate(names) if name not in count.units]
 
 
 def _delete_damaged(night: Night, run_id: str, count: Count) -> None:

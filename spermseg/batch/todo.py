@@ -2,20 +2,30 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
+
+import pyarrow.compute as pc
 
 import spermseg
+from spermseg.batch.ids import ImageIds
+from spermseg.batch.listing import list_uploads
 from spermseg.batch.lock import Lock
 from spermseg.batch.night import Night
-from spermseg.batch.plan import Plan, Planned, encode_plan, list_uploads, retry_id, split_units
+from spermseg.batch.plan import Plan, Planned, encode_plan, retry_id, split_units
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt
 from spermseg.batch.results import REJECTED, read_units
 from spermseg.errors import ConfigError, ObjectExistsError
 
 RETRY = {"retry": "yes"}
 """What the plan of a run over rejected uploads says."""
+SHOWN_EVERY = 1000
+"""Uploads that are listed between two words on how many there are."""
+
+OnListed = Callable[[int], None]
+"""Called with the number of uploads that were listed so far."""
 
 
 def unfinished_runs(night: Night) -> dict[str, Plan]:
@@ -30,8 +40,16 @@ def is_retry(plan: Plan) -> bool:
     return RETRY.items() <= plan.metadata.items()
 
 
-def plan_run(night: Night, started: datetime, lock: Lock) -> str | None:
+def plan_run(night: Night, started: datetime, lock: Lock, on_listed: OnListed = lambda _: None) -> str | None:
     """Store the plan of what has no row yet, or of what is to be tried again, before anything else is done.
+
+    Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
+
+    Args:
+        night: what is to be done.
+        started: when.
+        lock: on the table.
+        on_listed: called now and then while uploads are listed.
 
     Returns:
         The id of the new run; None where nothing is to do.
@@ -41,9 +59,9 @@ def plan_run(night: Night, started: datetime, lock: Lock) -> str | None:
         RunError: the table is another job's by now.
     """
     finished, unfinished = _planned_already(night)
-    listed = list_uploads(night.source, night.identity)
+    listed = _counted(list_uploads(night.source, night.identity), on_listed)
     if night.retry_rejected:
-        todo = _to_retry(listed, finished, _rejected(night) if finished else set())
+        todo = _to_retry(listed, finished, _rejected(night) if finished else finished)
     else:
         todo = (one for one in listed if one.image_id not in finished)
     data, planned = encode_plan(split_units(_free(todo, unfinished)), _metadata(night, started))
@@ -86,19 +104,28 @@ def _plan(night: Night, run_id: str) -> Plan:
     return Plan(plan_location(night.out, run_id))
 
 
-def _planned_already(night: Night) -> tuple[set[str], dict[str, str]]:
-    """Return (image ids that finished runs have, image id -> unfinished run over another input), of this model.
+def _counted(planned: Iterable[Planned], on_listed: OnListed) -> Iterator[Planned]:
+    number = 0
+    for number, one in enumerate(planned, start=1):
+        if number % SHOWN_EVERY == 0:
+            on_listed(number)
+        yield one
+    on_listed(number)
+
+
+def _planned_already(night: Night) -> tuple[ImageIds, dict[str, ImageIds]]:
+    """Return (image ids that finished runs have, unfinished run over another input -> its image ids), of this model.
 
     Their plans tell: they are small, and a finished run has a row for each line of its own.
     """
-    finished: set[str] = set()
-    unfinished: dict[str, str] = {}
+    finished: list[Plan] = []
+    unfinished: dict[str, ImageIds] = {}
     for run_id, is_finished, plan in _comparable_runs(night):
         if is_finished:
-            finished.update(plan.image_ids())
+            finished.append(plan)
         else:
-            unfinished.update(dict.fromkeys(plan.image_ids(), run_id))
-    return finished, unfinished
+            unfinished[run_id] = ImageIds(plan.column("image_id"))
+    return ImageIds(chain.from_iterable(plan.column("image_id") for plan in finished)), unfinished
 
 
 def _comparable_runs(night: Night) -> Iterator[tuple[str, bool, Plan]]:
@@ -109,29 +136,27 @@ def _comparable_runs(night: Night) -> Iterator[tuple[str, bool, Plan]]:
             yield run_id, is_finished, plan
 
 
-def _free(planned: Iterable[Planned], unfinished: dict[str, str]) -> Iterator[Planned]:
+def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterator[Planned]:
     """Yield what is planned, and see that no unfinished run has planned it too."""
     for one in planned:
-        if one.image_id in unfinished:
-            run_id = unfinished[one.image_id]
-            raise ConfigError(
-                f"{one.uri} is planned by run {run_id}, which has not finished; segment the input of that run again, "
-                f"or delete runs/{run_id} and results/run={run_id}"
-            )
+        for run_id, ids in unfinished.items():
+            if one.image_id in ids:
+                raise ConfigError(
+                    f"{one.uri} is planned by run {run_id}, which has not finished; segment the input of that run "
+                    f"again, or delete runs/{run_id} and results/run={run_id}"
+                )
         yield one
 
 
-def _rejected(night: Night) -> set[str]:
+def _rejected(night: Night) -> ImageIds:
     """Return the image ids of the rejected rows of finished runs, of this model and these settings."""
-    found: set[str] = set()
-    for run_id, is_finished, _ in _comparable_runs(night):
-        if is_finished and (read_receipt(night.out, run_id) or {}).get(REJECTED):
-            for table in read_units(night.out, run_id, ("image_id", "status")):
-                found.update(row["image_id"] for row in table.to_pylist() if row["status"] == REJECTED)
-    return found
+    runs = [run_id for run_id, is_finished, _ in _comparable_runs(night) if is_finished]
+    some = [run_id for run_id in runs if (read_receipt(night.out, run_id) or {}).get(REJECTED)]
+    tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status")) for run_id in some)
+    return ImageIds(table.filter(pc.equal(table["status"], REJECTED))["image_id"].to_pylist() for table in tables)
 
 
-def _to_retry(listed: Iterable[Planned], finished: set[str], rejected: set[str]) -> Iterator[Planned]:
+def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: ImageIds) -> Iterator[Planned]:
     """Yield the uploads whose latest row is rejected, under the id of their next try."""
     for one in listed:
         latest = one.image_id

@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.batch.ahead import map_ahead
 from spermseg.batch.bounds import Limits, Watch
 from spermseg.batch.decoding import Decode, Decoded, Decoder, Provenance, Row
 from spermseg.batch.fetch import Fetched
@@ -24,6 +23,7 @@ from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
+from spermseg.storage.ahead import map_ahead
 
 MAPS_AHEAD, MAPS_BYTES = 4, 2**28
 """Probability maps that wait to be measured, and the bytes of all of them; a larger one is alone."""

@@ -24,6 +24,9 @@ from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
 
+SHOW_LISTING_AFTER_S = 3
+"""A listing that ends before needs no bar."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
@@ -97,7 +100,7 @@ class Segment:
         limit = read_reject_limit(self.max_rejected)
         night = self._night()
         with ProgressBar() as bar:
-            receipts = segment_night(night, bar.show)
+            receipts = segment_night(night, bar.show, bar.show_listed)
         if self.profile and bar.last:
             print(bar.last.profile.table())
         for receipt in receipts:
@@ -144,18 +147,31 @@ class Segment:
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left."""
+    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left.
+
+    Before it, where listing takes a while, how many uploads are listed.
+    """
 
     def __init__(self) -> None:
         self.last: Progress | None = None
         """How far the latest run is."""
+        self._run_id: str | None = None  # of the bar
         self._bar: tqdm[Any] | None = None
+
+    def show_listed(self, count: int) -> None:
+        """Show how many uploads are listed so far; nothing where that takes no time."""
+        if self._bar is None or self._run_id is not None:
+            self._close()
+            self._run_id = None
+            self._bar = tqdm(desc="listing", unit="upload", unit_scale=True, delay=SHOW_LISTING_AFTER_S)
+        self._bar.update(count - self._bar.n)
 
     def show(self, progress: Progress) -> None:
         """Show how far a run is. Speed and time left are those of this start: what it found done says nothing."""
-        before, self.last = self.last, progress
-        if self._bar is None or before is None or progress.run_id != before.run_id:
+        self.last = progress
+        if self._bar is None or progress.run_id != self._run_id:
             self._close()
+            self._run_id = progress.run_id
             self._bar = tqdm(desc="segmenting", unit="picture", total=progress.planned, initial=progress.done)
         elapsed = self._bar.format_dict["elapsed"]
         speed = progress.megapixels / elapsed if elapsed else 0.0

@@ -184,14 +184,17 @@ class Location:
         """
         self._backend.delete(self.path)
 
-    def open(self) -> BinaryIO:
+    def open(self, read_ahead: int = READ_AHEAD) -> BinaryIO:
         """Return a seekable file object that reads only the ranges asked for, all of the same version.
+
+        Args:
+            read_ahead: bytes of a request at least, whatever is asked for.
 
         Raises:
             ObjectMissingError: it is not there.
             StorageError: it could not be read, now or while reading; ObjectChangedError: it changed meanwhile.
         """
-        return cast("BinaryIO", io.BufferedReader(_RangeReader(self), READ_AHEAD))
+        return cast("BinaryIO", io.BufferedReader(_RangeReader(self), read_ahead))
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """Return (pyarrow filesystem, path), for libraries that read through pyarrow."""
@@ -243,7 +246,7 @@ def storable(name: str) -> str:
     >>> storable("caf\udce9.jpg")
     'caf\\xe9.jpg'
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _complete(uri: str) -> str:

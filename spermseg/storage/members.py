@@ -11,6 +11,7 @@ from spermseg.storage.filesystem import storable
 
 TAR, TAR_GZ, ZIP_STORED, ZIP_DEFLATE = "tar", "tar-gz", "zip-stored", "zip-deflate"
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz"}
+_SUFFIXES = tuple(KINDS)
 OTHER_SUFFIXES = (
     *(".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst"),
     *(".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"),
@@ -55,7 +56,10 @@ def archive_kind(name: str) -> str | None:
     >>> archive_kind("clinic/2026-11-23.ZIP"), archive_kind("a.tgz"), archive_kind("a.jpg")
     ('zip', 'tar.gz', None)
     """
-    return next((kind for suffix, kind in KINDS.items() if name.lower().endswith(suffix)), None)
+    name = name.lower()
+    if not name.endswith(_SUFFIXES):  # of a million names nearly all
+        return None
+    return next(kind for suffix, kind in KINDS.items() if name.endswith(suffix))
 
 
 def unsupported_archive(name: str) -> str | None:
@@ -65,9 +69,9 @@ def unsupported_archive(name: str) -> str | None:
     'a .7z archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these'
     >>> unsupported_archive("monday.tar.gz")
     """
-    suffix = next((suffix for suffix in OTHER_SUFFIXES if name.lower().endswith(suffix)), None)
-    if suffix is None or archive_kind(name):
+    if not name.lower().endswith(OTHER_SUFFIXES) or archive_kind(name):
         return None
+    suffix = next(suffix for suffix in OTHER_SUFFIXES if name.lower().endswith(suffix))
     return f"a {suffix} archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these"
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from spermseg.errors import ConfigError, ObjectExistsError, ObjectMissingError, StorageError, one_line
 from spermseg.storage.s3_errors import is_passing, s3_errors, status_of
+from spermseg.storage.s3_listing import KeyListing, read_quickly
 
 # pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
@@ -63,7 +64,9 @@ PATIENCE = Patience()
 @lru_cache(maxsize=8)
 def client(endpoint_url: str | None) -> Any:
     """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials."""
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+    made = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+    made.meta.events.register("before-parse.s3.ListObjectsV2", read_quickly)
+    return made
 
 
 def resolve_endpoint(endpoint_url: str | None) -> str | None:
@@ -95,14 +98,12 @@ class S3Backend:
         bucket, key = _split(path)
         if key:  # a listing by `key` alone would page through all of `key-archive/` too
             first = self._listed(path, Bucket=bucket, Prefix=key, MaxKeys=1)
-            yield from _entries(bucket, (item for item in first.get("Contents", ()) if item["Key"] == key))
-        more: dict[str, str] = {}
-        while True:
-            page = self._listed(path, Bucket=bucket, Prefix=f"{key}/" if key else "", **more)
-            yield from _entries(bucket, page.get("Contents", ()))
-            if not page["IsTruncated"]:
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            for item in first.get("Contents", ()):
+                if item["Key"] == key:
+                    yield path, item["Size"], _bare(item["ETag"])
+        listing = KeyListing(page=partial(self._listed, path, Bucket=bucket), uri=f"s3://{path}")
+        for name, size, etag in listing.entries(f"{key}/" if key else ""):
+            yield f"{bucket}/{name}", size, etag
 
     def _listed(self, path: str, **request: Any) -> dict[str, Any]:
         """Return one page; boto3's paginator would take an answer without a body for an empty bucket."""
@@ -214,13 +215,6 @@ def _split_object(path: str) -> tuple[str, str]:
     if not key:
         raise ObjectMissingError(f"s3://{path} is a bucket; needed is an object, s3://{bucket}/key")
     return bucket, key
-
-
-def _entries(bucket: str, items: Any) -> Iterator[tuple[str, int, str]]:
-    """Yield (path, size, etag) of listed items, without the empty objects that stand for folders."""
-    for item in items:
-        if not item["Key"].endswith("/"):
-            yield f"{bucket}/{item['Key']}", item["Size"], _bare(item["ETag"])
 
 
 def _bare(etag: str) -> str:

@@ -7,6 +7,8 @@ import stat
 import struct
 import zipfile
 import zlib
+from contextlib import ExitStack
+from threading import RLock
 from typing import BinaryIO, cast
 
 from spermseg.errors import ArchiveError, StorageError
@@ -27,6 +29,8 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, lengt
 LONGEST_LOCAL_HEADER = LOCAL_HEADER.size + 2 * 0xFFFF
 DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra field and comment
 LONGEST_DIRECTORY = 1 << 26  # bytes; half a million members of usual names, and a gigabyte once they are read
+LARGE_DIRECTORY = 1 << 22  # bytes; several archives are listed at once, but of larger ones one after the other
+_TURN = RLock()
 UTF8_FLAG, ENCRYPTED_FLAG = 0x800, 0x1
 DEFLATE_LARGEST_RATIO = 1032  # a deflate stream cannot unpack to more than this for each of its bytes
 FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # of a Unix mode; archives from elsewhere have none
@@ -35,23 +39,24 @@ FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # of a Unix mode; archives from el
 def list_zip(file: BinaryIO) -> list[Member]:
     """Return the members of a zip, as `archives.list_members` does, in the order of its directory."""
     end = file.seek(0, io.SEEK_END)
-    try:
-        entries, directory_start = _read_directory(file)
-    except DAMAGE as error:
-        for cause in (error, error.__context__):
-            if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
-                raise cause from error
-        raise unreadable("zip", error) from error
-    starts = sorted(entry.header_offset for entry in entries)
-    files = (entry for entry in entries if not entry.filename.endswith("/"))
-    return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
+    with ExitStack() as turns:
+        try:
+            entries, directory_start = _read_directory(file, turns)
+        except DAMAGE as error:
+            for cause in (error, error.__context__):
+                if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
+                    raise cause from error
+            raise unreadable("zip", error) from error
+        starts = sorted(entry.header_offset for entry in entries)
+        files = (entry for entry in entries if not entry.filename.endswith("/"))
+        return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
 
 
-def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
+def _read_directory(file: BinaryIO, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
     """Return (the entries of the directory, where it starts)."""
     for reader in (_DirectoryReader, _RenamingReader):
         try:
-            with zipfile.ZipFile(cast("BinaryIO", reader(file))) as archive:
+            with zipfile.ZipFile(cast("BinaryIO", reader(file, turns))) as archive:
                 return archive.infolist(), archive.start_dir
         except UnicodeDecodeError as error:  # one name that says it is UTF-8 and is not would cost the whole archive
             trouble = error
@@ -59,16 +64,23 @@ def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
 
 
 class _DirectoryReader:
-    """A file for `zipfile` that refuses to read a directory which would fill the memory."""
+    """A file for `zipfile` that refuses to read a directory which would fill the memory, and takes turns at large ones.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: the archive.
+        turns: what ends the turn of a large one.
+    """
+
+    def __init__(self, file: BinaryIO, turns: ExitStack) -> None:
         self.seek = file.seek
         self.tell = file.tell
-        self._file = file
+        self._file, self._turns = file, turns
 
     def read(self, size: int = -1) -> bytes:
         if size > LONGEST_DIRECTORY:
             raise zipfile.BadZipFile(f"it has {size} bytes; at most {LONGEST_DIRECTORY} make sense")
+        if size > LARGE_DIRECTORY:
+            self._turns.enter_context(_TURN)
         return self._file.read(size)
 
 

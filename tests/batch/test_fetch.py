@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from spermseg.batch import fetch
 from spermseg.batch.fetch import DENIED, LARGEST_FILE, READ_AT_ONCE, Fetched, fetch_all, fetch_jobs
-from spermseg.batch.plan import CHANGED, GONE, Identity, Plan, Planned, encode_plan, list_uploads
+from spermseg.batch.listing import list_uploads
+from spermseg.batch.plan import CHANGED, GONE, Identity, Plan, Planned, encode_plan
 from spermseg.errors import StorageError
 from spermseg.storage.filesystem import Location
 

@@ -8,6 +8,7 @@ from dark_cells import EXPECTED, PLANNED, REASONS, name_of, picture, tar_of, wri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spermseg.batch.listing import list_uploads
 from spermseg.batch.plan import (
     CHANGED,
     GONE,
@@ -17,11 +18,12 @@ from spermseg.batch.plan import (
     Plan,
     Planned,
     encode_plan,
-    list_uploads,
+    retry_id,
     split_units,
 )
 from spermseg.errors import ObjectChangedError, ObjectMissingError, RunError, StorageError
-from spermseg.storage.filesystem import Location
+from spermseg.storage.archives import Member
+from spermseg.storage.filesystem import Location, StoredObject
 
 IDENTITY = Identity(model_sha256="ab" * 32, settings_sha256="cd" * 32)
 
@@ -110,7 +112,7 @@ class MemoryPlace:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def open(self):
+    def open(self, read_ahead=0):
         return io.BytesIO(self.data)
 
 
@@ -158,6 +160,37 @@ def test_the_same_uploads_have_the_same_ids_and_any_change_gives_new_ones(upload
     second = listed(uploads)
     changed = {name for name in second if second[name].image_id != first[name].image_id}
     assert changed == {"patient-0/0.png", "archive.tar/patient-7/a.bmp"}
+
+
+def test_an_upload_has_the_id_that_it_had_in_every_version():
+    """Else every table would be segmented again, beside its old rows."""
+    plain = StoredObject(uri='s3://clinic/Zoë "1".jpg', key="a.jpg", size=7, etag="ab-1")
+    member = Member(name="b/1.png", offset=0, size=9, packing="tar", data_size=9)
+    assert IDENTITY.image_id(plain) == "6b91a52601ab55dee7523acc456de5e2"
+    assert IDENTITY.image_id(plain, member, 3) == "46cc998b80a28b1cba719ea4d450561a"
+    assert retry_id("ab" * 16) == "66c2be1196f92e8cdee8fb64733e24fb"
+
+
+@given(units=st.lists(st.lists(any_planned, min_size=1, max_size=5), max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_all_units_are_named_at_once_as_they_are_one_by_one(units):
+    plan = Plan(MemoryPlace(encode_plan(units, {})[0]))
+    assert list(plan.unit_ids()) == [plan.unit_id(number) for number in range(plan.units)]
+
+
+def test_archives_between_many_files_are_planned_in_the_order_of_the_paths(tmp_path, monkeypatch):
+    monkeypatch.setattr("spermseg.batch.listing.FILES_AT_ONCE", 3)
+    source = Location(str(tmp_path))
+    for number in range(40):
+        if number % 7 in (0, 1, 6):
+            members = [(f"{n}.png", b"1") for n in range(number % 5)]
+            source.child(f"{number:02}.zip").write_bytes(zip_of(members))
+        else:
+            source.child(f"{number:02}.png").write_bytes(b"1")
+    planned = list(list_uploads(source, IDENTITY))
+    names = [name_of(vars(one), source) for one in planned]
+    assert names == sorted(names)
+    assert len(names) == sum(n % 5 if n % 7 in (0, 1, 6) else 1 for n in range(40))
 
 
 def test_one_file_or_one_archive_is_an_input_too(uploads):

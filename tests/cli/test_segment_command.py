@@ -16,6 +16,7 @@ from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_
 from spermseg.batch.profile import Profile
 from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress
+from spermseg.batch.spent import Spent
 from spermseg.cli import run_verb
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
@@ -211,13 +212,13 @@ def test_the_help_shows_an_example_and_explains_every_option(verb, capsys):
 
 
 def test_a_bar_of_a_continued_run_starts_where_it_was_and_counts_its_own_speed(capsys):
-    profile = Profile(decode_threads=2)
-    progress = Progress(run_id="a", planned=40, done=30, rejected=2, profile=profile)
+    nothing, segmented = Profile(decode_threads=2), Profile(decode_threads=2, spent=Spent(megapixels=1.0))
+    progress = Progress(run_id="a", planned=40, done=30, rejected=2, profile=nothing)
     with ProgressBar() as bar:
         bar.show(progress)
         time.sleep(0.25)
-        bar.show(Progress(run_id="a", planned=40, done=35, rejected=3, profile=profile))
-        bar.show(Progress(run_id="b", planned=7, done=0, rejected=0, profile=Profile(decode_threads=2)))
+        bar.show(Progress(run_id="a", planned=40, done=35, rejected=3, profile=segmented))
+        bar.show(Progress(run_id="b", planned=7, done=0, rejected=0, profile=nothing))
     shown = lines_shown(capsys.readouterr().err)
     assert "30/40" in shown[0]
     later = next(line for line in shown if "35/40" in line and "3 rejected" in line)
@@ -227,6 +228,22 @@ def test_a_bar_of_a_continued_run_starts_where_it_was_and_counts_its_own_speed(c
     assert 0 < speed <= 5 / 0.25  # 35 / 0.25, were the pictures of the earlier start counted
     assert 0 < float(found[4]) <= 1 / 0.25
     assert "0/7" in shown[-1]
+
+
+def test_a_long_listing_is_shown_by_a_bar_of_its_own_and_a_short_one_is_not(capsys, monkeypatch):
+    with ProgressBar() as bar:
+        bar.show_listed(1000)
+        bar.show_listed(1017)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("spermseg.cli.segment.SHOW_LISTING_AFTER_S", 0)
+    with ProgressBar() as bar:
+        bar.show(Progress(run_id="unfinished", planned=5, done=5, rejected=0, megapixels=0.0))
+        bar.show_listed(1000)
+        bar.show_listed(2017)
+        bar.show(Progress(run_id="new", planned=7, done=0, rejected=0, megapixels=0.0))
+    shown = lines_shown(capsys.readouterr().err)
+    assert [line.split(":")[0] for line in (shown[0], shown[-1])] == ["segmenting", "segmenting"]
+    assert [line for line in shown if line.startswith("listing: 2.02kupload ")]
 
 
 @pytest.mark.usefixtures("without_ray")

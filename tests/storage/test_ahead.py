@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spermseg.batch.ahead import map_ahead
+from spermseg.storage.ahead import map_ahead
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 6), st.integers(0, 120))
