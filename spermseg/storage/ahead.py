@@ -94,7 +94,7 @@ def map_ahead(
 
 @contextmanager
 def threads_ahead(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Hold some threads for work ahead. Once nobody waits for their work any more, what they have not begun is left undone."""
+    """Hold some threads. Once nobody waits for their work any more, what they have not begun is left undone."""
     pool = ThreadPoolExecutor(count, thread_name_prefix="ahead")
     try:
         yield pool

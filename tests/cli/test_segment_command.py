@@ -237,10 +237,10 @@ def test_a_long_listing_is_shown_by_a_bar_of_its_own_and_a_short_one_is_not(caps
     assert not capsys.readouterr().err
     monkeypatch.setattr("spermseg.cli.segment.SHOW_LISTING_AFTER_S", 0)
     with ProgressBar() as bar:
-        bar.show(Progress(run_id="unfinished", planned=5, done=5, rejected=0, megapixels=0.0))
+        bar.show(Progress(run_id="unfinished", planned=5, done=5, rejected=0, profile=Profile(decode_threads=2)))
         bar.show_listed(1000)
         bar.show_listed(2017)
-        bar.show(Progress(run_id="new", planned=7, done=0, rejected=0, megapixels=0.0))
+        bar.show(Progress(run_id="new", planned=7, done=0, rejected=0, profile=Profile(decode_threads=2)))
     shown = lines_shown(capsys.readouterr().err)
     assert [line.split(":")[0] for line in (shown[0], shown[-1])] == ["segmenting", "segmenting"]
     assert [line for line in shown if line.startswith("listing: 2.02kupload ")]
