@@ -15,7 +15,7 @@ from loky.process_executor import TerminatedWorkerError
 from spermseg.batch.decoding import Row
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
-from spermseg.batch.spent import Spent
+from spermseg.batch.spent import Spent, peak_bytes
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import first_line
@@ -41,6 +41,11 @@ class IsolatedSegmenter:
         network_s = sum(row.get("predict_ms") or 0.0 for row in rows) / 1000
         self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=0.0, network_s=network_s)
         return rows
+
+    def child_peak_bytes(self) -> float:
+        """Return the most memory that the child has had."""
+        peak: float = self._started().submit(peak_bytes).result(START_S)
+        return peak
 
     def close(self) -> None:
         """End the child."""

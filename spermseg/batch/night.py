@@ -29,6 +29,8 @@ class Night:
     """The words of the command line, for the receipt; from `without_secrets`."""
     take_over: bool = False
     """Take the table from a job that is gone but still holds its lock."""
+    forecast: bool = True
+    """Forecast a new run from a sample, where it is not a small one."""
     retry_rejected: bool = False
     """Plan what was rejected, and nothing else."""
 

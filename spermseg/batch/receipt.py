@@ -17,12 +17,13 @@ import pyarrow as pa
 import spermseg
 from spermseg.batch.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.batch.plan import Plan
-from spermseg.batch.results import OK, REJECTED, runs_with_rows
+from spermseg.batch.results import OK, REJECTED, run_results, runs_with_rows
 from spermseg.errors import ObjectMissingError, RunError, first_line
 from spermseg.storage.filesystem import Location
 
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 """Packages that decide a row, beside this one."""
+FORECAST = "forecast.json"
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
 SINCE_VERSION_2 = {"model", "table_sha256", "machines"}
@@ -72,6 +73,12 @@ class Receipt:
     """ISO 8601, UTC."""
     duration_s: float
     """From the last start to the end."""
+    worker_bytes: float
+    """The most memory that a worker had since the last start."""
+    table_bytes: int
+    """Of the result files."""
+    forecast: dict[str, float] | None
+    """What was told before it began, from a sample (`forecast.Forecast`); None for a small run."""
 
 
 def run_folder(out: Location, run_id: str) -> Location:
@@ -129,8 +136,29 @@ def write_start(out: Location, run_id: str, started: datetime, arguments: Sequen
     place.write_bytes((json.dumps(said, indent=2) + "\n").encode())
 
 
+def write_forecast(out: Location, run_id: str, forecast: dict[str, float]) -> None:
+    """Note what a run was told to take: `runs/<run_id>/forecast.json`, for its receipt."""
+    text = json.dumps(forecast, indent=2) + "\n"
+    run_folder(out, run_id).child(FORECAST).write_bytes(text.encode())
+
+
+def _read_forecast(out: Location, run_id: str) -> dict[str, float] | None:
+    try:
+        found: dict[str, float] = json.loads(run_folder(out, run_id).child(FORECAST).read_bytes())
+    except (ObjectMissingError, ValueError):
+        return None
+    return found
+
+
 def make_receipt(
-    out: Location, run_id: str, plan: Plan, count: Count, started: datetime, arguments: Sequence[str]
+    out: Location,
+    run_id: str,
+    plan: Plan,
+    count: Count,
+    started: datetime,
+    arguments: Sequence[str],
+    *,
+    worker_bytes: float,
 ) -> Receipt:
     """Return the receipt of a run that ends now.
 
@@ -141,6 +169,7 @@ def make_receipt(
         count: its rows, which `differences` finds to be as planned.
         started: when this start began.
         arguments: the words of the command line, without secrets.
+        worker_bytes: the most memory that a worker had.
     """
     said, ended = plan.metadata, datetime.now(UTC)
     starts = sum(item.key.startswith("start-") for item in run_folder(out, run_id).list())
@@ -159,6 +188,9 @@ def make_receipt(
         last_started=_moment(started),
         ended=_moment(ended),
         duration_s=round((ended - started).total_seconds(), 3),
+        worker_bytes=worker_bytes,
+        table_bytes=sum(item.size for item in run_results(out, run_id).list()),
+        forecast=_read_forecast(out, run_id),
     )
 
 

@@ -99,7 +99,12 @@ def encode_unit(table: pa.Table, machine: str = "") -> bytes:
 
 def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
     """Return where a unit's result lies: `OUT/results/run=<run_id>/unit-<digest>.parquet`."""
-    return out.child("results", f"run={run_id}", unit_name(unit_id))
+    return run_results(out, run_id).child(unit_name(unit_id))
+
+
+def run_results(out: Location, run_id: str) -> Location:
+    """Return the folder of a run's results."""
+    return out.child("results", f"run={run_id}")
 
 
 def unit_name(unit_id: str) -> str:
@@ -109,7 +114,7 @@ def unit_name(unit_id: str) -> str:
 
 def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     """Return the unit files that are there, of one run or of all, in the order of their names."""
-    root = out.child("results") if run_id is None else out.child("results", f"run={run_id}")
+    root = out.child("results") if run_id is None else run_results(out, run_id)
     found = (Location(item.uri, out.endpoint_url) for item in root.list())
     return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
 

@@ -1,10 +1,11 @@
 """One night: plan, segment what is not done, prove it, write the receipt."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
+from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
 from spermseg.batch.lock import Lock, hold_lock
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
@@ -15,6 +16,7 @@ from spermseg.batch.receipt import (
     differences,
     make_receipt,
     plan_location,
+    write_forecast,
     write_receipt,
     write_start,
 )
@@ -23,6 +25,8 @@ from spermseg.batch.todo import OnListed, is_retry, plan_run, unfinished_runs
 from spermseg.errors import RunError
 
 SHOWN_DIFFERENCES = 3
+FORECAST_FROM = 500
+"""Micrographs of a run; a smaller one is segmented sooner than forecast."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         started = datetime.now(UTC)
         run_id = plan_run(night, started, lock, on_listed)
         if run_id is not None:
+            _forecast(night, run_id)
             receipts.append(_complete(night, run_id, lock, started, on_progress))
         return receipts
 
@@ -87,11 +92,35 @@ def _complete(night: Night, run_id: str, lock: Lock, started: datetime, on_progr
     lock.check()
     write_start(night.out, run_id, started, night.arguments)
     plan = Plan(plan_location(night.out, run_id))
-    _segment_missing(night, run_id, plan, lock, on_progress)
-    return _finish(night, run_id, plan, lock, started)
+    profile = _segment_missing(night, run_id, plan, lock, on_progress)
+    return _finish(night, run_id, plan, lock, started, profile)
 
 
-def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progress: OnProgress) -> None:
+def _forecast(night: Night, run_id: str) -> None:
+    """Note what a new run will take, where it is not so small that the forecast would take as long."""
+    plan = Plan(plan_location(night.out, run_id))
+    if night.forecast and len(plan) >= FORECAST_FROM:
+        segmenting = _job(night, run_id).segmenting(night.workers, use_gpu=False)
+        sample = measure_sample(draw_planned(plan), segmenting, night.source.endpoint_url)
+        forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
+        told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
+        write_forecast(night.out, run_id, told)
+
+
+def _job(night: Night, run_id: str) -> PipelineJob:
+    return PipelineJob(
+        plan=plan_location(night.out, run_id),
+        out=night.out,
+        run_id=run_id,
+        model=night.model,
+        settings=night.settings,
+        predict=night.predict,
+        source_endpoint_url=night.source.endpoint_url,
+    )
+
+
+def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progress: OnProgress) -> Profile:
+    """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
     _delete_damaged(night, run_id, before)
     progress = Progress(
@@ -115,16 +144,8 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         on_progress(progress)
 
     if missing := _missing_units(plan, before):
-        job = PipelineJob(
-            plan=plan_location(night.out, run_id),
-            out=night.out,
-            run_id=run_id,
-            model=night.model,
-            settings=night.settings,
-            predict=night.predict,
-            source_endpoint_url=night.source.endpoint_url,
-        )
-        run_pipeline(job, missing, night.workers, on_unit)
+        run_pipeline(_job(night, run_id), missing, night.workers, on_unit)
+    return progress.profile
 
 
 def _missing_units(plan: Plan, count: Count) -> list[int]:
@@ -138,13 +159,15 @@ def _delete_damaged(night: Night, run_id: str, count: Count) -> None:
         unit_location(night.out, run_id, name.removeprefix("unit-").removesuffix(".parquet")).delete()
 
 
-def _finish(night: Night, run_id: str, plan: Plan, lock: Lock, started: datetime) -> Receipt:
+def _finish(night: Night, run_id: str, plan: Plan, lock: Lock, started: datetime, profile: Profile) -> Receipt:
     count = count_rows(night.out, run_id)
     wrong = list(differences(plan, count))
     if wrong:
         shown = "; ".join(wrong[:SHOWN_DIFFERENCES])
         raise RunError(f"run {run_id} has {len(wrong)} differences from its plan: {shown}; the same command goes on")
-    receipt = make_receipt(night.out, run_id, plan, count, started, night.arguments)
+    receipt = make_receipt(
+        night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes
+    )
     lock.check()
     write_receipt(night.out, receipt)
     return receipt

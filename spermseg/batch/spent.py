@@ -54,10 +54,15 @@ class Spent:
             decode_s=sum(row["decode_ms"] for row in done) / 1000,
             measure_s=sum(row["measure_ms"] for row in done) / 1000,
             megapixels=sum(row["width_px"] * row["height_px"] for row in done) / 1e6,
-            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+            peak_bytes=peak_bytes(),
         )
 
     def __add__(self, other: "Spent") -> "Spent":
         """Return the sums of both, and the larger peak."""
         sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
         return Spent(**(sums | {"peak_bytes": max(self.peak_bytes, other.peak_bytes)}))
+
+
+def peak_bytes() -> float:
+    """Return the most memory that this process has had."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB)

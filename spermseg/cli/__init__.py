@@ -19,6 +19,7 @@ VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
     "train": "a dataset -> a model: one file, with curves and a model card",
     "evaluate": "a model against annotated pictures: IoU, Dice, precision, recall, overlays",
+    "plan": "what segmenting a clinic's uploads will take: pictures, time, memory, size",
     "segment": "a clinic's uploads -> a table: one row a micrograph, every night",
     "verify": "the proof that every planned upload has exactly one row",
     "report": "a table -> one HTML file to look at",

@@ -88,6 +88,9 @@ class Segment:
     decode_apart: bool = False
     """Decode in tasks of their own, on any machine of the cluster, rather than in the workers' threads: for GPUs that
     outrun the CPUs beside them. --profile tells."""
+    forecast: bool = True
+    """Before a run of 500 uploads or more, segment 16 of them in a process of its own and note what the run will take;
+    the receipt then says both."""
     profile: bool = False
     """At the end, show where the time went, stage by stage, and which stage is the bottleneck."""
     address: Address = None
@@ -143,6 +146,7 @@ class Segment:
             arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
             take_over=self.take_over,
             retry_rejected=self.retry_rejected,
+            forecast=self.forecast,
         )
 
 
@@ -193,5 +197,13 @@ def _print_receipt(receipt: Receipt) -> None:
         f"run {receipt.run_id}: planned {receipt.planned}, ok {receipt.ok}, rejected {receipt.rejected}; "
         f"{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
     )
+    if receipt.forecast:
+        told = receipt.forecast
+        print(
+            f"  forecast: {told['seconds']:.0f} s, {told['megapixels']:.1f} megapixels, "
+            f"{told['table_bytes'] / 1e6:.1f} MB, {told['worker_bytes'] / 1e6:.0f} MB a worker\n"
+            f"  it took:  {receipt.duration_s:.0f} s, {receipt.megapixels:.1f} megapixels, "
+            f"{receipt.table_bytes / 1e6:.1f} MB, {receipt.worker_bytes / 1e6:.0f} MB a worker"
+        )
     for reason, count in sorted(receipt.reasons.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>6}  {reason}")

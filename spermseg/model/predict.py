@@ -136,6 +136,11 @@ class PredictConfig:
         choose_precision(self.precision, torch.device("cpu"), None)
 
     @property
+    def batch_px(self) -> int:
+        """The same in px."""
+        return int(self.batch_megapixels * 1e6)
+
+    @property
     def text(self) -> str:
         """All of it as JSON: what `read_predict_config` reads."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -170,7 +175,7 @@ class Predictor:
         device = choose_device(config.device)
         self.engine = choose_engine(config.engine, device)
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
-        self.batch_px = int(config.batch_megapixels * 1e6)
+        self.batch_px = config.batch_px
         self.network_s = 0.0
         """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)

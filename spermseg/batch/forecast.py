@@ -1,0 +1,166 @@
+"""What a night will take, told from a sample of its uploads: pictures, time, memory, and the size of the table.
+
+A few uploads are segmented in a child process, so that one which ends its process costs nothing but its place in the
+sample. All else is proportion, and `extrapolate` has no more in it.
+"""
+
+import os
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from spermseg.batch.fetch import Fetched, fetch_all
+from spermseg.batch.isolation import IsolatedSegmenter
+from spermseg.batch.plan import Plan, Planned
+from spermseg.batch.results import OK, encode_unit, results_table
+from spermseg.batch.worker import Segmenting
+from spermseg.model.predict import window_layout
+from spermseg.model.saved import decode_model
+
+SAMPLED = 16
+"""Uploads that are segmented for a forecast; the first one that is ok is not timed, since it warms the process."""
+START_S = 15.0
+"""From the start of Ray to the first picture, about."""
+MS = 1000.0
+
+
+def cpus() -> int:
+    """Return the CPUs that this process may use: with no GPU, a worker each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(kw_only=True)
+class Uploads:
+    """Uploads that go by, counted, of which a few are kept: each as likely as any other."""
+
+    count: int = 0
+    bytes: int = 0
+    """To be fetched."""
+    kept: list[Planned] = field(default_factory=list)
+
+    def passing(self, planned: Iterable[Planned]) -> Iterator[Planned]:
+        """Yield what goes by (Vitter's algorithm R, 1985)."""
+        dice = random.Random(0)  # noqa: S311 (no secret)
+        for one in planned:
+            self.count += 1
+            self.bytes += one.size
+            place = self.count - 1 if self.count <= SAMPLED else dice.randrange(self.count)
+            if place < len(self.kept):
+                self.kept[place] = one
+            elif place < SAMPLED:
+                self.kept.append(one)
+            yield one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What a few uploads took, by one process with one thread for each kind of work."""
+
+    uploads: int
+    """Of the sample."""
+    ok: int
+    megapixels: float
+    """Of those that are ok."""
+    windows: int
+    """That the network reads of those."""
+    timed_megapixels: float
+    decode_s: float
+    network_s: float
+    measure_s: float
+    table_bytes: int
+    """Of the rows of all."""
+    worker_bytes: float
+    """The most memory that the process had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a night will take."""
+
+    uploads: int
+    rejected: int
+    megapixels: float
+    windows: float
+    """That the network reads."""
+    cpu_s: float
+    """Of decoding, network and measuring, on one core of the machine that made the forecast."""
+    beside_network_s: float
+    """Of that, without the network: what is left for CPUs where GPUs run it."""
+    worker_bytes: float
+    """Memory of a worker."""
+    table_bytes: float
+
+    def seconds(self, workers: int) -> float:
+        """Return how long it will take by so many workers that have a core each."""
+        return START_S + self.cpu_s / workers
+
+    def least_seconds_on_gpus(self, gpus: int, threads: int) -> float:
+        """Return how long decoding and measuring take beside so many GPUs; no network can be faster than that."""
+        return START_S + self.beside_network_s / (gpus * threads)
+
+
+def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, endpoint_url: str | None) -> Sample:
+    """Segment a few uploads in a child process.
+
+    Raises:
+        StorageError: the storage failed.
+    """
+    segmenter = IsolatedSegmenter(segmenting)
+    try:
+        fetched: list[Fetched] = list(fetch_all(sample, endpoint_url))
+        rows = segmenter.segment(sample, fetched)
+        memory = segmenter.child_peak_bytes()
+    finally:
+        segmenter.close()
+    done = [row for row in rows if row["status"] == OK]
+    timed = done[1:] or done
+    return Sample(
+        uploads=len(rows),
+        ok=len(done),
+        megapixels=_megapixels(done),
+        windows=_windows(done, segmenting),
+        timed_megapixels=_megapixels(timed),
+        decode_s=sum(row["decode_ms"] for row in timed) / MS,
+        network_s=sum(row["predict_ms"] for row in timed) / MS,
+        measure_s=sum(row["measure_ms"] for row in timed) / MS,
+        table_bytes=len(encode_unit(results_table(rows), machine="")),
+        worker_bytes=memory,
+    )
+
+
+def _megapixels(rows: Iterable[dict[str, int]]) -> float:
+    return sum(row["width_px"] * row["height_px"] for row in rows) / 1e6
+
+
+def _windows(rows: Iterable[dict[str, int]], segmenting: Segmenting) -> int:
+    network, view = decode_model(segmenting.model).description.network, segmenting.settings.view
+    layout = window_layout(view, network, segmenting.predict.batch_px)
+    return sum(len(layout(view.working_shape((row["height_px"], row["width_px"])))) for row in rows)
+
+
+def draw_planned(plan: Plan, seed: int = 0) -> list[Planned]:
+    """Return up to `SAMPLED` micrographs of a plan, each as likely as any other, of which only their units are read."""
+    ends = list(accumulate(plan.unit_sizes))
+    rows = random.Random(seed).sample(range(len(plan)), min(SAMPLED, len(plan)))  # noqa: S311 (no secret)
+    places = [(bisect_right(ends, row), row) for row in sorted(rows)]
+    return [plan.unit(at)[row - (ends[at - 1] if at else 0)] for at, row in places]
+
+
+def extrapolate(sample: Sample, uploads: int) -> Forecast:
+    """Return what so many uploads like those of a sample will take."""
+    share = uploads / sample.uploads if sample.uploads else 0.0
+    megapixels = sample.megapixels * share
+    ratio = megapixels / sample.timed_megapixels if sample.timed_megapixels else 0.0
+    beside = (sample.decode_s + sample.measure_s) * ratio
+    return Forecast(
+        uploads=uploads,
+        rejected=round((sample.uploads - sample.ok) * share),
+        megapixels=megapixels,
+        windows=sample.windows * share,
+        cpu_s=beside + sample.network_s * ratio,
+        beside_network_s=beside,
+        worker_bytes=sample.worker_bytes,
+        table_bytes=sample.table_bytes * share,
+    )

@@ -1,0 +1,112 @@
+"""`spermseg plan`: what a night will take."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from spermseg.batch.forecast import Forecast, Uploads, cpus, extrapolate, measure_sample
+from spermseg.batch.listing import list_uploads
+from spermseg.batch.plan import Identity, Planned
+from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker import Segmenting
+from spermseg.cells.instances import CellConfig
+from spermseg.cli.options import EndpointUrl, OptionalInt
+from spermseg.errors import ConfigError
+from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
+from spermseg.model.predict import PredictConfig
+from spermseg.model.saved import decode_model
+from spermseg.storage.filesystem import Location
+
+GPUS = (1, 4, 16)
+DECODE_THREADS = 2
+HANG_S = 60.0
+MB, GB = 1e6, 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say what segmenting uploads will take, and do none of it: pictures, megapixels, time, memory, size of the table.
+
+    Lists all uploads, and segments 16 of them, drawn at random, in a process of its own. Nothing is written. What has a
+    row in some table already is counted, too.
+
+    Example: spermseg plan s3://clinic/uploads --model model.safetensors
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    """The uploads: a folder or s3://bucket/prefix."""
+    model: str
+    """The model file that `spermseg train` wrote."""
+    workers: OptionalInt = None
+    """Processes that would hold a model each, with a CPU each: as many as this machine has, unless given."""
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
+    """Larger pictures would be rejected."""
+    endpoint_url: EndpointUrl = None
+    """S3 server of the uploads and the model, where it is not AWS."""
+
+    def run(self) -> int:
+        """List, segment a sample, and print."""
+        workers = cpus() if self.workers is None else self.workers
+        if workers < 1:
+            raise ConfigError(f"got {workers} workers; 1 or more is needed")
+        source, segmenting = Location(self.source, self.endpoint_url), self._segmenting()
+        uploads = Uploads()
+        for _ in tqdm(uploads.passing(_listed(source, segmenting)), desc="listing", unit="upload", unit_scale=True):
+            pass
+        if not uploads.count:
+            raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
+        sample = measure_sample(uploads.kept, segmenting, self.endpoint_url)
+        print(describe(extrapolate(sample, uploads.count), uploads.bytes, workers))
+        print(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
+        return 0
+
+    def _segmenting(self) -> Segmenting:
+        model = Location(self.model, self.endpoint_url).read_bytes()
+        description = decode_model(model, self.model).description
+        return Segmenting(
+            model=model,
+            settings=SegmentSettings(
+                view=description.view,
+                cells=CellConfig(threshold=description.threshold, min_area=description.min_area),
+                max_megapixels=self.max_megapixels,
+            ),
+            predict=PredictConfig(device="cpu"),
+            run_id="forecast",
+            decode=decode_micrograph,
+            hang_s=HANG_S,
+        )
+
+
+def _listed(source: Location, segmenting: Segmenting) -> Iterator[Planned]:
+    said = segmenting.provenance
+    return list_uploads(source, Identity(model_sha256=said.model_sha256, settings_sha256=said.recipe_sha256))
+
+
+def describe(forecast: Forecast, fetched_bytes: int, workers: int) -> str:
+    """Return a forecast as lines for a person."""
+    rejected = f"about {forecast.rejected:,} of them rejected"
+    lines = [
+        ("uploads", f"{forecast.uploads:,}, {rejected}; {fetched_bytes / MB:,.0f} MB"),
+        ("pictures", f"{forecast.megapixels:,.0f} megapixels, {forecast.windows:,.0f} windows of the network"),
+        ("this machine", f"{_duration(forecast.seconds(workers))} with {workers} workers, a CPU each"),
+    ]
+    for gpus in GPUS:
+        least = _duration(forecast.least_seconds_on_gpus(gpus, DECODE_THREADS))
+        lines.append((f"{gpus} GPU{'s' * (gpus > 1)}", f"at least {least}, with {DECODE_THREADS} CPUs beside each"))
+    lines.append(("memory", f"{forecast.worker_bytes / GB:.1f} GB a worker"))
+    lines.append(("table", f"{forecast.table_bytes / MB:,.1f} MB"))
+    return "\n".join(f"{name:<14}{what}" for name, what in lines)
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as a person would say them.
+
+    >>> [_duration(seconds) for seconds in (42, 600, 9000)]
+    ['42 s', '10 min', '2.5 h']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
