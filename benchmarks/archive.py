@@ -134,6 +134,7 @@ def measure(source: Path, pictures: int, model: bytes, workers: int) -> Measured
             settings=SegmentSettings(view=decode_model(model).description.view),
             predict=PredictConfig(),
             workers=Workers(count=workers, decode=decode),
+            forecast=False,
         )
         segment_night(night, watch)
         rows, wrong = verify(Location(out))

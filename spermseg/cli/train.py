@@ -29,6 +29,8 @@ from spermseg.training.evaluate import half_precision_agreement
 from spermseg.training.fit import FitState, StepReport
 
 MODEL = "model.safetensors"
+SHOW_AFTER_S = 5.0
+"""A bar of what is done sooner would only flicker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +211,11 @@ def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState
     network = UNet(chosen.network).eval()
     network.load_state_dict(state.best_weights)
     agreement = half_precision_agreement(
-        network, chosen.view, chosen.cells.threshold, dataset, lambda some: tqdm(some, desc="checking half precision")
+        network,
+        chosen.view,
+        chosen.cells.threshold,
+        dataset,
+        lambda some: tqdm(some, desc="checking half precision", unit="picture", leave=False, delay=SHOW_AFTER_S),
     )
     description = ModelDescription(
         network=chosen.network,

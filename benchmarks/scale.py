@@ -1,0 +1,142 @@
+"""What does a picture cost as the night grows? 100, 1,000 and 10,000 small pictures.
+
+    python benchmarks/scale.py
+
+Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is that between the first
+unit that was done and the last; memory is the driver's, and the object store's at its fullest.
+
+Prints a table and, as its last line, one JSON object of the figures.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import tyro
+from tqdm import tqdm
+
+from spermseg.batch import plan
+from spermseg.batch.night import Night
+from spermseg.batch.pipeline import Workers
+from spermseg.batch.receipt import verify
+from spermseg.batch.run import Progress, segment_night
+from spermseg.batch.settings import SegmentSettings
+from spermseg.model.predict import PredictConfig
+from spermseg.storage.filesystem import Location
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from dark_cells import CELLS, VIEW, darkness_model, picture
+
+MIB = 2**20
+STORE = Path("/dev/shm")
+"""Where Ray's object store lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Segment nights of several sizes."""
+
+    pictures: tuple[int, ...] = (100, 1000, 10000)
+    """Of the nights."""
+    workers: int = 2
+    """Processes that segment."""
+    unit: int = 32
+    """Pictures of a unit of work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What came of one night."""
+
+    pictures: int
+    ms_a_picture: float
+    start_s: float
+    """From the start to the first unit that is done."""
+    driver_mib: float
+    """The most resident memory of the driver, beyond what it had before."""
+    store_mib: float
+    """The most that the object store held."""
+
+
+@contextmanager
+def watching(peaks: dict[str, float]) -> Iterator[None]:
+    """Note the most memory of this process and of the object store until the block ends."""
+    done, driver = threading.Event(), psutil.Process()
+    before, store = driver.memory_info().rss, psutil.disk_usage(str(STORE)).used
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            peaks["driver"] = max(peaks.get("driver", 0), driver.memory_info().rss - before)
+            peaks["store"] = max(peaks.get("store", 0), psutil.disk_usage(str(STORE)).used - store)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def measure(count: int, options: Options) -> Measured:
+    """Segment one night."""
+    moments: list[tuple[float, int]] = []
+    peaks: dict[str, float] = {}
+
+    def note(progress: Progress) -> None:
+        moments.append((time.perf_counter(), progress.done))
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Location(f"{folder}/uploads"), Location(f"{folder}/results")
+        drawn = [picture(cells) for cells in range(10)]
+        for number in tqdm(range(count), desc="writing", unit="picture"):
+            place = Path(source.path, f"patient-{number // 100:03}")
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number:05}.png").write_bytes(drawn[number % 10])
+        night = Night(
+            source=source,
+            out=out,
+            model=darkness_model(),
+            settings=SegmentSettings(view=VIEW, cells=CELLS),
+            predict=PredictConfig(),
+            workers=Workers(count=options.workers, gpu=False),
+            forecast=False,
+        )
+        started = time.perf_counter()
+        with watching(peaks):
+            segment_night(night, note)
+        rows, wrong = verify(out)
+    if wrong or rows != count:
+        raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+    (first, before), (last, after) = moments[1], moments[-1]
+    return Measured(
+        pictures=count,
+        ms_a_picture=round(1000 * (last - first) / max(1, after - before), 2),
+        start_s=round(first - started, 1),
+        driver_mib=round(peaks["driver"] / MIB, 1),
+        store_mib=round(peaks["store"] / MIB, 1),
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    options = tyro.cli(Options)
+    os.environ.setdefault("RAY_ADDRESS", "local")
+    plan.UNIT_MICROGRAPHS = options.unit
+    measured = [measure(count, options) for count in options.pictures]
+    print(f"\n{'pictures':>9}{'ms a picture':>14}{'start, s':>10}{'driver, MiB':>13}{'store, MiB':>12}")
+    for one in measured:
+        print(f"{one.pictures:>9}{one.ms_a_picture:>14}{one.start_s:>10}{one.driver_mib:>13}{one.store_mib:>12}")
+    print(json.dumps({"workers": options.workers, "unit": options.unit, "nights": [asdict(one) for one in measured]}))
+
+
+if __name__ == "__main__":
+    main()
