@@ -10,8 +10,8 @@ and from one zip; the same weights and the view of the recipe `clinic`. Four way
 - script: a `multiprocessing.Pool` over the files of the folder, each read, decoded, predicted and measured in line;
 - pipeline: `spermseg segment`.
 
-Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are ready,
-and the pipeline's with its first unit that is done. Prints a table and, as its last line, one JSON object of the figures.
+Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are
+ready, and the pipeline's with its first unit that is done. Prints a table and, as its last line, one JSON object.
 """
 
 import json
@@ -108,6 +108,7 @@ def draw_files(folder: Path, size: tuple[int, int], count: int) -> dict[str, byt
 
 # The ways without Ray: each makes what it needs, and returns what it does with its share of the files.
 Work = Callable[[], object]
+Make = Callable[[bytes, list[bytes]], Work]
 
 
 def predictor(model: bytes, files: list[bytes]) -> Work:
@@ -127,9 +128,7 @@ def without_ray(model: bytes, files: list[bytes]) -> Work:
     return lambda: segmenter.segment(planned, [Fetched(data=data) for data in files])
 
 
-def _share(
-    make: Callable[[bytes, list[bytes]], Work], model: bytes, files: list[bytes], ready: Any, times: Any
-) -> None:
+def _share(make: Make, model: bytes, files: list[bytes], ready: Any, times: Any) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     work = make(model, files)
@@ -139,7 +138,7 @@ def _share(
     times.put((started, time.perf_counter()))
 
 
-def in_processes(make: Callable[[bytes, list[bytes]], Work], model: bytes, files: list[bytes], workers: int) -> float:
+def in_processes(make: Make, model: bytes, files: list[bytes], workers: int) -> float:
     """Return the seconds that so many processes take together, from when all are ready."""
     spawn = mp.get_context("spawn")
     ready, times = spawn.Barrier(workers), spawn.Queue()

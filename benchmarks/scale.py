@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py
 
-Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is that between the first
-unit that was done and the last; memory is the driver's, and the object store's at its fullest.
+Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is that between the
+first unit that was done and the last; memory is the driver's, and the object store's at its fullest.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
