@@ -17,6 +17,7 @@ from spermseg.batch.receipt import list_runs, verify
 from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
 from spermseg.batch.segment import SegmentUnit
+from spermseg.batch.spent import Spent
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
 
@@ -85,10 +86,11 @@ def test_workers_that_are_left_over_from_a_killed_run_change_nothing(
     kept: list[tuple] = []
     write = SegmentUnit._write
 
-    def keep_three(stage: SegmentUnit, unit: int, rows: list[dict]) -> None:
+    def keep_three(stage: SegmentUnit, unit: int, rows: list[dict]) -> Spent:
         kept.append((stage, unit, [{**row, "version": "old"} for row in rows]))
         if len(kept) == 3:
             raise StoppedError
+        return Spent()
 
     with monkeypatch.context() as patch:
         patch.setattr(SegmentUnit, "_write", keep_three)
@@ -97,10 +99,10 @@ def test_workers_that_are_left_over_from_a_killed_run_change_nothing(
     (run_id,) = list_runs(out)
     first, *late = kept
 
-    def write_after_an_old_worker(stage: SegmentUnit, unit: int, rows: list[dict]) -> None:
+    def write_after_an_old_worker(stage: SegmentUnit, unit: int, rows: list[dict]) -> Spent:
         if unit == first[1]:
             write(*first)
-        write(stage, unit, rows)
+        return write(stage, unit, rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(SegmentUnit, "_write", write_after_an_old_worker)
