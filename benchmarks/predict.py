@@ -31,6 +31,8 @@ from spermseg.model.predict import PredictConfig, Predictor, network_input
 from spermseg.model.saved import SavedModel
 
 Way = Callable[[list[NDArray[np.uint8]]], list[NDArray[np.float32]]]
+PX_A_CELL = 80_000
+"""Of the drawn pictures: a well filled field of view."""
 TILE, OVERLAP = 256, 0.25
 """Of MONAI's windows, as its users set them for 2D pictures."""
 
@@ -158,7 +160,8 @@ def measure(options: Options, saved: SavedModel) -> tuple[dict[str, Timed], Pred
         "plain loop": plain_loop(saved, device),
         "whole picture": whole(saved, device),
     }
-    config = DrawConfig(height=options.height, width=options.width, scale=0.5)
+    cells = max(1, int(options.height * options.width / PX_A_CELL))
+    config = DrawConfig(height=options.height, width=options.width, scale=0.5, cells=(cells, cells))
     pictures = [draw_micrograph(2000 + seed, config).pixels for seed in range(options.pictures)]
     timed = {name: Timed() for name in ways}
     with tqdm(total=(options.repeats + 1) * len(ways), desc="measuring", unit="call") as bar:
