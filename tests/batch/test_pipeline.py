@@ -53,6 +53,17 @@ def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
     assert segment_night(night, seen.append) == []
 
 
+def test_decoding_in_tasks_of_their_own_gives_the_same_rows(uploads, out, cluster, model, expected, monkeypatch):
+    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 4)
+    seen: list[Progress] = []
+    night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster, decode_apart=True))
+    segment_night(night, seen.append)
+    assert rows_of(out, uploads) == expected
+    spent = seen[-1].profile.spent
+    assert min(spent.fetch_s, spent.fetched_bytes, spent.decode_s, spent.network_s, spent.written_bytes) > 0
+    assert len(seen[-1].profile.workers) == 1
+
+
 def test_a_storage_that_keeps_failing_stops_the_run_in_one_line_and_rejects_nothing(
     cluster, uploads, out, model, capfd
 ):
