@@ -11,7 +11,7 @@ and from one zip; the same weights and the view of the recipe `clinic`. Four way
 - pipeline: `spermseg segment`.
 
 Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are
-ready, and the pipeline's with its first unit that is done. Prints a table and, as its last line, one JSON object.
+ready, and the pipeline's when as many units are done as there are processes. Prints a table and, as its last line, one JSON object.
 """
 
 import json
@@ -180,7 +180,7 @@ def script(model: bytes, folder: Path, workers: int) -> float:
 
 
 def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> float:
-    """Return seconds a picture times all pictures, from the first unit that is done to the last."""
+    """Return seconds a picture times all pictures, from when each worker has done a unit to the last one's end."""
     moments: list[tuple[float, int]] = []
 
     def watch(progress: Progress) -> None:
@@ -200,7 +200,7 @@ def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> flo
         rows, wrong = verify(Location(out))
     if wrong or rows != pictures:
         raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
-    (first, before), (last, after) = moments[1], moments[-1]
+    (first, before), (last, after) = moments[workers], moments[-1]
     return (last - first) / (after - before) * pictures
 
 
