@@ -11,7 +11,8 @@ and from one zip; the same weights and the view of the recipe `clinic`. Four way
 - pipeline: `spermseg segment`.
 
 Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are
-ready, and the pipeline's when as many units are done as there are processes. Prints a table and, as its last line, one JSON object.
+ready, and the pipeline's when as many units are done as there are processes. Prints a table and, as its last line, one
+JSON object of the figures.
 """
 
 import json
