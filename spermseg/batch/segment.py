@@ -26,10 +26,10 @@ class SegmentUnit:
     """
 
     def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
-        self._free_since = time.perf_counter()
         self.plan = open_plan(plan)
         self.out, self.run_id = out, segmenting.run_id
         self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
+        self._free_since = time.perf_counter()
 
     def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
         return segmenting.start(threads)
