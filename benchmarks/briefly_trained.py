@@ -31,11 +31,13 @@ def example(seed: int, height: int = 512, width: int = 640) -> WorkingExample:
 
 
 def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
-    """Return the model of a file; where there is none, train one, which takes some minutes, and write it there."""
+    """Return the model of a file; where there is none, train one in about five minutes, and write it there."""
     if not path.exists():
         train = [example(seed) for seed in range(PICTURES)]
         held_out = [example(1000 + seed) for seed in range(HELD_OUT)]
-        config = TrainConfig(epochs=epochs, learning_rate=2e-3, loss="bce+dice", augment="none", expansion=1)
+        config = TrainConfig(
+            epochs=epochs, learning_rate=5e-3, schedule="one-cycle", loss="bce+dice", augment="none", expansion=1
+        )
         fit = Fit(network_config=NETWORK, view=VIEW, config=config, train=train, val=held_out)
         with tqdm(total=epochs, desc="training a model", unit="epoch") as bar:
             state = fit.run(on_epoch=lambda _: bar.update())

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
@@ -20,6 +21,7 @@ from spermseg.training.metrics import Confusion, confusion
 from spermseg.training.sampling import Sampler, WorkingExample
 
 Weights = dict[str, Tensor]
+ScheduleName = Literal["constant", "one-cycle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,9 @@ class TrainConfig:
     batch_size: int = 4
     """Pictures a step, over all workers."""
     learning_rate: float = 3e-4
-    """Of Adam."""
+    """Of Adam; the highest one of a schedule."""
+    schedule: ScheduleName = "constant"
+    """Of the learning rate: `one-cycle` rises for a third of the steps and falls to nothing (Smith and Topin, 2019)."""
     loss: LossName = "bce"
     """`bce` is binary cross-entropy; `bce+dice` adds the soft Dice loss."""
     augment: AugmentName = "paper"
@@ -129,6 +133,7 @@ class Fit:
         self.network: nn.Module = UNet(self.network_config).to(self.team.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
+        self._schedule = self._start_schedule()
 
     def run(
         self,
@@ -147,6 +152,7 @@ class Fit:
         if state.epoch:
             self.network.load_state_dict(state.weights)
             self.optimizer.load_state_dict(state.optimizer)
+            self._schedule = self._start_schedule(state.epoch)
         wrapped = self.team.together(self.network)
         while state.epoch < self.config.epochs:
             trained = self._train_epoch(wrapped, state, on_step)
@@ -155,6 +161,16 @@ class Fit:
             if on_epoch:
                 on_epoch(state)
         return state
+
+    def _start_schedule(self, epochs_done: int = 0) -> LRScheduler | None:
+        """Return what moves the learning rate after every step, where it moves."""
+        if self.config.schedule == "constant":
+            return None
+        steps = self._sampler().steps
+        last = epochs_done * steps - 1
+        return OneCycleLR(
+            self.optimizer, self.config.learning_rate, total_steps=self.config.epochs * steps + 1, last_epoch=last
+        )
 
     def _next_state(self, state: FitState, record: dict[str, float]) -> FitState:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
@@ -215,6 +231,8 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        if self._schedule:
+            self._schedule.step()
         return loss.detach(), logits.detach()
 
     @torch.inference_mode()

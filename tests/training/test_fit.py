@@ -69,6 +69,29 @@ def test_a_resumed_training_has_the_curves_and_weights_of_an_uninterrupted_one(u
     assert resumed.best_epoch == uninterrupted.best_epoch
 
 
+ONE_CYCLE = replace(CONFIG, schedule="one-cycle")
+
+
+def test_one_cycle_rises_to_the_learning_rate_in_a_third_of_the_steps_and_falls_to_nothing():
+    rates = []
+    training = fit(ONE_CYCLE)
+    training.run(on_step=lambda report: rates.append(training.optimizer.param_groups[0]["lr"]))
+    assert len(rates) == 16
+    peak = int(np.argmax(rates))
+    assert 3 <= peak <= 5
+    assert rates[peak] == pytest.approx(CONFIG.learning_rate, rel=0.05)
+    assert rates == [*sorted(rates[:peak]), *sorted(rates[peak:], reverse=True)]
+    assert rates[-1] < CONFIG.learning_rate / 1e4
+
+
+def test_a_resumed_one_cycle_goes_on_where_it_was(tmp_path):
+    """A run's length is part of its schedule, so the cut one is stopped rather than made shorter."""
+    whole = fit(ONE_CYCLE).run(on_epoch=lambda state: state.epoch == 2 and write_state(state, tmp_path))
+    resumed = fit(ONE_CYCLE).run(read_state(tmp_path))
+    assert resumed.history == whole.history
+    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
 def test_another_seed_is_another_training(uninterrupted):
     assert fit(replace(CONFIG, seed=4, epochs=1)).run().history[0] != uninterrupted.history[0]
 
