@@ -35,6 +35,8 @@ NO_PROGRESS_S = 1800
 FAILURES_AT_FIRST = 8
 """When so many units failed in the first pass and none is done, it is no micrograph's fault. In a later pass it may be:
 only units that failed are in it."""
+MOST_BLOCKS = 1000
+"""That a pass begins as. Each costs the driver 3 ms before the first unit is done; a task fetches the units of one."""
 FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
 """CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
 
@@ -174,7 +176,7 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        fetched = ray.data.from_items(jobs, override_num_blocks=len(jobs)).flat_map(
+        fetched = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_BLOCKS)).flat_map(
             FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES
         )
         if workers.decode_apart and not isolated:
@@ -218,7 +220,7 @@ def _configure() -> None:
     configure_ray_data(context)
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.max_errored_blocks = -1  # a block that is lost is a unit whose worker died: it is done in isolation
-    context.target_max_block_size = 1  # bytes: a unit of an archive that is streamed is a block of its own, too
+    context.target_max_block_size = 1  # bytes: each unit that a task fetches is a block of its own, and goes on at once
 
 
 def _stopped(why: str) -> RunError:

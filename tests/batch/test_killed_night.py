@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 
 import pytest
 from dark_cells import night_over, picture
@@ -44,9 +45,10 @@ def segment_in_small_units(night: Night) -> None:
     segment_night(night, nothing)
 
 
-def wait_for_units(out: Location, least: int) -> None:
+def wait_for_units(out: Location, least: int, driver: BaseProcess) -> None:
     deadline = time.monotonic() + 300
     while len(list_units(out)) < least:
+        assert driver.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -60,7 +62,7 @@ def test_a_night_whose_driver_is_killed_half_way_decodes_only_what_was_in_flight
     night = night_over(uploads, out, model, workers=workers)
     driver = multiprocessing.get_context("spawn").Process(target=segment_in_small_units, args=(night,))
     driver.start()
-    wait_for_units(out, PICTURES // UNIT // 2)
+    wait_for_units(out, PICTURES // UNIT // 2, driver)
     driver.kill()
     driver.join()
     assert driver.exitcode == -signal.SIGKILL

@@ -53,6 +53,15 @@ def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
     assert segment_night(night, seen.append) == []
 
 
+def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out, cluster, model, expected, monkeypatch):
+    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 2)
+    monkeypatch.setattr("spermseg.batch.pipeline.MOST_BLOCKS", 2)
+    seen: list[Progress] = []
+    (receipt,) = segment_night(night_over(uploads, out, model, workers=Workers(count=1, address=cluster)), seen.append)
+    assert rows_of(out, uploads) == expected
+    assert len(seen) == 1 + receipt.units > 5
+
+
 def test_decoding_in_tasks_of_their_own_gives_the_same_rows(uploads, out, cluster, model, expected, monkeypatch):
     monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 4)
     seen: list[Progress] = []
