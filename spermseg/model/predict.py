@@ -4,7 +4,9 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,11 +22,16 @@ from spermseg.model.engine import EngineName, Precision, choose_device, choose_e
 from spermseg.model.folded import WHITE
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNetConfig
+from spermseg.storage.ahead import map_ahead
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Tiles (N, Y, X, 3) uint8 -> maps (N, ..., Y, X) float32."""
+Run = Callable[[Forward, Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.float32]]]
+"""What maps batches by a network, such as `map`."""
 MOST_BATCH = 1000
 """Megapixels; more would not fit any memory."""
+GPU_BATCHES = 2
+"""That a GPU has at a time, so that it never waits while windows are cut and maps are stitched."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,9 +71,19 @@ class _Batch:
         """Whether one window more would be more pixels than the network may read at once."""
         return bool(self.tiles) and (len(self.tiles) + 1) * self.tiles[0][..., 0].size > self.most_px
 
+    def take(self) -> NDArray[np.uint8]:
+        """Return the windows (N, Y, X, 3) as one array; none wait any more."""
+        tiles = np.stack(self.tiles)
+        self.tiles.clear()
+        return tiles
+
 
 def predict_working(
-    forward: Forward, layout: Callable[[Shape], Layout], pictures: Iterable[NDArray[np.uint8]], batch_px: int
+    forward: Forward,
+    layout: Callable[[Shape], Layout],
+    pictures: Iterable[NDArray[np.uint8]],
+    batch_px: int,
+    run: Run = map,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the stitched maps (..., Y, X) of pictures at the working resolution, in order.
 
@@ -75,29 +92,29 @@ def predict_working(
         layout: the windows of a picture of a shape.
         pictures: (Y, X, 3) uint8, at the working resolution; read only as far ahead as a batch needs.
         batch_px: pixels that the network reads at once, from as many pictures as it takes; one window at least.
+        run: maps batches by the network, in order; it may read ahead.
     """
     waiting: deque[_Waiting] = deque()
-    batch = _Batch(most_px=batch_px)
 
-    def run() -> Iterator[NDArray[np.float32]]:
-        maps = forward(np.stack(batch.tiles))
-        batch.tiles.clear()
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        batch = _Batch(most_px=batch_px)
+        for picture in pictures:
+            found = layout(picture.shape[:2])
+            if not batch.fits(found):
+                yield batch.take()
+            waiting.append(_Waiting(layout=found))
+            for tile in found.split(picture):
+                batch.tiles.append(tile)
+                if batch.is_full:
+                    yield batch.take()
+        if batch.tiles:
+            yield batch.take()
+
+    for maps in run(forward, batches()):
         for one in waiting:
             maps = maps[one.take(maps) :]
         while waiting and waiting[0].done == len(waiting[0].layout):
             yield waiting.popleft().whole  # type: ignore[misc]
-
-    for picture in pictures:
-        found = layout(picture.shape[:2])
-        if not batch.fits(found):
-            yield from run()
-        waiting.append(_Waiting(layout=found))
-        for tile in found.split(picture):
-            batch.tiles.append(tile)
-            if batch.is_full:
-                yield from run()
-    if batch.tiles:
-        yield from run()
 
 
 def window_layout(view: View, network: UNetConfig, window_px: int) -> Callable[[Shape], Layout]:
@@ -180,6 +197,7 @@ class Predictor:
         """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
         self._engine = make_engine(saved.network, self.engine, device, self.dtype)
+        self._run: Run = partial(map_ahead, ThreadPoolExecutor(1), count=GPU_BATCHES) if device.type == "cuda" else map
 
     def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """Yield the probability map (Y, X) of the whole cell for each picture, at native resolution.
@@ -205,7 +223,7 @@ class Predictor:
 
     def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution."""
-        return predict_working(self._forward, self._layout, pictures, self.batch_px)
+        return predict_working(self._forward, self._layout, pictures, self.batch_px, self._run)
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         started = time.perf_counter()

@@ -1,6 +1,8 @@
 """The predictor: the same maps whatever shares the batch, the same tiled as whole, in order, and no reading ahead."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +16,10 @@ from spermseg.errors import ConfigError, ShapeError
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize, to_native
-from spermseg.model.predict import PredictConfig, Predictor, network_input, predict_working, window_layout
+from spermseg.model.predict import GPU_BATCHES, PredictConfig, Predictor, network_input, predict_working, window_layout
 from spermseg.model.saved import ModelDescription, SavedModel
 from spermseg.model.unet import UNet, UNetConfig
+from spermseg.storage.ahead import map_ahead
 
 THRESHOLD = 0.5
 
@@ -67,6 +70,22 @@ def test_a_map_depends_neither_on_the_batch_size_nor_on_its_neighbours_and_the_o
         assert np.allclose(found, expected, atol=1e-5)
         near = np.abs(expected - THRESHOLD) < 1e-5
         assert np.array_equal((found >= THRESHOLD) | near, (expected >= THRESHOLD) | near)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.sampled_from(SIZES), max_size=5), batch_px=st.integers(1, 40_000))
+def test_a_network_that_works_ahead_in_a_thread_of_its_own_as_a_gpu_does_gives_the_same_maps(sizes, batch_px):
+    pictures = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    layout = window_layout(TILES, SMALL, batch_px)
+
+    def forward(tiles: np.ndarray) -> np.ndarray:
+        return tiles[..., 0].astype(np.float32)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = partial(map_ahead, pool, count=GPU_BATCHES)
+        found = list(predict_working(forward, layout, pictures, batch_px, ahead))
+    assert len(found) == len(pictures)
+    assert all(np.array_equal(one, whole[..., 0]) for one, whole in zip(found, pictures, strict=True))
 
 
 def test_the_maps_of_the_networks_used_here_are_not_flat():
