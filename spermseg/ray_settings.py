@@ -89,11 +89,20 @@ def _knock(address: str) -> None:
 def _own_sigterm() -> Iterator[None]:
     """Keep what this process does when it is asked to end, where it has a way of its own: Ray puts another in place."""
     before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended: SystemExit | None = None
     try:
         yield
+    except SystemExit as end:
+        ended = end
     finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
+    if ended is not None:
+        if ended.code == signal.SIGTERM:  # Ray's way, which was in place: ours begins from here
+            before(signal.SIGTERM, None)
+        raise ended
 
 
 @contextmanager
