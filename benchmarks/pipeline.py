@@ -11,8 +11,8 @@ and from one zip; the same weights and the view of the recipe `clinic`. Four way
 - pipeline: `spermseg segment`.
 
 Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are
-ready, and the pipeline's when as many units are done as there are processes. Prints a table and, as its last line, one
-JSON object of the figures.
+ready, and that of a worker of the pipeline when it has done a unit. Prints a table and, as its last line, one JSON
+object of the figures.
 """
 
 import json
@@ -37,6 +37,7 @@ import cv2
 import torch
 import tyro
 from briefly_trained import briefly_trained
+from pace import Pace
 from tqdm import tqdm
 
 from spermseg.batch import plan
@@ -45,7 +46,7 @@ from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.plan import Planned
 from spermseg.batch.receipt import verify
-from spermseg.batch.run import Progress, segment_night
+from spermseg.batch.run import segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.micrograph.decode import decode_micrograph
@@ -181,12 +182,8 @@ def script(model: bytes, folder: Path, workers: int) -> float:
 
 
 def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> float:
-    """Return seconds a picture times all pictures, from when each worker has done a unit to the last one's end."""
-    moments: list[tuple[float, int]] = []
-
-    def watch(progress: Progress) -> None:
-        moments.append((time.perf_counter(), progress.done))
-
+    """Return seconds a picture times all pictures, once each worker is at work."""
+    pace = Pace()
     with tempfile.TemporaryDirectory() as out:
         night = Night(
             source=source,
@@ -197,12 +194,11 @@ def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> flo
             workers=Workers(count=workers, gpu=False),
             forecast=False,
         )
-        segment_night(night, watch)
+        segment_night(night, pace)
         rows, wrong = verify(Location(out))
     if wrong or rows != pictures:
         raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
-    (first, before), (last, after) = moments[workers], moments[-1]
-    return (last - first) / (after - before) * pictures
+    return pace.seconds_a_picture * pictures
 
 
 @contextmanager

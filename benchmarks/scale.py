@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py
 
-Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is that between the
-first unit that was done and the last; memory is the driver's, and the object store's at its fullest.
+Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is counted from
+when each worker has done a unit; memory is the driver's, and the object store's at its fullest.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -21,13 +21,14 @@ from pathlib import Path
 
 import psutil
 import tyro
+from pace import Pace
 from tqdm import tqdm
 
 from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.receipt import verify
-from spermseg.batch.run import Progress, segment_night
+from spermseg.batch.run import segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
@@ -88,12 +89,8 @@ def watching(peaks: dict[str, float]) -> Iterator[None]:
 
 def measure(count: int, options: Options) -> Measured:
     """Segment one night."""
-    moments: list[tuple[float, int]] = []
+    pace = Pace()
     peaks: dict[str, float] = {}
-
-    def note(progress: Progress) -> None:
-        moments.append((time.perf_counter(), progress.done))
-
     with tempfile.TemporaryDirectory() as folder:
         source, out = Location(f"{folder}/uploads"), Location(f"{folder}/results")
         drawn = [picture(cells) for cells in range(10)]
@@ -112,15 +109,14 @@ def measure(count: int, options: Options) -> Measured:
         )
         started = time.perf_counter()
         with watching(peaks):
-            segment_night(night, note)
+            segment_night(night, pace)
         rows, wrong = verify(out)
     if wrong or rows != count:
         raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
-    (first, before), (last, after) = moments[1], moments[-1]
     return Measured(
         pictures=count,
-        ms_a_picture=round(1000 * (last - first) / max(1, after - before), 2),
-        start_s=round(first - started, 1),
+        ms_a_picture=round(1000 * pace.seconds_a_picture, 2),
+        start_s=round(pace.begun[0] - started, 1),
         driver_mib=round(peaks["driver"] / MIB, 1),
         store_mib=round(peaks["store"] / MIB, 1),
     )

@@ -41,13 +41,16 @@ def test_a_process_that_is_asked_to_end_while_ray_starts_ends_its_own_way(asked_
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the way out is not cut short
 
 
-@pytest.mark.parametrize("then", [None, SystemExit(1), KeyboardInterrupt()])
-def test_the_way_to_end_is_our_own_again_once_ray_has_started_or_failed(asked_to_end, then):
-    try:
+@pytest.mark.parametrize("then", [SystemExit(1), KeyboardInterrupt()])
+def test_what_goes_wrong_while_ray_starts_comes_through_and_the_way_to_end_is_our_own_again(asked_to_end, then):
+    with pytest.raises(type(then)) as raised:
         connect(ray_init(interrupt=False, then=then), "local")
-    except (SystemExit, KeyboardInterrupt) as raised:
-        assert raised is then
-    else:
-        assert then is None
+    assert raised.value is then
+    with pytest.raises(asked_to_end):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_once_ray_has_started_the_way_to_end_is_our_own_again(asked_to_end):
+    connect(ray_init(interrupt=False), "local")
     with pytest.raises(asked_to_end):
         signal.raise_signal(signal.SIGTERM)
