@@ -1,4 +1,4 @@
-"""`spermseg evaluate`: a model against the annotations of a split."""
+"""`spermseg evaluate`: a model, a baseline or another rater against the annotations of a split."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,38 +7,63 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spermseg.cli.options import EndpointUrl, ModelFloat
+from spermseg.cli.options import EndpointUrl, ModelFloat, OptionalText
+from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig, Predictor
-from spermseg.model.saved import load_model
+from spermseg.model.saved import SavedModel, load_model
 from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.storage.filesystem import Location
-from spermseg.training.dataset import open_dataset
+from spermseg.training.baselines import BaselineName
+from spermseg.training.dataset import Dataset, open_dataset
 from spermseg.training.evaluate import Evaluator, Scored, rank, tabulate
-from spermseg.training.metrics import SCORES
+from spermseg.training.readers import BaselineReader, ModelReader, RaterReader
+from spermseg.training.shape_metrics import TOLERANCE
 
 EMPTY_MASK_RULE = "neither mask has a pixel: every score is 1; just one of them has none: every score is 0"
 
 
+NAMES = {
+    "iou": "IoU",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "cldice": "clDice",
+    "surface_dice": "surface Dice",
+}
+"""Scores as tables name them, in their order."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Hold a model against annotated pictures: IoU, Dice, precision, recall and F1.
+    """Hold a model against annotated pictures: IoU, Dice, precision, recall, F1, clDice, surface Dice.
 
     Both pooled over all pixels and per image (mean, median, 95 % bootstrap interval over groups), at the native
-    resolution and at the network's. Writes metrics.json, metrics.md and overlays.png (best, median and worst pictures).
+    resolution and at the network's, for the whole cell and for every part that is both annotated and learned; and how
+    well heads and cells are counted. Writes metrics.json, metrics.md and overlays.png (best, median, worst pictures).
+
+    In place of a model, a method that does not learn (--baseline), or another rater's dataset of the same pictures
+    (--rater), is held against the same annotations.
 
     Example: spermseg evaluate --model run/model.safetensors --dataset dataset --split test --out evaluation
     """
 
-    model: str
-    """The model file."""
     dataset: str
     """The dataset: a folder or s3://bucket/prefix."""
     out: str
     """Where the tables and pictures are written."""
+    model: OptionalText = None
+    """The model file."""
+    baseline: BaselineName | None = None
+    """`otsu`, `medina` (light divided out) or `mostajer` (histogram), instead of a model."""
+    rater: OptionalText = None
+    """A dataset of the same pictures by another rater, instead of a model."""
     split: str = "test"
     """train, val or test."""
     threshold: ModelFloat = None
     """Probability from which a pixel is a cell's."""
+    tolerance: float = TOLERANCE
+    """Of the surface Dice: how far outlines may lie apart, px."""
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu` or `cuda`."""
     examples: int = 2
@@ -48,28 +73,61 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluate and print the table."""
-        saved = load_model(Location(self.model, self.endpoint_url))
         out = Location(self.out, self.endpoint_url)
-        threshold = saved.description.threshold if self.threshold is None else self.threshold
-        evaluator = Evaluator(
-            predictor=Predictor(saved, saved.description.view, PredictConfig(device=self.device)),
-            dataset=open_dataset(Location(self.dataset, self.endpoint_url)),
-            threshold=threshold,
-        )
+        dataset = open_dataset(Location(self.dataset, self.endpoint_url))
+        evaluator, about = self._evaluator(dataset)
         scored = evaluator.score(self.split, lambda all_: tqdm(all_, desc="evaluating", unit="picture"))
-        metrics = tabulate(scored, self.split) | {
-            "threshold": threshold,
-            "model_sha256": saved.sha256,
-            "dataset_sha256": evaluator.dataset.sha256,
+        metrics = tabulate(scored, self.split) | about
+        metrics |= {
+            "tolerance_px": self.tolerance,
+            "dataset_sha256": dataset.sha256,
             "empty_mask_rule": EMPTY_MASK_RULE,
         }
         table = markdown_table(metrics)
         out.child("metrics.json").write_bytes((json.dumps(metrics, indent=2) + "\n").encode())
         out.child("metrics.md").write_bytes(table.encode())
-        out.child("overlays.png").write_bytes(_figure(evaluator, rank(scored), self.examples))
+        out.child("overlays.png").write_bytes(ranked_figure(evaluator, rank(scored), self.examples))
         print(table)
         print(f"written: {out.child('metrics.json').uri}, metrics.md, overlays.png")
         return 0
+
+    def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
+        """Return what is held against the dataset, and what `metrics.json` says of it."""
+        if sum(given is not None for given in (self.model, self.baseline, self.rater)) != 1:
+            raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET")
+        if self.baseline is not None:
+            reader = BaselineReader(name=self.baseline)
+            return Evaluator(reader=reader, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
+        if self.rater is not None:
+            other = open_dataset(Location(self.rater, self.endpoint_url))
+            evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
+            return evaluator, {"rater_sha256": other.sha256}
+        saved = load_model(Location(str(self.model), self.endpoint_url))
+        evaluator = model_evaluator(
+            saved, dataset, threshold=self.threshold, tolerance=self.tolerance, device=self.device
+        )
+        threshold = saved.description.threshold if self.threshold is None else self.threshold
+        return evaluator, {"threshold": threshold, "model_sha256": saved.sha256}
+
+
+def model_evaluator(
+    saved: SavedModel,
+    dataset: Dataset,
+    *,
+    threshold: float | None = None,
+    tolerance: float = TOLERANCE,
+    device: str = "auto",
+) -> Evaluator:
+    """Return what holds a model against a dataset; the threshold is the model's own where none is given."""
+    about = saved.description
+    predictor = Predictor(saved, about.view, PredictConfig(device=device), parts=True)
+    return Evaluator(
+        reader=ModelReader(predictor=predictor, threshold=about.threshold if threshold is None else threshold),
+        dataset=dataset,
+        view=about.view,
+        min_area=about.min_area,
+        tolerance=tolerance,
+    )
 
 
 def markdown_table(metrics: Mapping[str, Any]) -> str:
@@ -77,25 +135,47 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     lines = [
         f"# Scores on the {metrics['split']} split, {metrics['n_images']} pictures",
         "",
-        "| resolution | averaged | IoU | Dice | precision | recall | F1 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| part | resolution | averaged | {' | '.join(NAMES.values())} |",
+        "| --- " * (3 + len(NAMES)) + "|",
+        *_lines("cell", "native", metrics),
     ]
-    for resolution, scores in (("native", metrics), ("network", metrics["network_resolution"])):
-        lines.append(_line(resolution, "pooled over pixels", [f"{scores['pooled'][name]:.3f}" for name in SCORES]))
-        per_image = [scores["per_image"][name] for name in SCORES]
-        lines.append(_line(resolution, "mean of images", [f"{one['mean']:.3f}" for one in per_image]))
-        lines.append(_line(resolution, "median of images", [f"{one['median']:.3f}" for one in per_image]))
-        intervals = ["{:.3f}-{:.3f}".format(*one["ci95"]) if one["ci95"] else "one group" for one in per_image]
-        lines.append(_line(resolution, "95 % interval of the mean", intervals))
-    return "\n".join([*lines, "", f"Empty masks: {metrics['empty_mask_rule']}.", ""])
+    if "network_resolution" in metrics:
+        lines += _lines("cell", "network", metrics["network_resolution"])
+    for part, scores in metrics["parts"].items():
+        lines += _lines(part, "native", scores)
+    lines.append("")
+    if "heads" in metrics:
+        lines.append("Heads found: precision {precision:.3f}, recall {recall:.3f}.".format(**metrics["heads"]))
+    if "average_precision" in metrics:
+        lines.append(
+            "Average precision of cells: {mean:.3f}, at an overlap of 0.5 {at_50:.3f}.".format(
+                **metrics["average_precision"]
+            )
+        )
+    lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
+    return "\n".join([*lines, ""])
 
 
-def _line(resolution: str, averaged: str, cells: Sequence[str]) -> str:
-    return f"| {' | '.join([resolution, averaged, *cells])} |"
+def _lines(part: str, resolution: str, scores: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a part at one resolution."""
+    ways = {
+        "pooled over pixels": {name: f"{value:.3f}" for name, value in scores["pooled"].items()},
+        "mean of images": {name: f"{one['mean']:.3f}" for name, one in scores["per_image"].items()},
+        "median of images": {name: f"{one['median']:.3f}" for name, one in scores["per_image"].items()},
+        "95 % interval of the mean": {
+            name: "{:.3f}-{:.3f}".format(*one["ci95"]) if one["ci95"] else "one group"
+            for name, one in scores["per_image"].items()
+        },
+    }
+    return [_line(part, resolution, way, [cells.get(name, "-") for name in NAMES]) for way, cells in ways.items()]
 
 
-def _figure(evaluator: Evaluator, ranked: Sequence[Scored], examples: int) -> bytes:
-    """Draw the best, median and worst pictures, each once."""
+def _line(part: str, resolution: str, averaged: str, cells: Sequence[str]) -> str:
+    return f"| {' | '.join([part, resolution, averaged, *cells])} |"
+
+
+def ranked_figure(evaluator: Evaluator, ranked: Sequence[Scored], examples: int) -> bytes:
+    """Draw the best, median and worst of pictures that are ranked, each once, so many of each kind."""
     middle = max(0, len(ranked) // 2 - examples // 2)
     kinds = {
         "best": ranked[:examples],

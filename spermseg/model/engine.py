@@ -80,9 +80,11 @@ def runs_bfloat16_fast(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def make_engine(network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype) -> Engine:
+def make_engine(
+    network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype, *, parts: bool = False
+) -> Engine:
     """Return what runs a network, from what the functions above have chosen. It has as many threads as PyTorch has."""
-    module = CellProbability(network, half=dtype == torch.bfloat16)
+    module = CellProbability(network, half=dtype == torch.bfloat16, parts=parts)
     return OpenVinoEngine(module, dtype) if name == "openvino" else TorchEngine(module, device, dtype)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from spermseg.model.unet import DoubleConvolution, UNet
+from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.model.unet import DoubleConvolution, UNet, UNetConfig
 
 WHITE = 255
 """The largest value of a pixel."""
@@ -24,25 +25,36 @@ DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 class CellProbability(nn.Module):
     """Tiles -> how probable it is that a pixel is a cell's, by a network that is run and not trained.
 
-    Several classes are parts of the cell: the cell's probability is the largest of theirs.
+    Where the whole cell is none of the classes, they are its parts, and its probability is the largest of theirs.
 
     Args:
         network: as it was trained; it stays as it is.
         half: whether it is to run in bfloat16.
+        parts: whether to give the probability of each class instead.
     """
 
-    def __init__(self, network: UNet, *, half: bool = False) -> None:
+    def __init__(self, network: UNet, *, half: bool = False, parts: bool = False) -> None:
         super().__init__()
         self.channels = network.config.in_channels
+        self._cell = cell_channel(network.config)
+        self._parts = parts
         self.network = FoldedUNet(network)
         if half:
             first = self.network.encoder[0]
             first[0] = _PixelConvolution(first[0])  # type: ignore[index, operator]
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Return probabilities (N, Y, X) float32 of tiles (N, Y, X, C) uint8."""
+        """Return probabilities (N, Y, X) float32, or of each class (N, classes, Y, X), of tiles (N, Y, X, C) uint8."""
         x = tiles.permute(0, 3, 1, 2).to(self.network.head.weight.dtype)  # channels-last in memory, without a copy
-        return torch.sigmoid(self.network(x).float()).amax(dim=1)
+        probability = torch.sigmoid(self.network(x).float())
+        if self._parts:
+            return probability
+        return probability.amax(dim=1) if self._cell is None else probability[:, self._cell]
+
+
+def cell_channel(config: UNetConfig) -> int | None:
+    """Return which class is the whole cell; None where it is none of them."""
+    return config.classes.index(WHOLE_CELL) if WHOLE_CELL in config.classes else None
 
 
 class FoldedUNet(nn.Module):

@@ -15,11 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from spermseg.errors import ConfigError, first_line
+from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, resize, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
-from spermseg.model.folded import WHITE
+from spermseg.model.folded import WHITE, cell_channel
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.ahead import map_ahead
@@ -182,13 +183,19 @@ class Predictor:
         saved: the model; its network stays as it is.
         view: how pictures are read; usually the model's own.
         config: how the network is run.
+        parts: whether `predict_parts` is wanted, rather than the others.
 
     Raises:
         ConfigError: the machine has no such device or engine.
     """
 
-    def __init__(self, saved: SavedModel, view: View, config: PredictConfig = PredictConfig()) -> None:
+    def __init__(
+        self, saved: SavedModel, view: View, config: PredictConfig = PredictConfig(), *, parts: bool = False
+    ) -> None:
         self.view = view
+        self.classes = saved.network.config.classes
+        """What the network has learned."""
+        self._cell = cell_channel(saved.network.config)
         device = choose_device(config.device)
         self.engine = choose_engine(config.engine, device)
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
@@ -196,7 +203,7 @@ class Predictor:
         self.network_s = 0.0
         """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
-        self._engine = make_engine(saved.network, self.engine, device, self.dtype)
+        self._engine = make_engine(saved.network, self.engine, device, self.dtype, parts=parts)
         self._run: Run = partial(map_ahead, ThreadPoolExecutor(1), count=GPU_BATCHES) if device.type == "cuda" else map
 
     def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
@@ -221,8 +228,17 @@ class Predictor:
         (probability,) = self.predict_working([self.view.working_pixels(picture)])
         return probability
 
+    def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return class -> probability map (Y, X) at the working resolution of one picture; the cell is among them."""
+        (maps,) = self.predict_working([self.view.working_pixels(picture)])  # (classes, Y, X)
+        cell = maps.max(axis=0) if self._cell is None else maps[self._cell]
+        return {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
+
     def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution."""
+        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution.
+
+        With `parts` a map is (classes, Y, X).
+        """
         return predict_working(self._forward, self._layout, pictures, self.batch_px, self._run)
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

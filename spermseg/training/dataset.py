@@ -26,6 +26,9 @@ from spermseg.micrograph.annotation import WHOLE_CELL, Flags
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.storage.filesystem import Location
 
+HEAD = "head"
+UNIONS = {HEAD: ("acrosome", "nucleus", "vacuole")}
+"""Parts that can be read where only their own parts are annotated."""
 SCHEMA_VERSION = 1
 DESCRIPTION = "dataset.json"
 INDEX = "index.csv"
@@ -103,8 +106,14 @@ class Dataset:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that a mask holds, sorted; `cell`, their union, can always be read as well."""
+        """The parts that a mask holds, sorted."""
         return self.description.parts
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What can be read of a mask: its parts, `cell`, the union of all, and others that are unions of some."""
+        unions = (name for name, members in UNIONS.items() if set(members) & set(self.parts))
+        return tuple(dict.fromkeys((WHOLE_CELL, *self.parts, *unions)))
 
     @property
     def sha256(self) -> str:
@@ -148,7 +157,7 @@ class Dataset:
         return pixels
 
     def read_mask(self, example: Example, part: str = WHOLE_CELL) -> NDArray[np.bool_]:
-        """Return the mask of one part, or of the whole cell.
+        """Return the mask of one of the `classes`.
 
         Returns:
             (Y, X) bool, of the size of the image.
@@ -157,9 +166,8 @@ class Dataset:
             DatasetError: there is no such part, or the file is missing or is not the one that was prepared.
             StorageError: it could not be read.
         """
-        if part != WHOLE_CELL and part not in self.parts:
-            have = ", ".join(dict.fromkeys((WHOLE_CELL, *self.parts)))
-            raise DatasetError(f"got part {part!r}; {self.location.uri} has {have}")
+        if part not in self.classes:
+            raise DatasetError(f"got part {part!r}; {self.location.uri} has {', '.join(self.classes)}")
         data = self._read("masks", example.mask, example.mask_sha256)
         flags = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if flags is None or flags.shape != (example.height, example.width):
@@ -169,7 +177,9 @@ class Dataset:
             )
         if part == WHOLE_CELL:
             return np.asarray(flags > 0)
-        return (flags.astype(np.uint16) & (1 << self.parts.index(part))) > 0
+        members = (part,) if part in self.parts else UNIONS[part]
+        bits = sum(1 << self.parts.index(member) for member in members if member in self.parts)
+        return (flags.astype(np.uint16) & bits) > 0
 
     def _read(self, folder: str, name: str, sha256: str) -> bytes:
         try:

@@ -1,31 +1,70 @@
-"""A model against the annotations of a split: scores of every picture, pooled and per image."""
+"""A model, a baseline or a rater against the annotations of a split: scores of every picture, pooled and per image."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.micrograph.tiling import View, to_native
+from spermseg.cells.instances import label_cells
+from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.tiling import View
 from spermseg.model.precision import mask_agreement
-from spermseg.model.predict import Predictor
 from spermseg.model.unet import UNet
-from spermseg.training.dataset import Dataset, Example
+from spermseg.training.dataset import HEAD, Dataset, Example
+from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
 from spermseg.training.metrics import SCORES, Confusion, confusion, pooled, summarise
+from spermseg.training.readers import Reader, Reading
+from spermseg.training.shape_metrics import TOLERANCE, centreline_dice, surface_dice
 
 AGREEMENT_PICTURES = 20
 """Of the validation split, on which half precision is held against full precision."""
+SHAPE_SCORES = ("cldice", "surface_dice")
 Progress = Callable[[Sequence[Example]], Iterable[Example]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartScores:
+    """One part of the cells of one picture."""
+
+    counts: Confusion
+    """Of pixels."""
+    cldice: float
+    surface_dice: float
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> "PartScores":
+        """Score a mask (Y, X) against the truth."""
+        return cls(
+            counts=confusion(predicted, truth),
+            cldice=centreline_dice(predicted, truth),
+            surface_dice=surface_dice(predicted, truth, tolerance),
+        )
+
+    def scores(self) -> dict[str, float]:
+        """Return all scores by name."""
+        return self.counts.scores() | {"cldice": self.cldice, "surface_dice": self.surface_dice}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """One picture's counts, at its native resolution and at the network's."""
+    """One picture's scores at its native resolution."""
 
     example: Example
-    native: Confusion
-    network: Confusion
+    parts: Mapping[str, PartScores]
+    """Part -> its scores; the whole cell is among them."""
+    instances: InstancePair
+    """Whole cells."""
+    heads: Detected | None = None
+    """Where heads are both annotated and looked for."""
+    network: Confusion | None = None
+    """The whole cell at the working resolution, where there is one."""
+
+    @property
+    def native(self) -> Confusion:
+        """The counts of the whole cell."""
+        return self.parts[WHOLE_CELL].counts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,11 +78,16 @@ class Segmented:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """A predictor and the dataset that it is held against."""
+    """Holds a reader against a dataset."""
 
-    predictor: Predictor
+    reader: Reader
     dataset: Dataset
-    threshold: float
+    view: View | None = None
+    """How the reader sees pictures, where it has a working resolution."""
+    min_area: int = 0
+    """Instances below this are dropped, px."""
+    tolerance: float = TOLERANCE
+    """Of the surface Dice, px."""
 
     def score(self, split: str, progress: Progress = iter) -> list[Scored]:
         """Score every picture of a split.
@@ -51,24 +95,36 @@ class Evaluator:
         Raises:
             DatasetError: there is no such split, or a file of it is missing.
         """
-        return list(self._scores(progress(self.dataset.examples(split))))
+        return [self._score(example) for example in progress(self.dataset.examples(split))]
 
     def segment(self, example: Example) -> Segmented:
         """Segment one picture at native resolution, for a figure."""
         pixels = self.dataset.read_image(example)
-        truth = self.dataset.read_mask(example)
-        probability = to_native(self.predictor.predict_at_working(pixels), truth.shape)
-        return Segmented(pixels=pixels, truth=truth, predicted=probability >= self.threshold)
+        predicted = self.reader.read(example, pixels).masks[WHOLE_CELL]
+        return Segmented(pixels=pixels, truth=self.dataset.read_mask(example), predicted=predicted)
 
-    def _scores(self, examples: Iterable[Example]) -> Iterator[Scored]:
-        for example in examples:
-            pixels, truth = self.dataset.read_image(example), self.dataset.read_mask(example)
-            probability = self.predictor.predict_at_working(pixels)
-            yield Scored(
-                example=example,
-                native=confusion(to_native(probability, truth.shape) >= self.threshold, truth),
-                network=confusion(probability >= self.threshold, self.predictor.view.working_mask(truth)),
-            )
+    def _score(self, example: Example) -> Scored:
+        reading = self.reader.read(example, self.dataset.read_image(example))
+        parts = [part for part in self.reader.parts if part in self.dataset.classes]
+        truth = {part: self.dataset.read_mask(example, part) for part in parts}
+        network = None
+        if self.view is not None and reading.working is not None:
+            network = confusion(reading.working, self.view.working_mask(truth[WHOLE_CELL]))
+        return Scored(
+            example=example,
+            parts={part: PartScores.of(reading.masks[part], truth[part], self.tolerance) for part in parts},
+            instances=self._instances(reading, truth[WHOLE_CELL]),
+            heads=self._heads(reading.masks[HEAD], truth[HEAD]) if HEAD in parts else None,
+            network=network,
+        )
+
+    def _instances(self, reading: Reading, truth: NDArray[np.bool_]) -> InstancePair:
+        mask = reading.masks[WHOLE_CELL]
+        sureness = mask.astype(np.float32) if reading.probability is None else reading.probability
+        return InstancePair.of(label_cells(mask, self.min_area), sureness, label_cells(truth))
+
+    def _heads(self, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Detected:
+        return match_centres(label_cells(found, self.min_area), label_cells(truth))
 
 
 def half_precision_agreement(
@@ -82,23 +138,46 @@ def half_precision_agreement(
 
 
 def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:
-    """Return the content of `metrics.json`: scores at native resolution, and beside them those at the network's."""
+    """Return the content of `metrics.json`: scores of the whole cell at native resolution, then all others."""
+    parts = {part: _summary(scored, [one.parts[part] for one in scored]) for part in scored[0].parts}
     return {
         "split": split,
         "n_images": len(scored),
-        **_both_ways(scored, [one.native for one in scored]),
-        "images": [{"image": one.example.image, "group": one.example.group, **one.native.scores()} for one in scored],
-        "network_resolution": _both_ways(scored, [one.network for one in scored]),
+        **parts.pop(WHOLE_CELL),
+        "images": [
+            {"image": one.example.image, "group": one.example.group, **one.parts[WHOLE_CELL].scores()} for one in scored
+        ],
+        "parts": parts,
+        **dict(_things(scored)),
+        **dict(_network(scored)),
     }
 
 
-def _both_ways(scored: Sequence[Scored], counts: Sequence[Confusion]) -> dict[str, Any]:
+def _summary(scored: Sequence[Scored], part: Sequence[PartScores]) -> dict[str, Any]:
     groups = [one.example.group for one in scored]
-    values = {name: [getattr(count, name) for count in counts] for name in SCORES}
-    return {
-        "pooled": pooled(counts).scores(),
-        "per_image": {name: asdict(summarise(values[name], groups)) for name in SCORES},
-    }
+    rows = [one.scores() for one in part]
+    per_image = {name: asdict(summarise([row[name] for row in rows], groups)) for name in (*SCORES, *SHAPE_SCORES)}
+    return {"pooled": pooled(one.counts for one in part).scores(), "per_image": per_image}
+
+
+def _things(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
+    """Yield what is known of things that are counted."""
+    heads = [one.heads for one in scored if one.heads is not None]
+    if heads:
+        total = sum(heads, Detected())
+        yield "heads", {**asdict(total), "precision": total.precision, "recall": total.recall}
+    found = average_precision([one.instances for one in scored])
+    if found is not None:
+        yield "average_precision", asdict(found)
+
+
+def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
+    """Yield the scores of the whole cell at the working resolution, where there is one."""
+    groups = [one.example.group for one in scored if one.network is not None]
+    counts = [one.network for one in scored if one.network is not None]
+    if counts:
+        per_image = {name: asdict(summarise([getattr(one, name) for one in counts], groups)) for name in SCORES}
+        yield "network_resolution", {"pooled": pooled(counts).scores(), "per_image": per_image}
 
 
 def rank(scored: Sequence[Scored]) -> list[Scored]:

@@ -96,6 +96,13 @@ def test_16_parts_are_read_back(location):
     assert list(zip(*np.nonzero(mask), strict=True)) == [(0, 0)]
 
 
+def test_the_head_is_the_union_of_its_parts_where_only_they_are_drawn(location):
+    flags = np.arange(FLAGS.size, dtype=np.uint8).reshape(FLAGS.shape) % 8
+    dataset = write_dataset(location, parts=("acrosome", "nucleus", "tail"), flags=flags)
+    assert dataset.classes == ("cell", "acrosome", "nucleus", "tail", "head")
+    np.testing.assert_array_equal(dataset.read_mask(dataset.examples("val")[0], "head"), flags & 3 > 0)
+
+
 def test_a_dataset_on_s3_that_travelled_to_another_process_is_read(moto_server):
     dataset = pickle.loads(pickle.dumps(write_dataset(moto_server.new_bucket().child("dataset"))))
     assert dataset.read_mask(open_dataset(dataset.location).examples("val")[0]).sum() == (FLAGS > 0).sum()

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 from untrained import write_untrained_model
 
+from spermseg.cells.instances import label_cells
 from spermseg.cli.evaluate import Evaluate
-from spermseg.errors import DatasetError
+from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.clinic import ClinicConfig, write_clinic
+from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.model.predict import Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
+from spermseg.training.dataset import open_dataset
+from spermseg.training.detection import match_centres
 from spermseg.training.metrics import SCORES, confusion, pooled
+from spermseg.training.prepare import PrepareConfig, prepare_dataset
+from spermseg.training.shape_metrics import centreline_dice, surface_dice
+from spermseg.training.split import SplitConfig
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +69,8 @@ def test_scores_at_network_resolution_stand_beside(evaluated):
 def test_the_table_has_the_columns_of_the_paper(evaluated):
     out, metrics = evaluated
     table = (out / "metrics.md").read_text()
-    assert "| IoU | Dice | precision | recall | F1 |" in table
-    assert f"| native | pooled over pixels | {metrics['pooled']['iou']:.3f} |" in table
+    assert "| IoU | Dice | precision | recall | F1 | clDice | surface Dice |" in table
+    assert f"| cell | native | pooled over pixels | {metrics['pooled']['iou']:.3f} |" in table
 
 
 def test_overlays_are_a_picture(evaluated):
@@ -74,3 +82,95 @@ def test_a_split_that_is_not_there_is_one_line_that_names_those_that_are(model, 
     evaluate = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, split="tests", out=str(tmp_path))
     with pytest.raises(DatasetError, match=r"'tests'.*train \(8\)"):
         evaluate.run()
+
+
+@pytest.fixture(scope="module")
+def raters(tmp_path_factory):
+    """Two datasets of the same pictures: the second rater has drawn other cells, whatever was there."""
+    folder = tmp_path_factory.mktemp("raters")
+    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(2, 3), inner_parts=True)
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=3, fields=1, upload_fields=1, drawing=drawing))
+    labels = {"Nucleus": "nucleus", "Acrosome": "acrosome", "Tail": "tail"}
+    config = PrepareConfig(
+        split=SplitConfig(fractions=(1.0, 0.0, 0.0)),
+        labels=labels | {"Head": "ignore", "Midpiece": "ignore", "Vacuole": "ignore"},
+    )
+    first, second = Location(str(folder / "first")), Location(str(folder / "second"))
+    prepare_dataset(clinic.images, clinic.annotations, first, config)
+    for path in clinic.annotations.rglob("*.json"):
+        drawn = json.loads(path.read_text())
+        drawn["shapes"] = [one for one in drawn["shapes"] if one["group_id"] != 0]  # he has missed a cell
+        path.write_text(json.dumps(drawn))
+    prepare_dataset(clinic.images, clinic.annotations, second, config)
+    return open_dataset(first), open_dataset(second)
+
+
+def test_a_rater_is_scored_part_by_part_and_by_the_heads_that_he_has_found(raters, tmp_path):
+    first, second = raters
+    Evaluate(
+        rater=second.location.uri, dataset=first.location.uri, split="train", out=str(tmp_path), tolerance=1.0
+    ).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["parts"].keys() == {"acrosome", "head", "nucleus", "tail"}
+    pairs = list(zip(first.examples("train"), second.examples("train"), strict=True))
+    for part in ("cell", "head", "tail"):
+        masks = [(second.read_mask(his, part), first.read_mask(mine, part)) for mine, his in pairs]
+        per_image = metrics["per_image"] if part == "cell" else metrics["parts"][part]["per_image"]
+        assert per_image["dice"]["mean"] == pytest.approx(np.mean([confusion(*pair).dice for pair in masks]))
+        assert per_image["cldice"]["mean"] == pytest.approx(np.mean([centreline_dice(*pair) for pair in masks]))
+        assert per_image["surface_dice"]["mean"] == pytest.approx(np.mean([surface_dice(*pair, 1.0) for pair in masks]))
+    heads = [
+        (label_cells(second.read_mask(his, "head")), label_cells(first.read_mask(mine, "head"))) for mine, his in pairs
+    ]
+    found = [match_centres(*pair) for pair in heads]
+    assert metrics["heads"]["recall"] == pytest.approx(sum(f.tp for f in found) / sum(f.tp + f.fn for f in found))
+    assert metrics["heads"]["recall"] < 1
+    assert metrics["heads"]["precision"] == 1
+    assert 0 < metrics["average_precision"]["mean"] <= metrics["average_precision"]["at_50"] < 1
+    assert "network_resolution" not in metrics
+    table = (tmp_path / "metrics.md").read_text()
+    assert "| tail | native | mean of images |" in table
+    assert "Heads found: precision 1.000, recall" in table
+    assert "Surface Dice within 1 px." in table
+
+
+def test_a_rater_against_himself_is_perfect(raters, tmp_path):
+    first, _ = raters
+    Evaluate(rater=first.location.uri, dataset=first.location.uri, split="train", out=str(tmp_path)).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {one["mean"] for one in metrics["per_image"].values()} == {1.0}
+    assert metrics["average_precision"] == {"mean": 1.0, "at_50": 1.0}
+
+
+def test_a_rater_who_has_not_drawn_on_a_picture_is_refused(raters, tiny_dataset, tmp_path):
+    evaluate = Evaluate(rater=raters[0].location.uri, dataset=tiny_dataset.location.uri, out=str(tmp_path))
+    with pytest.raises(DatasetError, match="has no annotation of 'patient-"):
+        evaluate.run()
+
+
+def test_a_baseline_is_scored_without_a_model(tiny_dataset, tmp_path):
+    Evaluate(baseline="medina", dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path)).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["baseline"] == "medina"
+    assert 0.2 < metrics["pooled"]["dice"] < 1
+    assert metrics["parts"] == {}
+
+
+def test_one_thing_at_a_time_is_held_against_a_dataset(model, tiny_dataset, tmp_path):
+    for given in ({}, {"model": str(model), "baseline": "otsu"}):
+        with pytest.raises(ConfigError, match="give one of --model FILE, --baseline NAME and --rater DATASET"):
+            Evaluate(dataset=tiny_dataset.location.uri, out=str(tmp_path), **given).run()
+
+
+def test_a_network_of_several_parts_is_scored_on_each_and_its_cell_is_their_union(tiny_dataset, tmp_path):
+    config = UNetConfig(filters=(4,), bridge=4, classes=("tail", "head"))
+    path = write_untrained_model(tmp_path / "parts.safetensors", config, seed=5, min_area=0)
+    Evaluate(model=str(path), dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path)).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["parts"].keys() == {"head", "tail"}
+    saved = load_model(Location(str(path)))
+    predictor = Predictor(saved, saved.description.view)
+    examples = tiny_dataset.examples("train")
+    union = predictor.predict(tiny_dataset.read_image(example) for example in examples)
+    counts = [confusion(m >= 0.5, tiny_dataset.read_mask(e)) for m, e in zip(union, examples, strict=True)]
+    assert metrics["pooled"] == pytest.approx(pooled(counts).scores())

@@ -1,0 +1,100 @@
+"""What is held against the annotations of a dataset: a model, a method that does not learn, or another rater."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.errors import DatasetError
+from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.tiling import to_native
+from spermseg.model.predict import Predictor
+from spermseg.training.baselines import BASELINES, BaselineName
+from spermseg.training.dataset import Dataset, Example
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What was found in one picture."""
+
+    masks: Mapping[str, NDArray[np.bool_]]
+    """Part -> (Y, X), at native resolution; the whole cell is among them."""
+    probability: NDArray[np.float32] | None = None
+    """(Y, X) of the whole cell, at native resolution; None where a pixel is a cell's or it is not."""
+    working: NDArray[np.bool_] | None = None
+    """(Y, X) of the whole cell at the working resolution, where there is one."""
+
+
+class Reader(Protocol):
+    """Finds cells, and parts of them, in the pictures of a dataset."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it finds; the whole cell is among them."""
+
+    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:
+        """Return what is in a picture (Y, X, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReader:
+    """A model. Made with `Predictor(..., parts=True)`."""
+
+    predictor: Predictor
+    threshold: float
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The cell, and what else the network has learned."""
+        return tuple(dict.fromkeys((WHOLE_CELL, *self.predictor.classes)))
+
+    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
+        """Return what the network finds."""
+        working = self.predictor.predict_parts(pixels)  # part -> (Y, X)
+        native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
+        return Reading(
+            masks={part: one >= self.threshold for part, one in native.items()},
+            probability=native[WHOLE_CELL],
+            working=working[WHOLE_CELL] >= self.threshold,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineReader:
+    """A method that does not learn; it finds whole cells."""
+
+    name: BaselineName
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The cell alone."""
+        return (WHOLE_CELL,)
+
+    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
+        """Return what the method finds."""
+        return Reading(masks={WHOLE_CELL: BASELINES[self.name](pixels)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaterReader:
+    """Another rater: a dataset of the same pictures, with annotations of his own."""
+
+    dataset: Dataset
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What he has drawn."""
+        return self.dataset.classes
+
+    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (he has seen it)
+        """Return what the other rater has drawn.
+
+        Raises:
+            DatasetError: he has not drawn on this picture.
+        """
+        his = [one for one in self.dataset.all_examples if one.image_sha256 == example.image_sha256]
+        if not his:
+            raise DatasetError(f"{self.dataset.location.uri} has no annotation of {example.image!r}")
+        return Reading(masks={part: self.dataset.read_mask(his[0], part) for part in self.parts})
