@@ -19,6 +19,7 @@ VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
     "train": "a dataset -> a model: one file, with curves and a model card",
     "evaluate": "a model against annotated pictures: IoU, Dice, precision, recall, overlays",
+    "experiment": "a published study, done again on a dataset: its tables beside the published ones",
     "plan": "what segmenting a clinic's uploads will take: pictures, time, memory, size",
     "segment": "a clinic's uploads -> a table: one row a micrograph, every night",
     "verify": "the proof that every planned upload has exactly one row",
@@ -44,7 +45,7 @@ def main() -> None:
         prog="spermseg",
         usage="spermseg VERB [-h] ...",
         description="Sperm cell segmentation in digital micrographs.",
-        epilog="verbs:\n" + "\n".join(f"  {verb:<10}{what}" for verb, what in VERBS.items())
+        epilog="verbs:\n" + "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
         + "\n\n`spermseg VERB --help` tells more of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import Dataset, open_dataset
 from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
 from spermseg.training.evaluate import half_precision_agreement
-from spermseg.training.fit import FitState, StepReport
+from spermseg.training.fit import FitState, StepReport, Weights
 
 MODEL = "model.safetensors"
 SHOW_AFTER_S = 5.0
@@ -65,6 +64,8 @@ class Train:
     """Keep the statistics of batch normalisation as they are."""
     classes: tuple[str, ...] = ("cell",)
     """Parts to learn, one output each; `cell` is the whole cell."""
+    snapshots: tuple[int, ...] = ()
+    """Epochs whose models are kept, too, as OUT/model-epoch-N.safetensors."""
     resume: bool = False
     """Go on with the training that lies in OUT."""
     workers: int = 1
@@ -92,6 +93,7 @@ class Train:
             view=chosen.view,
             config=chosen.train,
             threshold=chosen.cells.threshold,
+            snapshots=self.snapshots,
         )
         scaling = Scaling(
             workers=self.workers, gpu=wants_gpu(self.gpu), max_failures=self.max_failures, address=self.address
@@ -99,6 +101,9 @@ class Train:
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
+        for epoch, weights in state.snapshots.items():
+            name = snapshot_name(epoch)
+            out.child(name).write_bytes(encode_model(weights, describe_model(chosen, dataset, state, epoch, weights)))
         write_model(out, chosen, dataset, state)
         best = state.history[state.best_epoch - 1]
         print(
@@ -146,10 +151,10 @@ def _keep_settings(out: Location, chosen: Recipe, dataset: Dataset) -> None:
 def _check_dataset(dataset: Dataset, chosen: Recipe) -> None:
     for split in ("train", "val"):
         dataset.examples(split)
-    unknown = set(chosen.network.classes) - {"cell", *dataset.parts}
+    unknown = set(chosen.network.classes) - set(dataset.classes)
     if unknown:
         raise DatasetError(
-            f"{dataset.location.uri} has no part {', '.join(sorted(unknown))}; it has cell, {', '.join(dataset.parts)}"
+            f"{dataset.location.uri} has no part {', '.join(sorted(unknown))}; it has {', '.join(dataset.classes)}"
         )
 
 
@@ -204,12 +209,24 @@ def _encode_history(history: Sequence[Mapping[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
+def snapshot_name(epoch: int) -> str:
+    """Return the name of the model file of an epoch."""
+    return f"model-epoch-{epoch}.safetensors"
+
+
 def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState) -> None:
     """Write the model file of the best epoch, and its card."""
-    best = state.history[state.best_epoch - 1]
-    settings: dict[str, Any] = asdict(chosen)
+    description = describe_model(chosen, dataset, state, state.best_epoch, state.best_weights)
+    out.child(MODEL).write_bytes(encode_model(state.best_weights, description))
+    card = render_model_card(description, dataset.description.counts, state.best_epoch, len(state.history))
+    out.child("model_card.md").write_bytes(card.encode())
+
+
+def describe_model(chosen: Recipe, dataset: Dataset, state: FitState, epoch: int, weights: Weights) -> ModelDescription:
+    """Return what the model file of an epoch says of itself; half precision is checked for it."""
+    record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
-    network.load_state_dict(state.best_weights)
+    network.load_state_dict(weights)
     agreement = half_precision_agreement(
         network,
         chosen.view,
@@ -217,18 +234,15 @@ def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState
         dataset,
         lambda some: tqdm(some, desc="checking half precision", unit="picture", leave=False, delay=SHOW_AFTER_S),
     )
-    description = ModelDescription(
+    return ModelDescription(
         network=chosen.network,
         view=chosen.view,
         threshold=chosen.cells.threshold,
         min_area=chosen.cells.min_area,
         recipe=chosen.name,
-        settings=settings,
+        settings=asdict(chosen),
         training_data_sha256=dataset.sha256,
-        scores={name: value for name, value in best.items() if name.startswith("val_")},
+        scores={name: value for name, value in record.items() if name.startswith("val_")},
         mask_agreement=agreement,
         version=spermseg.__version__,
     )
-    out.child(MODEL).write_bytes(encode_model(state.best_weights, description))
-    card = render_model_card(description, dataset.description.counts, state.best_epoch, len(state.history))
-    out.child("model_card.md").write_bytes(card.encode())

@@ -191,6 +191,32 @@ def _draw_comparison(row: Sequence[Axes], item: Comparison, width: int) -> None:
         axes.set_axis_off()
 
 
+def panel_figure(titles: Sequence[str], pictures: Sequence[Pixels], masks: Sequence[Mask]) -> bytes:
+    """Draw pictures in a row, each with its title above and its mask below.
+
+    Args:
+        titles: of each picture.
+        pictures: (Y, X, 3) uint8 RGB.
+        masks: (Y, X) bool, of the same shapes.
+
+    Returns:
+        The bytes of a PNG.
+
+    Raises:
+        ShapeError: a mask and its picture are not of one shape.
+    """
+    figure = Figure(figsize=(2.2 * len(titles), 4.8), layout="constrained")
+    rows = figure.subplots(2, len(titles), squeeze=False)
+    for axes, title, pixels, mask in zip(rows.T, titles, pictures, masks, strict=True):
+        _check_shapes(pixels, mask)
+        axes[0].imshow(pixels)
+        axes[0].set_title(title, fontsize=9, color=_INK)
+        axes[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
+        for one in axes:
+            one.set_axis_off()
+    return _png(figure)
+
+
 def curves_figure(history: Sequence[Mapping[str, float]]) -> bytes:
     """Return loss, IoU and Dice against the epoch, for training and validation, as PNG.
 

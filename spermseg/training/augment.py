@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from spermseg.errors import ConfigError
 
 AugmentName = Literal["none", "paper", "clinic"]
+PAPER_VARIANTS = ("as it is", "centre crop", "rotation by 90", "grid distortion", "horizontal flip", "vertical flip")
+"""Of the augmentation `paper`, in the order of their numbers."""
 CROP_SHARE = 0.75
 """Of each side, kept by the centre crop; the paper does not say how much."""
 

@@ -42,6 +42,8 @@ class TrainJob:
     view: View
     config: TrainConfig
     threshold: float
+    snapshots: tuple[int, ...] = ()
+    """Epochs whose weights are kept, beside the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         train=_read_examples("train", len(job.network.classes)),
         val=_read_examples("val", len(job.network.classes)),
         threshold=job.threshold,
+        snapshots=job.snapshots,
         team=Team(rank=rank, size=context.get_world_size(), device=ray.train.torch.get_device()),
     )
     checkpoint = ray.train.get_checkpoint()

@@ -1,6 +1,6 @@
 """The training loop: plain PyTorch, on one worker or many, on a CPU or a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -92,6 +92,8 @@ class FitState:
     best_epoch: int = 0
     best_weights: Weights = field(default_factory=dict)
     """Those of the epoch with the highest Dice on the validation split."""
+    snapshots: Mapping[int, Weights] = field(default_factory=dict)
+    """Epoch -> weights, of the epochs that are to be kept, too."""
     history: tuple[dict[str, float], ...] = ()
     """One record an epoch: epoch, train_loss, val_loss, train_iou, val_iou, train_dice, val_dice ..."""
 
@@ -122,6 +124,8 @@ class Fit:
     train: Sequence[WorkingExample]
     val: Sequence[WorkingExample]
     threshold: float = 0.5
+    snapshots: Sequence[int] = ()
+    """Epochs whose weights are kept, beside the best."""
     team: Team = field(default_factory=Team)
 
     def __post_init__(self) -> None:
@@ -184,6 +188,8 @@ class Fit:
         )
         if record["val_dice"] > best:
             new = replace(new, best_epoch=new.epoch, best_weights=weights)
+        if new.epoch in self.snapshots:
+            new = replace(new, snapshots={**state.snapshots, new.epoch: weights})
         return new
 
     def _train_epoch(

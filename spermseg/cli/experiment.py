@@ -1,0 +1,137 @@
+"""`spermseg experiment`: a published study, done again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from spermseg.cli.evaluate import model_evaluator, ranked_figure
+from spermseg.cli.options import Address, EndpointUrl, Gpu
+from spermseg.cli.train import Train, snapshot_name
+from spermseg.model.saved import load_model
+from spermseg.recipes import paper
+from spermseg.report.figures import histogram_figure, panel_figure
+from spermseg.report.study import Row, StudyScores, study_csv, study_markdown
+from spermseg.storage.filesystem import Location
+from spermseg.training.augment import PAPER_VARIANTS, Augmentation
+from spermseg.training.dataset import Dataset, open_dataset
+from spermseg.training.evaluate import rank, tabulate
+
+STUDIES = Literal["paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Do a published study again on a dataset, and set its tables beside the published ones.
+
+    `paper` is Melendez et al., CBMS 2021: trained without augmentation for 20 to 50 epochs and with it for 10 to 30,
+    scored on every split. Two trainings, whose models are kept at those epochs. Writes tables.md, tables.csv, the
+    scores of each row, and figures: the augmentation, curves, best and worst pictures, the share that failed. What is
+    there already is not done again, so the same command goes on after a kill.
+
+    Example: spermseg experiment paper --dataset dataset --out study
+    """
+
+    study: Annotated[STUDIES, tyro.conf.Positional]
+    """Which study."""
+    dataset: str
+    """The dataset: a folder or s3://bucket/prefix."""
+    out: str
+    """Where the study is written: a folder or s3://bucket/prefix of its own."""
+    plain_epochs: tuple[int, ...] = (20, 30, 40, 50)
+    """Epochs of the rows without augmentation."""
+    augmented_epochs: tuple[int, ...] = (10, 20, 30)
+    """Epochs of the rows with it."""
+    seed: int = 0
+    """Of both trainings."""
+    workers: int = 1
+    """Processes that train together."""
+    gpu: Gpu = "auto"
+    """As of `spermseg train`."""
+    address: Address = None
+    """Ray cluster to train on."""
+    endpoint_url: EndpointUrl = None
+    """S3 server, where it is not AWS."""
+
+    def run(self) -> int:
+        """Train what is missing, score it, and write tables and figures."""
+        dataset, out = open_dataset(self._at(self.dataset)), self._at(self.out)
+        rows = self._rows()
+        for training in dict.fromkeys(row.training for row in rows):
+            self._train(training, [row for row in rows if row.training == training])
+        metrics = {(row, split): self._score(row, split, dataset) for row in rows for split in dataset.splits}
+        scores = [StudyScores.of(row, found) for (row, _), found in metrics.items()]
+        table = study_markdown(scores)
+        out.child("tables.md").write_bytes(table.encode())
+        out.child("tables.csv").write_bytes(study_csv(scores))
+        self._draw(rows[-1], dataset, metrics[rows[-1], dataset.splits[-1]])
+        print(table)
+        print(f"written: {out.child('tables.md').uri}, tables.csv, scores, figures")
+        return 0
+
+    def _at(self, uri: str) -> Location:
+        return Location(uri, self.endpoint_url)
+
+    def _rows(self) -> list[Row]:
+        epochs = {False: self.plain_epochs, True: self.augmented_epochs}
+        return [Row(augmented=augmented, epochs=count) for augmented in epochs for count in sorted(epochs[augmented])]
+
+    def _train(self, training: str, rows: Sequence[Row]) -> None:
+        """Train, or go on, unless the model of each row is there."""
+        place = self._at(self.out).child(training)
+        if all(place.child(snapshot_name(row.epochs)).exists() for row in rows):
+            return
+        begun = next(iter(place.child("checkpoints").list()), None) is not None
+        print(f"=== training {training}{', going on' if begun else ''}", flush=True)
+        epochs = tuple(row.epochs for row in rows)
+        Train(
+            dataset=self.dataset,
+            out=place.uri,
+            recipe="paper",
+            augment=rows[0].augmented,
+            epochs=max(epochs),
+            snapshots=epochs,
+            seed=self.seed,
+            resume=begun,
+            workers=self.workers,
+            gpu=self.gpu,
+            address=self.address,
+            endpoint_url=self.endpoint_url,
+        ).run()
+
+    def _score(self, row: Row, split: str, dataset: Dataset) -> dict[str, Any]:
+        """Score the model of a row, unless its scores are there; return the content of `metrics.json`."""
+        saved = load_model(self._at(self.out).child(row.training, snapshot_name(row.epochs)))
+        place = self._at(self.out).child("scores", f"{row.name}-{split}.json")
+        about = {"model_sha256": saved.sha256, "dataset_sha256": dataset.sha256}
+        if place.exists():
+            before: dict[str, Any] = json.loads(place.read_bytes())
+            if about.items() <= before.items():
+                return before
+        evaluator = model_evaluator(saved, dataset)
+        scored = evaluator.score(split, lambda all_: tqdm(all_, desc=f"{row.name}, {split}", unit="picture"))
+        found = tabulate(scored, split) | about
+        place.write_bytes((json.dumps(found, indent=2) + "\n").encode())
+        self._at(self.out).child("figures", f"{row.name}-{split}.png").write_bytes(
+            ranked_figure(evaluator, rank(scored), examples=2)
+        )
+        return found
+
+    def _draw(self, row: Row, dataset: Dataset, metrics: dict[str, Any]) -> None:
+        """Draw the augmentation, and how the pictures of a row's split are distributed."""
+        figures = self._at(self.out).child("figures")
+        view, example = paper().view, dataset.examples("train")[0]
+        pixels = view.working_pixels(dataset.read_image(example))
+        mask = view.working_mask(dataset.read_mask(example))[..., None].astype("uint8")
+        augmentation = Augmentation("paper", view.tile)
+        variants = [augmentation.variant(pixels, mask, number, self.seed) for number in range(len(PAPER_VARIANTS))]
+        figures.child("augmentation.png").write_bytes(
+            panel_figure(PAPER_VARIANTS, [pixels for pixels, _ in variants], [one[..., 0] > 0 for _, one in variants])
+        )
+        values = [image["iou"] for image in metrics["images"]]
+        figures.child("failed.png").write_bytes(
+            histogram_figure(values, label=f"IoU of a picture, {row.name}, {metrics['split']}")
+        )
