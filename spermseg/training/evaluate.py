@@ -14,13 +14,12 @@ from spermseg.model.precision import mask_agreement
 from spermseg.model.unet import UNet
 from spermseg.training.dataset import HEAD, Dataset, Example
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
-from spermseg.training.metrics import SCORES, Confusion, confusion, pooled, summarise
+from spermseg.training.metrics import Confusion, confusion, pooled, summarise
 from spermseg.training.readers import Reader, Reading
 from spermseg.training.shape_metrics import TOLERANCE, centreline_dice, surface_dice
 
 AGREEMENT_PICTURES = 20
 """Of the validation split, on which half precision is held against full precision."""
-SHAPE_SCORES = ("cldice", "surface_dice")
 Progress = Callable[[Sequence[Example]], Iterable[Example]]
 
 
@@ -155,9 +154,15 @@ def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:
 
 def _summary(scored: Sequence[Scored], part: Sequence[PartScores]) -> dict[str, Any]:
     groups = [one.example.group for one in scored]
-    rows = [one.scores() for one in part]
-    per_image = {name: asdict(summarise([row[name] for row in rows], groups)) for name in (*SCORES, *SHAPE_SCORES)}
-    return {"pooled": pooled(one.counts for one in part).scores(), "per_image": per_image}
+    return _both_ways([one.counts for one in part], [one.scores() for one in part], groups)
+
+
+def _both_ways(
+    counts: Sequence[Confusion], rows: Sequence[Mapping[str, float]], groups: Sequence[str]
+) -> dict[str, Any]:
+    """Return scores pooled over the pixels, and over pictures whose scores are `rows`."""
+    per_image = {name: asdict(summarise([row[name] for row in rows], groups)) for name in rows[0]}
+    return {"pooled": pooled(counts).scores(), "per_image": per_image}
 
 
 def _things(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
@@ -176,8 +181,7 @@ def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
     groups = [one.example.group for one in scored if one.network is not None]
     counts = [one.network for one in scored if one.network is not None]
     if counts:
-        per_image = {name: asdict(summarise([getattr(one, name) for one in counts], groups)) for name in SCORES}
-        yield "network_resolution", {"pooled": pooled(counts).scores(), "per_image": per_image}
+        yield "network_resolution", _both_ways(counts, [one.scores() for one in counts], groups)
 
 
 def rank(scored: Sequence[Scored]) -> list[Scored]:

@@ -75,12 +75,17 @@ def confusion(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusi
     >>> confusion(np.array([True, True, False]), np.array([True, False, False])).dice
     0.6666666666666666
     """
-    if predicted.shape != truth.shape:
-        raise ShapeError(f"got a prediction {predicted.shape} for a truth {truth.shape}; the same shape is needed")
+    check_same_shape(predicted, truth)
     tp = int(np.count_nonzero(predicted & truth))
     fp = int(np.count_nonzero(predicted)) - tp
     fn = int(np.count_nonzero(truth)) - tp
     return Confusion(tp=tp, fp=fp, fn=fn, tn=truth.size - tp - fp - fn)
+
+
+def check_same_shape(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
+    """Raise ShapeError for two masks that are not of one shape."""
+    if predicted.shape != truth.shape:
+        raise ShapeError(f"got a prediction {predicted.shape} for a truth {truth.shape}; the same shape is needed")
 
 
 def pooled(counts: Iterable[Confusion]) -> Confusion:

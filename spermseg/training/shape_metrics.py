@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from spermseg.errors import ConfigError, ShapeError
+from spermseg.errors import ConfigError
+from spermseg.training.metrics import check_same_shape
 
 TOLERANCE = 2.0
 """Of the surface Dice, px at native resolution: a fifth of a tail's width."""
@@ -29,7 +30,7 @@ def centreline_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> f
     >>> round(centreline_dice(torn, tail), 2)
     0.83
     """
-    _check(predicted, truth)
+    check_same_shape(predicted, truth)
     if not (predicted.any() and truth.any()):
         return float(predicted.any() == truth.any())
     precision = _share_within(skeletonize(predicted), truth)
@@ -53,7 +54,7 @@ def surface_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], toleran
         ConfigError: the tolerance is below 0.
         ShapeError: the masks are not of one shape.
     """
-    _check(predicted, truth)
+    check_same_shape(predicted, truth)
     if not tolerance >= 0:
         raise ConfigError(f"got a tolerance of {tolerance} px; 0 or more is needed")
     outlines = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, truth)]
@@ -74,8 +75,3 @@ def _distance_to(outline: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the distance of each pixel to the nearest one of an outline, px."""
     far = cv2.distanceTransform((~outline).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(far, np.float32)
-
-
-def _check(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
-    if predicted.shape != truth.shape:
-        raise ShapeError(f"got a prediction {predicted.shape} for a truth {truth.shape}; the same shape is needed")
