@@ -11,8 +11,9 @@ from spermseg.micrograph.tiling import Tiles
 from spermseg.model.precision import mask_agreement
 from spermseg.model.saved import ModelDescription, SavedModel, decode_model, encode_model
 from spermseg.model.unet import UNet, UNetConfig
-from spermseg.training.fit import Fit, TrainConfig
-from spermseg.training.sampling import WorkingExample
+from spermseg.training.config import TrainConfig
+from spermseg.training.fit import Fit
+from spermseg.training.sampling import Sampler, WorkingExample
 
 SCALE = 0.5
 """Of the drawn cells: as the clinic recipe sees them."""
@@ -38,7 +39,9 @@ def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
         config = TrainConfig(
             epochs=epochs, learning_rate=5e-3, schedule="one-cycle", loss="bce+dice", augment="none", expansion=1
         )
-        fit = Fit(network_config=NETWORK, view=VIEW, config=config, train=train, val=held_out)
+        fit = Fit(
+            network_config=NETWORK, view=VIEW, config=config, train=Sampler.of(config, train, VIEW.tile), val=held_out
+        )
         with tqdm(total=epochs, desc="training a model", unit="epoch") as bar:
             state = fit.run(on_epoch=lambda _: bar.update())
         network = UNet(NETWORK).eval()

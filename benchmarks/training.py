@@ -25,9 +25,12 @@ from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.recipes import paper
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import write_state
+from spermseg.training.config import TrainConfig
 from spermseg.training.dataset import Dataset, open_dataset
-from spermseg.training.distributed import Scaling, TrainJob, load_example, train_on_ray
-from spermseg.training.fit import Fit, FitState, StepReport, TrainConfig
+from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
+from spermseg.training.fit import Fit, FitState, StepReport
+from spermseg.training.sampling import Sampler
+from spermseg.training.source import AnnotatedData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +85,12 @@ def draw_dataset(folder: Path) -> Dataset:
     return open_dataset(Location(str(place)))
 
 
-def train_plainly(job: TrainJob, dataset: Dataset, folder: Path, threads: int) -> Clock:
+def train_plainly(job: TrainJob, folder: Path, threads: int) -> Clock:
     """Train in this process."""
     torch.set_num_threads(threads)
     clock = Clock(job.config.batch_size)
     train, val = (
-        [load_example(dataset, one, job.view, job.network.classes) for one in dataset.examples(split)]
+        [job.data.load(name, job.view, job.network.classes) for name in job.data.names(split)]
         for split in ("train", "val")
     )
 
@@ -95,7 +98,8 @@ def train_plainly(job: TrainJob, dataset: Dataset, folder: Path, threads: int) -
         with tempfile.TemporaryDirectory(dir=folder) as place:
             write_state(state, Path(place))
 
-    fit = Fit(network_config=job.network, view=job.view, config=job.config, train=train, val=val)
+    batches = Sampler.of(job.config, train, job.view.tile)
+    fit = Fit(network_config=job.network, view=job.view, config=job.config, train=batches, val=val)
     fit.run(on_epoch=keep, on_step=clock.note)
     return clock
 
@@ -116,10 +120,10 @@ def main() -> None:
     plain, ray = [], []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        dataset = draw_dataset(folder)
-        job = TrainJob(dataset=dataset.location, network=recipe.network, view=recipe.view, config=config, threshold=0.5)
+        data = AnnotatedData(dataset=draw_dataset(folder))
+        job = TrainJob(data=data, network=recipe.network, view=recipe.view, config=config, threshold=0.5)
         for _ in tqdm(range(options.repeats), desc="training", unit="pair"):
-            plain.append(train_plainly(job, dataset, folder, options.threads))
+            plain.append(train_plainly(job, folder, options.threads))
             ray.append(train_with_ray(job, folder))
     ratios = [one.pictures_a_second / other.pictures_a_second for one, other in zip(ray, plain, strict=True)]
     figures = {

@@ -1,12 +1,12 @@
 """Complete, named configurations: `paper` and `clinic`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from spermseg.cells.instances import CellConfig
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet import UNetConfig
-from spermseg.training.fit import TrainConfig
+from spermseg.training.config import TrainConfig
 
 RecipeName = Literal["paper", "clinic"]
 
@@ -20,10 +20,6 @@ class Recipe:
     view: WholeFrame | Tiles
     train: TrainConfig
     cells: CellConfig
-
-    def with_classes(self, classes: tuple[str, ...]) -> "Recipe":
-        """Return the same recipe with one output a class."""
-        return replace(self, network=replace(self.network, classes=classes))
 
 
 def paper() -> Recipe:

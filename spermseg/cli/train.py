@@ -4,28 +4,45 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated, Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import spermseg
-from spermseg.cli.options import Address, EndpointUrl, Gpu, RecipeFloat, RecipeInt, wants_gpu
+from spermseg.cli.options import (
+    RECIPES,
+    Address,
+    EndpointUrl,
+    Gpu,
+    OptionalInt,
+    OptionalText,
+    RecipeFloat,
+    RecipeInt,
+    RecipeInts,
+    wants_gpu,
+)
 from spermseg.errors import ConfigError, DatasetError
-from spermseg.model.saved import ModelDescription, encode_model
+from spermseg.micrograph.tiling import Tiles, WholeFrame
+from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
 from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.figures import curves_figure
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
-from spermseg.training.dataset import Dataset, open_dataset
+from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
+from spermseg.training.dataset import open_dataset
 from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
 from spermseg.training.evaluate import half_precision_agreement
-from spermseg.training.fit import FitState, StepReport, Weights
+from spermseg.training.fit import FitState, StepReport
+from spermseg.training.learner import Weights, first_weights
+from spermseg.training.losses import LossName
+from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
 MODEL = "model.safetensors"
 SHOW_AFTER_S = 5.0
@@ -42,10 +59,16 @@ class Train:
     Example: spermseg train --dataset dataset --out run --recipe paper
     """
 
-    dataset: str
-    """The dataset: a folder or s3://bucket/prefix."""
     out: str
     """Where this training is written: a folder or s3://bucket/prefix of its own."""
+    dataset: OptionalText = None
+    """The dataset: a folder or s3://bucket/prefix."""
+    synthetic: bool = False
+    """Learn from drawn micrographs, new ones every epoch, instead of a dataset."""
+    pictures: OptionalInt = None
+    """Train on so many pictures of the dataset, chosen at random; with --synthetic, draw so many an epoch (1000)."""
+    init: OptionalText = None
+    """A model to start from, instead of from chance: the network and its view are that model's."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at half the resolution."""
     epochs: RecipeInt = None
@@ -53,7 +76,25 @@ class Train:
     batch_size: RecipeInt = None
     """Pictures a step, over all workers (paper: 4)."""
     learning_rate: RecipeFloat = None
-    """Of Adam (paper: 3e-4)."""
+    """Of Adam; the highest one of a schedule (paper: 3e-4)."""
+    schedule: Annotated[ScheduleName | None, RECIPES] = None
+    """Of the learning rate."""
+    weight_decay: RecipeFloat = None
+    """Share of the weights taken off, times the learning rate, every step."""
+    average: RecipeFloat = None
+    """Share that the average of the weights, which is what is kept, keeps at every step, as 0.998; 0 has none."""
+    precision: Annotated[PrecisionName | None, RECIPES] = None
+    """Of the convolutions on a CPU."""
+    loss: Annotated[LossName | None, RECIPES] = None
+    """What is minimised."""
+    filters: RecipeInts = None
+    """Filters of each encoder level (paper: 16 32 48 64)."""
+    bridge: RecipeInt = None
+    """Filters of the bridge (paper: 64)."""
+    scale: RecipeFloat = None
+    """Working resolution over native resolution, where the recipe has tiles (clinic: 0.5)."""
+    tile: RecipeInt = None
+    """Side of a tile, or of the whole picture, that the network learns from, px (paper: 256)."""
     augment: bool = True
     """Whether an epoch also sees the recipe's variants of each picture."""
     expansion: RecipeInt = None
@@ -81,19 +122,21 @@ class Train:
 
     def run(self) -> int:
         """Train, show how far it is, and print what came of it."""
-        dataset = open_dataset(Location(self.dataset, self.endpoint_url))
         out = Location(self.out, self.endpoint_url)
         _check_run(out, resume=self.resume)
-        chosen = self._recipe()
-        _check_dataset(dataset, chosen)
-        _keep_settings(out, chosen, dataset)
+        begun = None if self.init is None else load_model(Location(self.init, self.endpoint_url))
+        chosen = self._recipe(begun)
+        data = self._data(chosen)
+        _check_data(data, chosen)
+        _keep_settings(out, chosen, data, begun)
         job = TrainJob(
-            dataset=dataset.location,
+            data=data,
             network=chosen.network,
             view=chosen.view,
             config=chosen.train,
             threshold=chosen.cells.threshold,
             snapshots=self.snapshots,
+            first_weights=None if begun is None else first_weights(begun, chosen.network, chosen.train.seed),
         )
         scaling = Scaling(
             workers=self.workers, gpu=wants_gpu(self.gpu), max_failures=self.max_failures, address=self.address
@@ -103,8 +146,8 @@ class Train:
             record.keep(state.history)
         for epoch, weights in state.snapshots.items():
             name = snapshot_name(epoch)
-            out.child(name).write_bytes(encode_model(weights, describe_model(chosen, dataset, state, epoch, weights)))
-        write_model(out, chosen, dataset, state)
+            out.child(name).write_bytes(encode_model(weights, describe_model(chosen, data, state, epoch, weights)))
+        write_model(out, chosen, data, state)
         best = state.history[state.best_epoch - 1]
         print(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "
@@ -112,17 +155,35 @@ class Train:
         )
         return 0
 
-    def _recipe(self) -> Recipe:
+    def _data(self, chosen: Recipe) -> TrainingData:
+        if self.synthetic == (self.dataset is not None):
+            raise ConfigError("give one of --dataset DATASET and --synthetic")
+        seed = chosen.train.seed
+        if self.dataset is not None:
+            dataset = open_dataset(Location(self.dataset, self.endpoint_url))
+            return AnnotatedData(dataset=dataset, limit=self.pictures, seed=seed)
+        return DrawnData(seed=seed) if self.pictures is None else DrawnData(pictures=self.pictures, seed=seed)
+
+    def _recipe(self, begun: SavedModel | None) -> Recipe:
         chosen = recipe(self.recipe)
-        given = {
-            name: value
-            for name in ("epochs", "batch_size", "learning_rate", "expansion", "seed")
-            if (value := getattr(self, name)) is not None
-        }
+        if begun is not None:
+            chosen = replace(chosen, network=begun.description.network, view=begun.description.view)
+        given = self._given(field.name for field in fields(TrainConfig) if field.name != "augment")
         if not self.augment:
             given |= {"augment": "none", "expansion": 1}
-        config = replace(chosen.train, freeze_batch_norm=self.freeze_batch_norm, **given)
-        return replace(chosen, train=config).with_classes(self.classes)
+        network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
+        return replace(chosen, train=replace(chosen.train, **given), network=network, view=self._view(chosen.view))
+
+    def _view(self, view: WholeFrame | Tiles) -> WholeFrame | Tiles:
+        if isinstance(view, Tiles):
+            return replace(view, **self._given(["scale", "tile"]))
+        if self.scale is not None:
+            raise ConfigError("got --scale with a recipe that sees the whole picture; give --tile, or --recipe clinic")
+        return WholeFrame(size=self.tile or view.size)
+
+    def _given(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the settings that are not left to the recipe."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def _check_run(out: Location, *, resume: bool) -> None:
@@ -133,10 +194,11 @@ def _check_run(out: Location, *, resume: bool) -> None:
         raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
 
 
-def _keep_settings(out: Location, chosen: Recipe, dataset: Dataset) -> None:
+def _keep_settings(out: Location, chosen: Recipe, data: TrainingData, begun: SavedModel | None) -> None:
     """Write down the settings of a new training; a resumed one must have the same, but for the number of epochs."""
     place = out.child("settings.json")
-    settings = json.loads(json.dumps({**asdict(chosen), "training_data_sha256": dataset.sha256}))
+    about = {"training_data_sha256": data.sha256, **({} if begun is None else {"init_sha256": begun.sha256})}
+    settings = json.loads(json.dumps(asdict(chosen) | about))
     if place.exists():
         before = json.loads(place.read_bytes())
         before["train"]["epochs"] = settings["train"]["epochs"]
@@ -148,14 +210,13 @@ def _keep_settings(out: Location, chosen: Recipe, dataset: Dataset) -> None:
     place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _check_dataset(dataset: Dataset, chosen: Recipe) -> None:
-    for split in ("train", "val"):
-        dataset.examples(split)
-    unknown = set(chosen.network.classes) - set(dataset.classes)
+def _check_data(data: TrainingData, chosen: Recipe) -> None:
+    if isinstance(data, AnnotatedData):
+        for split in ("train", "val"):
+            data.names(split)
+    unknown = set(chosen.network.classes) - set(data.classes)
     if unknown:
-        raise DatasetError(
-            f"{dataset.location.uri} has no part {', '.join(sorted(unknown))}; it has {', '.join(dataset.classes)}"
-        )
+        raise DatasetError(f"{data.name} has no part {', '.join(sorted(unknown))}; it has {', '.join(data.classes)}")
 
 
 class TrainingRecord(AbstractContextManager["TrainingRecord"]):
@@ -214,15 +275,17 @@ def snapshot_name(epoch: int) -> str:
     return f"model-epoch-{epoch}.safetensors"
 
 
-def write_model(out: Location, chosen: Recipe, dataset: Dataset, state: FitState) -> None:
+def write_model(out: Location, chosen: Recipe, data: TrainingData, state: FitState) -> None:
     """Write the model file of the best epoch, and its card."""
-    description = describe_model(chosen, dataset, state, state.best_epoch, state.best_weights)
+    description = describe_model(chosen, data, state, state.best_epoch, state.best_weights)
     out.child(MODEL).write_bytes(encode_model(state.best_weights, description))
-    card = render_model_card(description, dataset.description.counts, state.best_epoch, len(state.history))
+    card = render_model_card(description, data.counts, state.best_epoch, len(state.history))
     out.child("model_card.md").write_bytes(card.encode())
 
 
-def describe_model(chosen: Recipe, dataset: Dataset, state: FitState, epoch: int, weights: Weights) -> ModelDescription:
+def describe_model(
+    chosen: Recipe, data: TrainingData, state: FitState, epoch: int, weights: Weights
+) -> ModelDescription:
     """Return what the model file of an epoch says of itself; half precision is checked for it."""
     record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
@@ -231,7 +294,7 @@ def describe_model(chosen: Recipe, dataset: Dataset, state: FitState, epoch: int
         network,
         chosen.view,
         chosen.cells.threshold,
-        dataset,
+        data,
         lambda some: tqdm(some, desc="checking half precision", unit="picture", leave=False, delay=SHOW_AFTER_S),
     )
     return ModelDescription(
@@ -241,7 +304,7 @@ def describe_model(chosen: Recipe, dataset: Dataset, state: FitState, epoch: int
         min_area=chosen.cells.min_area,
         recipe=chosen.name,
         settings=asdict(chosen),
-        training_data_sha256=dataset.sha256,
+        training_data_sha256=data.sha256,
         scores={name: value for name, value in record.items() if name.startswith("val_")},
         mask_agreement=agreement,
         version=spermseg.__version__,

@@ -26,13 +26,14 @@ from spermseg.micrograph.synthetic_camera import (
     smooth_noise,
     soften,
 )
-from spermseg.micrograph.synthetic_debris import Debris, scatter_debris
+from spermseg.micrograph.synthetic_debris import Debris, scatter_debris, scatter_round_cells
 from spermseg.micrograph.synthetic_shapes import (
     ACROSOME,
     HEAD,
     MIDPIECE,
     TAIL,
     VACUOLE,
+    CellForm,
     Points,
     Shape,
     clip_to_frame,
@@ -51,6 +52,8 @@ OPTICAL_DENSITY = {
     "pink": (0.28, 0.55, 0.12),
     "bubble": (0.22, 0.20, 0.16),
     "plasma": (0.032, 0.036, 0.008),
+    "cytoplasm": (0.35, 0.32, 0.08),
+    "round nucleus": (1.1, 1.5, 0.2),
 }
 
 
@@ -66,6 +69,14 @@ class DrawConfig:
     """Size of the cells; 1 makes heads of about 80 px and tails of about 10 px."""
     cells: tuple[int, int] = (0, 14)
     """Least and most cells whose head lies in or near the picture; every number between is as likely."""
+    form: CellForm = field(default_factory=CellForm)
+    """What the cells look like."""
+    head_stain: float = 1.0
+    """How much stain heads have taken up; 1 is a well stained slide."""
+    tail_stain: float = 1.0
+    """The same of midpieces and tails."""
+    round_cells: tuple[int, int] = (0, 0)
+    """Least and most leukocytes and unripe germ cells; none of them is labelled."""
     inner_parts: bool = False
     """Whether Acrosome, Nucleus and Vacuole get outlines of their own too. They are drawn either way."""
     debris: float = 1.0
@@ -94,7 +105,9 @@ class DrawConfig:
             raise ConfigError(f"got cells {self.cells}; give the least and the most, such as (0, 14)")
         if not 0 <= self.unevenness < 1:
             raise ConfigError(f"got unevenness {self.unevenness}; give 0 up to, but not, 1")
-        for name in ("debris", "blur", "defocus", "sharpening", "noise", "stain_variation"):
+        if len(self.round_cells) != 2 or not 0 <= self.round_cells[0] <= self.round_cells[1]:
+            raise ConfigError(f"got round cells {self.round_cells}; give the least and the most, such as (0, 2)")
+        for name in ("debris", "blur", "defocus", "sharpening", "noise", "stain_variation", "head_stain", "tail_stain"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"got {name} {getattr(self, name)}; give 0 or more")
         if self.slide is not None and self.slide < 0:
@@ -180,7 +193,7 @@ def _place_cells(rng: np.random.Generator, config: DrawConfig) -> list[Shape]:
         # The first place clear of other heads; in a crowd, the one that is clearest.
         best = int(np.argmax(np.minimum(gaps, 110 * config.scale)))
         taken = np.vstack([taken, tries[best]])
-        shapes += draw_cell(rng, (tries[best][0], tries[best][1]), config.scale, group_id)
+        shapes += draw_cell(rng, (tries[best][0], tries[best][1]), config.scale, group_id, config.form)
     return shapes
 
 
@@ -244,7 +257,16 @@ def _stain(rng: np.random.Generator, slide: np.random.Generator, shapes: list[Sh
         layers["pink"] = soften(_paint_debris(debris.pink, config), 4 * scale)
         layers["bubble"] = _paint_debris(debris.bubbles, config)
         layers["plasma"] = _plasma(rng, config)
-    colours = np.array([OPTICAL_DENSITY[name] for name in layers], dtype=np.float32)
+    if config.round_cells[1]:
+        round_cells = scatter_round_cells(rng, config.height, config.width, scale, config.round_cells)
+        layers["cytoplasm"] = soften(_paint_debris(round_cells.pale, config), 3 * scale)
+        layers["round nucleus"] = soften(_paint_debris(round_cells.dark, config), 3 * scale)
+    strengths = {"nucleus": config.head_stain, "acrosome": config.head_stain} | dict.fromkeys(
+        ("tail", "midpiece", "neck"), config.tail_stain
+    )
+    colours = np.array(
+        [np.multiply(OPTICAL_DENSITY[name], strengths.get(name, 1.0)) for name in layers], dtype=np.float32
+    )
     spread = 0.16 * config.stain_variation
     colours *= np.exp(slide.normal(0, spread, 3) + slide.normal(0, spread)).clip(0.5, 1.8)
     density = np.zeros((3, config.height, config.width), dtype=np.float32)

@@ -75,6 +75,29 @@ def scatter_debris(rng: np.random.Generator, height: int, width: int, scale: flo
     return found
 
 
+def scatter_round_cells(
+    rng: np.random.Generator, height: int, width: int, scale: float, number: tuple[int, int]
+) -> FieldDebris:
+    """Return leukocytes and unripe germ cells: pale round bodies, with a dark nucleus in one to three lobes.
+
+    Args:
+        rng: decides how many, and where.
+        height: of the picture, px.
+        width: of the picture, px.
+        scale: size of things; 1 goes with heads of about 80 px.
+        number: the least and the most.
+    """
+    found = FieldDebris()
+    for _ in range(rng.integers(number[0], number[1] + 1)):
+        place, radius = rng.uniform(0, 1, 2) * [width, height], scale * rng.uniform(55, 130)
+        found.pale.add(blob(rng, place, radius, rough=0.06), rng.uniform(0.3, 1.0))
+        density = rng.uniform(0.4, 1.0)
+        for _ in range(rng.integers(1, 4)):
+            middle = place + radius * rng.uniform(-0.35, 0.35, 2)
+            found.dark.add(blob(rng, middle, radius * rng.uniform(0.25, 0.5), rough=0.1), density)
+    return found
+
+
 def _add_bacteria(rng: np.random.Generator, dark: Debris, place: Points, scale: float) -> None:
     """Add a chain of rods."""
     angle, density = rng.uniform(0, np.pi), rng.uniform(0.4, 0.9)

@@ -48,6 +48,24 @@ class Shape:
         return abs(signed_area(self.points))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellForm:
+    """What the cells of a picture look like; each is drawn about it."""
+
+    heads: tuple[float, float, float, float] = (0.62, 0.18, 0.08, 0.12)
+    """Shares of oval, tapered, round and amorphous heads; together 1."""
+    tail_length: float = 1.0
+    """Factor; 1 makes tails of about 720 px."""
+    tail_width: float = 1.0
+    """Factor, of the midpiece too; 1 makes tails of about 10 px where they are widest."""
+    curled: float = 0.2
+    """Share of the tails that curl up."""
+    waviness: float = 1.0
+    """How far tails stray from a straight line; 0 is not at all."""
+    tailless: float = 0.03
+    """Share of the cells that have lost their tail."""
+
+
 def signed_area(points: Points) -> float:
     """Return the area within a polygon, px2, positive where its vertices run clockwise on the screen.
 
@@ -58,7 +76,13 @@ def signed_area(points: Points) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def draw_cell(rng: np.random.Generator, centre: tuple[float, float], scale: float, group_id: int) -> list[Shape]:
+def draw_cell(
+    rng: np.random.Generator,
+    centre: tuple[float, float],
+    scale: float,
+    group_id: int,
+    form: CellForm = CellForm(),
+) -> list[Shape]:
     """Return the parts of one cell, not yet cut to a picture.
 
     Args:
@@ -66,18 +90,20 @@ def draw_cell(rng: np.random.Generator, centre: tuple[float, float], scale: floa
         centre: where the middle of its head lies, px.
         scale: size of the cell; 1 makes a head of about 80 px.
         group_id: the number of the cell.
+        form: what cells look like here.
     """
-    local = list(_parts_of_head(rng))
-    local += _draw_flagellum(rng, np.array([HEAD_INSET, 0.0]), half_neck=rng.uniform(7.0, 11.0))
+    local = list(_parts_of_head(rng, form))
+    half_neck = rng.uniform(7.0, 11.0) * form.tail_width
+    local += _draw_flagellum(rng, np.array([HEAD_INSET, 0.0]), half_neck, form)
     angle = rng.uniform(0, 2 * np.pi)
     turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     middle = np.array([np.ptp(local[0][1][:, 0]) / 2, 0.0])
     return [Shape(label=label, group_id=group_id, points=(points - middle) @ turn + centre) for label, points in local]
 
 
-def _parts_of_head(rng: np.random.Generator) -> Iterator[tuple[str, Points]]:
+def _parts_of_head(rng: np.random.Generator, form: CellForm) -> Iterator[tuple[str, Points]]:
     """Yield (label, outline) of the head and what is in it; its base at (0, 0), its tip on the positive x axis."""
-    outline = draw_head(rng)
+    outline = draw_head(rng, form)
     yield HEAD, outline
     half_cap = round(len(outline) * rng.uniform(0.16, 0.27))  # vertices from the tip to the acrosome's edge
     yield ACROSOME, np.concatenate([outline[-half_cap:], outline[: half_cap + 1]])
@@ -88,12 +114,12 @@ def _parts_of_head(rng: np.random.Generator) -> Iterator[tuple[str, Points]]:
         yield VACUOLE, blob(rng, middle, rng.uniform(0.05, 0.11) * width, points=16)
 
 
-def draw_head(rng: np.random.Generator) -> Points:
+def draw_head(rng: np.random.Generator, form: CellForm) -> Points:
     """Return the outline of one head: mostly oval, some tapered, round or amorphous. Its first vertex is the tip.
 
     The forms and their names follow the WHO laboratory manual (6th edition, 2021), section 2.4.8.
     """
-    kind = rng.choice(["oval", "tapered", "round", "amorphous"], p=[0.62, 0.18, 0.08, 0.12])
+    kind = rng.choice(["oval", "tapered", "round", "amorphous"], p=form.heads)
     length = rng.normal(82.0, 6.0)
     ratio = {"oval": 0.66, "tapered": 0.56, "round": 0.9, "amorphous": 0.72}[kind] + rng.normal(0, 0.03)
     taper = {"oval": 0.14, "tapered": 0.42, "round": 0.05, "amorphous": 0.2}[kind] + rng.normal(0, 0.05)
@@ -120,14 +146,17 @@ def _wave(rng: np.random.Generator, t: NDArray[np.float64], size: float) -> NDAr
     return np.asarray(1 + heights @ np.cos(orders[:, None] * t + rng.uniform(0, 2 * np.pi, (3, 1))))
 
 
-def _draw_flagellum(rng: np.random.Generator, base: Points, half_neck: float) -> list[tuple[str, Points]]:
+def _draw_flagellum(
+    rng: np.random.Generator, base: Points, half_neck: float, form: CellForm
+) -> list[tuple[str, Points]]:
     """Return (label, outline) of the midpiece and of the pieces of the tail."""
     midpiece_steps = max(6, round(rng.normal(84.0, 10.0) / STEP))
-    tail_length = rng.choice([rng.normal(720.0, 120.0), rng.uniform(60.0, 250.0), 0.0], p=[0.9, 0.07, 0.03])
+    lengths = [rng.normal(720.0, 120.0), rng.uniform(60.0, 250.0), 0.0]
+    tail_length = form.tail_length * rng.choice(lengths, p=[0.93 - form.tailless, 0.07, form.tailless])
     steps = midpiece_steps + max(0, round(tail_length / STEP))
-    line, turned = draw_centreline(rng, base, steps, still_steps=midpiece_steps)
+    line, turned = draw_centreline(rng, base, steps, still_steps=midpiece_steps, form=form)
     along = np.arange(steps + 1)
-    half_tail = rng.uniform(4.2, 6.2)
+    half_tail = rng.uniform(4.2, 6.2) * form.tail_width
     narrowing = np.clip((along - midpiece_steps) / max(1, steps - midpiece_steps), 0, 1)
     half_width = half_tail * (1 - 0.7 * narrowing**1.3)
     half_width = half_width + (half_neck - half_tail) * np.exp(-along / 4.0)
@@ -142,24 +171,25 @@ def _draw_flagellum(rng: np.random.Generator, base: Points, half_neck: float) ->
 
 
 def draw_centreline(
-    rng: np.random.Generator, start: Points, steps: int, still_steps: int
+    rng: np.random.Generator, start: Points, steps: int, still_steps: int, form: CellForm = CellForm()
 ) -> tuple[Points, NDArray[np.float64]]:
     """Return a smooth random curve that leaves `start` to the left, and how far it has turned.
 
     Args:
-        rng: decides the curve; about one in five curls up.
+        rng: decides the curve.
         start: its first point.
         steps: its number of steps, of STEP px each.
         still_steps: its first steps, in which it hardly bends.
+        form: how wavy it is, and how many curl up.
 
     Returns:
         The points, (steps + 1, 2), and for each the sum of all turns so far, whichever way they went, rad.
     """
     knots = np.arange(0, steps + 40, 20)
-    bends = rng.normal(0, 0.0035, len(knots))  # 1/px
+    bends = form.waviness * rng.normal(0, 0.0035, len(knots))  # 1/px
     at = np.arange(steps)
     curvature = np.interp(at, knots, bends)
-    if rng.random() < 0.2:
+    if rng.random() < form.curled:
         curvature += rng.choice([-1, 1]) * rng.uniform(0.006, 0.022) * (at / max(1, steps))
     kernel = np.hanning(19)[1:-1]
     curvature = np.convolve(np.pad(curvature, 8, mode="edge"), kernel / kernel.sum(), mode="valid")

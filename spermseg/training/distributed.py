@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,32 @@ from spermseg.model.unet import UNetConfig
 from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
-from spermseg.training.dataset import Dataset, Example, open_dataset
-from spermseg.training.fit import Fit, FitState, StepReport, Team, TrainConfig
-from spermseg.training.sampling import WorkingExample
+from spermseg.training.config import TrainConfig
+from spermseg.training.fit import Fit, FitState, StepReport, Team
+from spermseg.training.learner import Weights
+from spermseg.training.sampling import Batch, Batches, Sampler, WorkingExample
+from spermseg.training.source import DrawnData, TrainingData
 
 REPORT_EVERY_S = 0.5
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
+TILES_A_TASK = 4
+"""Drawn by one task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """What is to be trained, on what."""
 
-    dataset: Location
+    data: TrainingData
     network: UNetConfig
     view: View
     config: TrainConfig
     threshold: float
     snapshots: tuple[int, ...] = ()
     """Epochs whose weights are kept, beside the best."""
+    first_weights: Weights | None = None
+    """Where to start; None starts from chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +95,14 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     except ray.train.TrainingFailedError as error:
         raise RunError(f"the training failed: {first_line(error)}; its last epoch is kept: --resume goes on") from error
     except ray.exceptions.RayTaskError as error:
-        raise DatasetError(f"{job.dataset.uri} could not be read: {first_line(error.cause)}") from error
+        raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
     finally:
         ray.shutdown()
 
 
 def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.train.torch.TorchTrainer:
-    dataset = open_dataset(job.dataset)
-    datasets = {split: _load_split(dataset, split, job) for split in ("train", "val")}
+    splits = ["val"] if isinstance(job.data, DrawnData) else ["train", "val"]
+    datasets = {split: _load_split(split, job) for split in splits}
     use_gpu, threads = _resources(scaling)
     filesystem, path = run.filesystem()
     return ray.train.torch.TorchTrainer(
@@ -130,53 +136,82 @@ def _resources(scaling: Scaling) -> tuple[bool, int]:
     return use_gpu, max(1, min(cpus // scaling.workers, largest))
 
 
-def _load_split(dataset: Dataset, split: str, job: TrainJob) -> "ray.data.Dataset":
+def _load_split(split: str, job: TrainJob) -> "ray.data.Dataset":
     """Decode a split once, in parallel tasks, to the working resolution, and keep it in the object store."""
-    examples = dataset.examples(split)
-    rows = [{"example": asdict(example)} for example in examples]
+    rows = [{"name": name} for name in job.data.names(split)]
     blocks = min(len(rows), LOAD_TASKS)
-    loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(
-        _LoadExample(dataset, job.view, job.network.classes), num_cpus=1
-    )
+    loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(_LoadExample(job), num_cpus=1)
     return loaded.materialize()
 
 
-def load_example(dataset: Dataset, example: Example, view: View, classes: tuple[str, ...]) -> WorkingExample:
-    """Return a micrograph of a dataset and its mask at the working resolution."""
-    masks = [view.working_mask(dataset.read_mask(example, part)) for part in classes]
-    return WorkingExample(
-        pixels=view.working_pixels(dataset.read_image(example)), mask=np.stack(masks, axis=-1).astype(np.uint8)
-    )
-
-
 class _LoadExample:
-    """A row of the dataset's index -> its pixels and mask at the working resolution, as bytes."""
+    """The name of an example -> its pixels and mask at the working resolution, as bytes."""
 
-    def __init__(self, dataset: Dataset, view: View, classes: tuple[str, ...]) -> None:
-        self.dataset, self.view, self.classes = dataset, view, classes
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        example = Example(**row["example"])
-        loaded = load_example(self.dataset, example, self.view, self.classes)
+        loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
         pixels, mask = loaded.pixels.tobytes(), loaded.mask.tobytes()
-        return {"image": example.image, "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
+        return {"name": row["name"], "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
 
 
-def _read_examples(split: str, classes: int) -> list[WorkingExample]:
-    """Return all examples of a split as views of the object store's memory, in the order of the index."""
+class _DrawTile:
+    """The number of a tile of an epoch's share -> its pixels and mask."""
+
+    def __init__(self, job: TrainJob, data: DrawnData, epoch: int, rank: int, size: int) -> None:
+        self.job, self.data, self.epoch, self.rank, self.size = job, data, epoch, rank, size
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        batch = self.job.config.batch_size
+        step, place = divmod(row["id"], batch // self.size)
+        slot = (step * batch + place * self.size + self.rank) % self.data.pictures
+        drawn = self.data.draw(self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
+        return {"pixels": drawn.pixels, "mask": drawn.mask}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DrawnBatches:
+    """Batches of tiles that tasks draw, on whatever CPUs are free, while the network learns from those before."""
+
+    job: TrainJob
+    data: DrawnData
+    rank: int
+    size: int
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+        return -(-self.data.pictures // self.job.config.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch."""
+        share = self.job.config.batch_size // self.size
+        context = ray.data.DataContext.get_current()
+        configure_ray_data(context)
+        context.execution_options.preserve_order = True
+        tiles = self.steps * share
+        draw = _DrawTile(self.job, self.data, epoch, self.rank, self.size)
+        drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=1)
+        for batch in drawn.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
+            yield batch["pixels"], batch["mask"]
+
+
+def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
+    """Return all examples of a split as views of the object store's memory, in the order of their names."""
     shard = ray.train.get_dataset_shard(split)
     found: list[tuple[str, WorkingExample]] = []
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
-        found.extend(_examples_of(table, classes))
+        found.extend(_examples_of(table, len(job.network.classes)))
     return [example for _, example in sorted(found, key=lambda pair: pair[0])]
 
 
 def _examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
-    columns = [table[name] for name in ("image", "height", "pixels", "mask")]
-    for image, height, pixels, mask in zip(*columns, strict=True):
+    columns = [table[name] for name in ("name", "height", "pixels", "mask")]
+    for name, height, pixels, mask in zip(*columns, strict=True):
         shape = (height.as_py(), -1)
         yield (
-            image.as_py(),
+            name.as_py(),
             WorkingExample(
                 pixels=np.frombuffer(pixels.as_buffer(), np.uint8).reshape(*shape, 3),
                 mask=np.frombuffer(mask.as_buffer(), np.uint8).reshape(*shape, classes),
@@ -189,16 +224,22 @@ def _train_worker(config: dict[str, Any]) -> None:
     job: TrainJob = config["job"]
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
-    rank = context.get_world_rank()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    batches: Batches
+    if isinstance(job.data, DrawnData):
+        batches = _DrawnBatches(job=job, data=job.data, rank=rank, size=size)
+    else:
+        batches = Sampler.of(job.config, _read_examples("train", job), job.view.tile, rank, size)
     fit = Fit(
         network_config=job.network,
         view=job.view,
         config=job.config,
-        train=_read_examples("train", len(job.network.classes)),
-        val=_read_examples("val", len(job.network.classes)),
+        train=batches,
+        val=_read_examples("val", job),
         threshold=job.threshold,
         snapshots=job.snapshots,
-        team=Team(rank=rank, size=context.get_world_size(), device=ray.train.torch.get_device()),
+        first_weights=job.first_weights,
+        team=Team(rank=rank, size=size, device=ray.train.torch.get_device()),
     )
     checkpoint = ray.train.get_checkpoint()
     state = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from spermseg.training.detection import Detected, InstancePair, average_precisio
 from spermseg.training.metrics import Confusion, confusion, pooled, summarise
 from spermseg.training.readers import Reader, Reading
 from spermseg.training.shape_metrics import TOLERANCE, centreline_dice, surface_dice
+from spermseg.training.source import TrainingData
 
 AGREEMENT_PICTURES = 20
 """Of the validation split, on which half precision is held against full precision."""
-Progress = Callable[[Sequence[Example]], Iterable[Example]]
+T = TypeVar("T")
+Progress = Callable[[Sequence[T]], Iterable[T]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class Evaluator:
     tolerance: float = TOLERANCE
     """Of the surface Dice, px."""
 
-    def score(self, split: str, progress: Progress = iter) -> list[Scored]:
+    def score(self, split: str, progress: Progress[Example] = iter) -> list[Scored]:
         """Score every picture of a split.
 
         Raises:
@@ -127,12 +129,12 @@ class Evaluator:
 
 
 def half_precision_agreement(
-    network: UNet, view: View, threshold: float, dataset: Dataset, progress: Progress = iter
+    network: UNet, view: View, threshold: float, data: TrainingData, progress: Progress[str] = iter
 ) -> float:
     """Return `mask_agreement` of a network on pictures spread over the validation split."""
-    examples = dataset.examples("val")
-    some = examples[:: -(-len(examples) // AGREEMENT_PICTURES)]
-    pictures = (view.working_pixels(dataset.read_image(example)) for example in progress(some))
+    names = data.names("val")
+    some = names[:: -(-len(names) // AGREEMENT_PICTURES)]
+    pictures = (data.load(name, view, network.config.classes).pixels for name in progress(some))
     return mask_agreement(network, view, threshold, pictures)
 
 

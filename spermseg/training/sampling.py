@@ -6,14 +6,28 @@ So a resumed training sees what an uninterrupted one would have seen, and one wo
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.training.augment import Augmentation, AugmentName
+from spermseg.training.config import TrainConfig
 
 T = TypeVar("T")
+Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Tiles (N, tile, tile, 3) and their masks (N, tile, tile, classes)."""
+
+
+class Batches(Protocol):
+    """What an epoch is made of."""
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +56,22 @@ class Sampler:
     rank: int = 0
     workers: int = 1
 
+    @classmethod
+    def of(
+        cls, config: TrainConfig, examples: Sequence[WorkingExample], tile: int, rank: int = 0, workers: int = 1
+    ) -> "Sampler":
+        """Return what cuts the epochs of a training."""
+        return cls(
+            examples=examples,
+            tile=tile,
+            batch_size=config.batch_size,
+            expansion=config.expansion,
+            augment=config.augment,
+            seed=config.seed,
+            rank=rank,
+            workers=workers,
+        )
+
     @property
     def steps(self) -> int:
         """Global batches of an epoch; the last one is filled up from the start of the epoch."""
@@ -53,7 +83,7 @@ class Sampler:
         slots = rng.permutation(len(self.examples) * self.expansion)
         return np.resize(slots, (self.steps, self.batch_size))
 
-    def batches(self, epoch: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), masks (N, tile, tile, classes).
 
         The next batch is made in a thread while the network works on this one.
@@ -62,9 +92,7 @@ class Sampler:
         augmentation = Augmentation(self.augment, self.tile)
         return _ahead(lambda step: self._batch(epoch, shares[step], augmentation), self.steps)
 
-    def _batch(
-        self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
         pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
         return np.stack([pixels for pixels, _ in pairs]), np.stack([mask for _, mask in pairs])
 

@@ -18,9 +18,11 @@ from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
+from spermseg.training.config import TrainConfig
 from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
-from spermseg.training.fit import Fit, FitState, TrainConfig
-from spermseg.training.sampling import WorkingExample
+from spermseg.training.fit import Fit, FitState
+from spermseg.training.sampling import Sampler, WorkingExample
+from spermseg.training.source import AnnotatedData
 
 pytestmark = pytest.mark.ray
 
@@ -110,7 +112,7 @@ def test_a_killed_training_resumes_with_the_curves_of_an_uninterrupted_one(unint
 
 def small_job(dataset, **changes) -> TrainJob:
     return TrainJob(
-        dataset=dataset.location,
+        data=AnnotatedData(dataset=dataset),
         network=UNetConfig(filters=(8, 8), bridge=8),
         view=WholeFrame(size=64),
         config=replace(TrainConfig(batch_size=4, learning_rate=3e-3, expansion=2, freeze_batch_norm=True), **changes),
@@ -132,7 +134,8 @@ def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
         for split in ("train", "val")
     }
     try:
-        return Fit(network_config=job.network, view=job.view, config=job.config, **splits).run()
+        train = Sampler.of(job.config, splits["train"], job.view.tile)
+        return Fit(network_config=job.network, view=job.view, config=job.config, train=train, val=splits["val"]).run()
     finally:
         torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ from spermseg.errors import ConfigError, ModelFileError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
-from spermseg.training.fit import Fit, Team, TrainConfig
-from spermseg.training.losses import segmentation_loss
-from spermseg.training.sampling import WorkingExample
+from spermseg.training.config import TrainConfig
+from spermseg.training.fit import Fit, Team
+from spermseg.training.sampling import Sampler, WorkingExample
 
 SMALL = UNetConfig(filters=(8, 8), bridge=8)
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=1e-2, augment="paper", expansion=2, seed=3)
@@ -32,7 +32,8 @@ TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(10
 
 
 def fit(config=CONFIG, **changes) -> Fit:
-    return Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=TRAIN, val=VAL, **changes)
+    train = Sampler.of(config, TRAIN, 48)
+    return Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ ONE_CYCLE = replace(CONFIG, schedule="one-cycle")
 def test_one_cycle_rises_to_the_learning_rate_in_a_third_of_the_steps_and_falls_to_nothing():
     rates = []
     training = fit(ONE_CYCLE)
-    training.run(on_step=lambda report: rates.append(training.optimizer.param_groups[0]["lr"]))
+    training.run(on_step=lambda report: rates.append(training.learner.optimizer.param_groups[0]["lr"]))
     assert len(rates) == 16
     peak = int(np.argmax(rates))
     assert 3 <= peak <= 5
@@ -90,6 +91,45 @@ def test_a_resumed_one_cycle_goes_on_where_it_was(tmp_path):
     resumed = fit(ONE_CYCLE).run(read_state(tmp_path))
     assert resumed.history == whole.history
     assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
+AVERAGED = replace(CONFIG, average=0.5, weight_decay=0.01)
+
+
+def test_the_average_of_the_weights_is_what_is_scored_and_kept():
+    steps = []
+    training = fit(replace(AVERAGED, epochs=1))
+    training.run(on_step=lambda _: steps.append(training.learner.state()))
+    name = "head.weight"
+    by_hand = steps[0]["weights"][name]
+    for step in steps[1:]:
+        by_hand = 0.5 * by_hand + 0.5 * step["weights"][name]
+    state = training.run()
+    assert state.best_weights
+    assert torch.allclose(steps[-1]["average"][name], by_hand, atol=1e-6)
+    assert torch.equal(training.learner.kept.state_dict()[name].isfinite(), torch.ones_like(by_hand, dtype=torch.bool))
+    assert not torch.equal(steps[-1]["average"][name], steps[-1]["weights"][name])
+
+
+def test_a_resumed_training_goes_on_with_the_average_that_it_had(tmp_path):
+    whole = fit(AVERAGED).run(on_epoch=lambda state: state.epoch == 2 and write_state(state, tmp_path))
+    resumed = fit(AVERAGED).run(read_state(tmp_path))
+    assert resumed.history == whole.history
+    assert all(torch.equal(resumed.average[name], tensor) for name, tensor in whole.average.items())
+    assert all(torch.equal(resumed.best_weights[name], tensor) for name, tensor in whole.best_weights.items())
+
+
+def test_a_training_that_starts_from_weights_begins_where_they_are(uninterrupted):
+    still = replace(CONFIG, epochs=1, learning_rate=1e-9, freeze_batch_norm=True)
+    begun = fit(still, first_weights=uninterrupted.best_weights).run()
+    best = uninterrupted.history[uninterrupted.best_epoch - 1]
+    assert begun.history[0]["val_dice"] == pytest.approx(best["val_dice"], abs=1e-3)
+
+
+def test_bfloat16_learns_what_float32_learns(uninterrupted):
+    half = fit(replace(CONFIG, precision="bfloat16")).run()
+    assert half.history != uninterrupted.history
+    assert half.history[-1]["val_dice"] == pytest.approx(uninterrupted.history[-1]["val_dice"], abs=0.05)
 
 
 def test_another_seed_is_another_training(uninterrupted):
@@ -113,11 +153,12 @@ def test_every_step_is_reported_with_the_epochs_that_are_done():
 
 def test_tiles_train_on_random_squares_and_validate_whole_pictures():
     big = [blob(seed, (70, 90)) for seed in range(6)]
+    config = replace(CONFIG, epochs=8, expansion=8, loss="bce+dice", augment="clinic")
     tiles = Fit(
         network_config=SMALL,
         view=Tiles(scale=1.0, tile=48, halo=16),
-        config=replace(CONFIG, epochs=8, expansion=8, loss="bce+dice", augment="clinic"),
-        train=big,
+        config=config,
+        train=Sampler.of(config, big, 48),
         val=[blob(seed, (70, 90)) for seed in (200, 201, 202)],
     )
     state = tiles.run()
@@ -136,7 +177,9 @@ def test_a_batch_that_the_workers_cannot_share_is_refused():
         fit(team=Team(rank=0, size=3))
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"augment": "none"}])
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"augment": "none"}, {"average": 1.0}]
+)
 def test_settings_that_cannot_train_are_refused(change):
     with pytest.raises(ConfigError):
         replace(CONFIG, **change)
@@ -153,12 +196,3 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     torch.save({"epoch": TrainConfig()}, tmp_path / FILE)  # any class of ours would do: only tensors are read
     with pytest.raises(ModelFileError, match="damaged"):
         read_state(tmp_path)
-
-
-def test_the_paper_loss_is_binary_cross_entropy_and_dice_adds_what_is_missed():
-    logits, target = torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
-    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
-    assert float(segmentation_loss(logits, target)) == pytest.approx(expected)
-    p, q = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))
-    soft = 1 - (2 * p + 1) / (p + q + 1 + 1)
-    assert float(segmentation_loss(logits, target, "bce+dice")) == pytest.approx(expected + soft)

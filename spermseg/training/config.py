@@ -1,0 +1,56 @@
+"""How a network learns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spermseg.errors import ConfigError
+from spermseg.training.augment import AugmentName, check_expansion
+from spermseg.training.losses import LossName
+
+ScheduleName = Literal["constant", "one-cycle"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network learns. The defaults are the paper's."""
+
+    epochs: int = 30
+    """Times that the training split is seen, each with its variants."""
+    batch_size: int = 4
+    """Pictures a step, over all workers."""
+    learning_rate: float = 3e-4
+    """Of Adam; the highest one of a schedule."""
+    schedule: ScheduleName = "constant"
+    """Of the learning rate: `one-cycle` rises for a third of the steps and falls to nothing (Smith and Topin, 2019)."""
+    weight_decay: float = 0.0
+    """Share of the weights taken off, times the learning rate, every step, apart from the gradient (AdamW)."""
+    average: float = 0.0
+    """Share that the average of all weights so far keeps at every step, as 0.998; it is the average that is scored and
+    kept. 0 keeps the weights themselves."""
+    precision: PrecisionName = "float32"
+    """Of the convolutions on a CPU, with weights in float32; `auto` is bfloat16 where the machine is fast at it. A GPU
+    computes in bfloat16 either way."""
+    loss: LossName = "bce"
+    """`bce` is binary cross-entropy; see `training.losses`."""
+    augment: AugmentName = "paper"
+    """`paper` is its five transforms, `clinic` a stronger mixture, `none` nothing."""
+    expansion: int = 6
+    """Pictures that an epoch makes of each: itself and its variants."""
+    seed: int = 0
+    """Of the first weights, the order and the variants."""
+    freeze_batch_norm: bool = False
+    """Keep the statistics of batch normalisation as they are: for fine-tuning with small batches."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ConfigError(
+                f"got {self.epochs} epochs, batch size {self.batch_size}, learning rate {self.learning_rate:g}; "
+                "1 or more of each, and a rate above 0, is needed"
+            )
+        if not 0 <= self.average < 1 or not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(
+                f"got average {self.average:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and 0 or "
+                "more, are needed"
+            )
+        check_expansion(self.augment, self.expansion)

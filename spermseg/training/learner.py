@@ -1,0 +1,135 @@
+"""One network that learns: its optimiser, its learning rate, and the average of its weights."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from spermseg.errors import ConfigError
+from spermseg.model.engine import runs_bfloat16_fast
+from spermseg.model.saved import SavedModel
+from spermseg.model.unet import UNet, UNetConfig
+from spermseg.training.config import TrainConfig
+from spermseg.training.losses import segmentation_loss
+
+Weights = dict[str, Tensor]
+
+
+class Learner:
+    """Takes the steps. `network` learns; `kept` is what is scored and kept: itself, or the average of its weights."""
+
+    def __init__(self, network: nn.Module, config: TrainConfig, steps: int, device: torch.device) -> None:
+        """Prepare to take `steps` steps an epoch."""
+        self.config, self.steps, self.device = config, steps, device
+        self.network = network.to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.average: AveragedModel | None = None
+        if config.average:
+            keep = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.network, multi_avg_fn=keep, use_buffers=True)
+        self._schedule = self._start_schedule()
+        self._wrapped: nn.Module = self.network
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is scored and kept."""
+        return self.average.module if self.average else self.network
+
+    def share(self) -> None:
+        """From here on average the gradients, and on GPUs share the batch statistics, with all other workers."""
+        wrapped = self.network
+        if self.device.type == "cuda":
+            wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)  # type: ignore[no-untyped-call]
+        self._wrapped = DistributedDataParallel(wrapped, [self.device] if self.device.type == "cuda" else None)
+
+    def start_epoch(self) -> None:
+        """Make ready to learn."""
+        self._wrapped.train()
+        if self.config.freeze_batch_norm:
+            _freeze_batch_norm(self._wrapped)
+
+    def step(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Learn from a batch; return its loss and its logits."""
+        with self.precision():
+            logits = self._wrapped(x)
+        loss = segmentation_loss(logits.float(), target, self.config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self._schedule:
+            self._schedule.step()
+        if self.average:
+            self.average.update_parameters(self.network)
+        return loss.detach(), logits.detach()
+
+    def precision(self) -> torch.autocast:
+        """Return the context in which the network computes."""
+        wanted = self.config.precision
+        half = wanted == "bfloat16" or (wanted == "auto" and runs_bfloat16_fast(self.device))
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half or self.device.type == "cuda")
+
+    def state(self) -> dict[str, Any]:
+        """Return copies of all that learns: `weights`, their `average` (empty where there is none), `optimizer`."""
+        return {
+            "weights": _copy(self.network),
+            "average": _copy(self.average.module) if self.average else {},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def go_on(self, *, weights: Weights, average: Weights, optimizer: dict[str, Any], epochs: int) -> None:
+        """Go on from a state, after so many epochs."""
+        self.network.load_state_dict(weights)
+        if self.average:
+            self.average.module.load_state_dict(average)
+            self.average.n_averaged.fill_(epochs * self.steps)
+        self.optimizer.load_state_dict(optimizer)
+        self._schedule = self._start_schedule(epochs)
+
+    def _start_schedule(self, epochs_done: int = 0) -> LRScheduler | None:
+        """Return what moves the learning rate after every step, where it moves."""
+        if self.config.schedule == "constant":
+            return None
+        total = self.config.epochs * self.steps + 1
+        last = epochs_done * self.steps - 1
+        return OneCycleLR(self.optimizer, self.config.learning_rate, total_steps=total, last_epoch=last)
+
+
+def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
+    """Return the weights of a model for a network of the same shape; classes that it has not learned start from chance.
+
+    Raises:
+        ConfigError: the shape is another.
+    """
+    if replace(begun.description.network, classes=config.classes) != config:
+        begun_with = begun.description.network
+        raise ConfigError(
+            f"got a model with filters {begun_with.filters} and bridge {begun_with.bridge}; "
+            f"{config.filters} and {config.bridge} are needed: leave out --filters and --bridge"
+        )
+    torch.manual_seed(seed)
+    weights = {**begun.network.state_dict()}
+    for name, fresh in UNet(config).state_dict().items():
+        if name.startswith("head."):
+            old = weights[name]
+            for row, part in enumerate(config.classes):
+                if part in begun.description.network.classes:
+                    fresh[row] = old[begun.description.network.classes.index(part)]
+            weights[name] = fresh
+    return weights
+
+
+def _copy(network: nn.Module) -> Weights:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def _freeze_batch_norm(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,185 @@
+"""What a training learns from: annotated micrographs, or drawn ones without end."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.synthetic import draw_micrograph
+from spermseg.micrograph.synthetic_domain import PARTS, annotate, random_drawing
+from spermseg.micrograph.tiling import Tiles, View
+from spermseg.training.augment import Augmentation
+from spermseg.training.config import TrainConfig
+from spermseg.training.dataset import Dataset
+from spermseg.training.sampling import WorkingExample
+
+DRAWING_VERSION = 1
+"""Counts the changes of what is drawn: part of the digest of drawn data."""
+FRAME, FRAME_SCALE = (512, 640), 0.5
+"""What is drawn for a network that sees the whole picture."""
+HELD_OUT = 2**32 - 1
+"""In place of an epoch, in the seeds of the validation split."""
+
+
+class TrainingData(Protocol):
+    """Examples by split and name. It pickles, so that every worker reads, or draws, its own."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What there are masks of."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything that can be learned from it."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Examples in each split."""
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return the names of the examples of a split, sorted.
+
+        Raises:
+            DatasetError: there are none.
+        """
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Return an example at the working resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedData:
+    """A prepared dataset."""
+
+    dataset: Dataset
+    limit: int | None = None
+    """Train on so many pictures only, drawn at random: for learning curves."""
+    seed: int = 0
+    """Decides which."""
+
+    @property
+    def name(self) -> str:
+        """Where it lies."""
+        return self.dataset.location.uri
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the dataset."""
+        return self.dataset.classes
+
+    @property
+    def sha256(self) -> str:
+        """The dataset's, and of which pictures of it are seen."""
+        if self.limit is None:
+            return self.dataset.sha256
+        return hashlib.sha256("\n".join([self.dataset.sha256, *self.names("train")]).encode()).hexdigest()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The dataset's."""
+        counts = self.dataset.description.counts
+        return counts if self.limit is None else {**counts, "train": len(self.names("train"))}
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return the names of the images.
+
+        Raises:
+            DatasetError: there are none, or fewer than the limit.
+        """
+        names = [example.image for example in self.dataset.examples(split)]
+        if split != "train" or self.limit is None:
+            return names
+        if not 1 <= self.limit <= len(names):
+            raise DatasetError(f"got {self.limit} pictures to train on; {self.name} has {len(names)}")
+        return sorted(np.random.default_rng(self.seed).permutation(names)[: self.limit].tolist())
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Return a micrograph and its mask.
+
+        Raises:
+            DatasetError: a file of it is missing or has changed.
+        """
+        example = next(one for one in self.dataset.all_examples if one.image == name)
+        masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
+        pixels = view.working_pixels(self.dataset.read_image(example))
+        return WorkingExample(pixels=pixels, mask=np.stack(masks, axis=-1).astype(np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnData:
+    """Micrographs that no microscope has seen: each epoch draws new ones, and a validation split is drawn once."""
+
+    pictures: int = 1000
+    """Drawn for an epoch."""
+    held_out: int = 48
+    """Of the validation split."""
+    seed: int = 0
+    """Decides them all."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise ConfigError(f"got {self.pictures} pictures for an epoch; 1 or more is needed")
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "drawn micrographs"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The whole cell and its parts."""
+        return (WHOLE_CELL, *PARTS)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the settings, and of the version of what is drawn."""
+        settings = {"drawing": DRAWING_VERSION, **asdict(self)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Examples of an epoch, and those held out."""
+        return {"train": self.pictures, "val": self.held_out}
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return numbers, as names of one length.
+
+        Raises:
+            DatasetError: there is no such split, or it is drawn anew for every epoch.
+        """
+        if split != "val":
+            raise DatasetError(f"split {split!r} of {self.name} has no names: it is drawn anew for every epoch")
+        return [f"{number:06d}" for number in range(self.held_out)]
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Draw a picture of the validation split."""
+        return draw_example(np.random.default_rng((self.seed, HELD_OUT, int(name))), view, classes)
+
+    def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
+        """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""
+        rng = np.random.default_rng((self.seed, epoch, slot))
+        example = draw_example(rng, view, classes)
+        augmentation = Augmentation(config.augment, view.tile)
+        pixels, mask = augmentation.variant(example.pixels, example.mask, slot, int(rng.integers(2**31)))
+        return replace(example, pixels=pixels, mask=mask)
+
+
+def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
+    """Draw a picture of any clinic: of the size of a tile, or as the network sees a whole one."""
+    tiles = isinstance(view, Tiles)
+    size, scale = ((view.tile, view.tile), view.scale) if isinstance(view, Tiles) else (FRAME, FRAME_SCALE)
+    drawing = random_drawing(rng, *size, scale)
+    drawn = draw_micrograph(int(rng.integers(2**31)), drawing)
+    masks = annotate(drawn, drawing.scale)
+    pixels = drawn.pixels if tiles else view.working_pixels(drawn.pixels)
+    chosen = [masks[part] if tiles else view.working_mask(masks[part]) for part in classes]
+    return WorkingExample(pixels=pixels, mask=np.stack(chosen, axis=-1).astype(np.uint8))

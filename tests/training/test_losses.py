@@ -1,0 +1,68 @@
+"""What training minimises, against values worked out by hand and against a thinning that is not soft."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.morphology import skeletonize
+
+from spermseg.training.losses import LOSSES, segmentation_loss, soft_centreline
+
+
+def test_the_paper_loss_is_binary_cross_entropy_and_dice_adds_what_is_missed():
+    logits, target = torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
+    assert float(segmentation_loss(logits, target)) == pytest.approx(expected)
+    p, q = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))
+    soft = 1 - (2 * p + 1) / (p + q + 1 + 1)
+    assert float(segmentation_loss(logits, target, "bce+dice")) == pytest.approx(expected + soft)
+
+
+def test_focal_tversky_is_one_minus_the_tversky_index_to_the_power_of_three_quarters():
+    logits, target = torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    p, q = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))
+    index = (p + 1) / (p + 0.7 * (1 - p) + 0.3 * q + 1)
+    assert float(segmentation_loss(logits, target, "focal-tversky")) == pytest.approx((1 - index) ** 0.75, rel=1e-5)
+
+
+def ring(width: int) -> torch.Tensor:
+    """A ring of this width, px: (1, 1, 96, 96)."""
+    y, x = np.indices((96, 96))
+    away = np.abs(np.hypot(y - 47.5, x - 47.5) - 30)
+    return torch.from_numpy((away <= width / 2).astype(np.float32))[None, None]
+
+
+@pytest.mark.parametrize("width", [3, 5, 7])
+def test_the_soft_centreline_of_a_thin_thing_runs_along_its_skeleton(width):
+    mask = ring(width)
+    line, skeleton = soft_centreline(mask)[0, 0].numpy(), skeletonize(mask[0, 0].numpy() > 0)
+    assert (line[mask[0, 0].numpy() == 0] == 0).all()
+    near = np.hypot(*np.indices((96, 96)) - 47.5)
+    assert np.abs(near[line > 0.5] - 30).max() <= 1.5  # as the skeleton does: half a pixel off at most, on either side
+    assert (line > 0.5).sum() >= skeleton.sum() / 2
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_least_for_the_truth_falls_towards_it_and_has_a_finite_slope(name):
+    target = ring(5)
+    losses = []
+    for certainty in (-4.0, 0.0, 4.0, 20.0):
+        logits = ((2 * target - 1) * certainty).requires_grad_()
+        loss = segmentation_loss(logits, target, name)
+        loss.backward()
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.01
+
+
+def test_the_centreline_loss_sees_a_tear_that_dice_hardly_sees():
+    whole = ring(5)
+    torn = whole.clone()
+    torn[..., 45:51, :40] = 0
+    logits = {"whole": 40 * whole - 20, "torn": 40 * torn - 20}
+    lost = {
+        name: float(segmentation_loss(logits["torn"], whole, name) - segmentation_loss(logits["whole"], whole, name))
+        for name in ("bce+dice", "bce+dice+cldice")
+    }
+    assert lost["bce+dice+cldice"] > lost["bce+dice"] + 0.002
