@@ -20,6 +20,8 @@ class Recipe:
     view: WholeFrame | Tiles
     train: TrainConfig
     cells: CellConfig
+    choose_threshold: bool = False
+    """Whether the threshold is chosen on the validation split, rather than that of `cells`."""
 
 
 def paper() -> Recipe:
@@ -32,8 +34,19 @@ def clinic() -> Recipe:
     return Recipe(
         name="clinic",
         view=Tiles(scale=0.5, tile=512, halo=112),
-        train=TrainConfig(batch_size=8, learning_rate=1e-3, loss="bce+dice", augment="clinic", expansion=2),
+        train=TrainConfig(
+            batch_size=8,
+            learning_rate=3e-3,
+            schedule="one-cycle",
+            weight_decay=0.01,
+            average=0.99,
+            precision="auto",
+            loss="bce+dice",
+            augment="clinic",
+            expansion=2,
+        ),
         cells=CellConfig(),
+        choose_threshold=True,
     )
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -35,10 +35,10 @@ from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.figures import curves_figure
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
+from spermseg.training.calibration import choose_threshold, half_precision_agreement
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
 from spermseg.training.dataset import open_dataset
 from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
-from spermseg.training.evaluate import half_precision_agreement
 from spermseg.training.fit import FitState, StepReport
 from spermseg.training.learner import Weights, first_weights
 from spermseg.training.losses import LossName
@@ -290,17 +290,16 @@ def describe_model(
     record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
+    threshold = chosen.cells.threshold
+    if chosen.choose_threshold:
+        threshold = choose_threshold(network, chosen.view, data, _calibration_bar("choosing the threshold"))
     agreement = half_precision_agreement(
-        network,
-        chosen.view,
-        chosen.cells.threshold,
-        data,
-        lambda some: tqdm(some, desc="checking half precision", unit="picture", leave=False, delay=SHOW_AFTER_S),
+        network, chosen.view, threshold, data, _calibration_bar("checking half precision")
     )
     return ModelDescription(
         network=chosen.network,
         view=chosen.view,
-        threshold=chosen.cells.threshold,
+        threshold=threshold,
         min_area=chosen.cells.min_area,
         recipe=chosen.name,
         settings=asdict(chosen),
@@ -309,3 +308,7 @@ def describe_model(
         mask_agreement=agreement,
         version=spermseg.__version__,
     )
+
+
+def _calibration_bar(name: str) -> Callable[[Sequence[str]], Iterable[str]]:
+    return lambda names: tqdm(names, desc=name, unit="picture", leave=False, delay=SHOW_AFTER_S)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +10,13 @@ from numpy.typing import NDArray
 from spermseg.cells.instances import label_cells
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View
-from spermseg.model.precision import mask_agreement
-from spermseg.model.unet import UNet
 from spermseg.training.dataset import HEAD, Dataset, Example
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
 from spermseg.training.metrics import Confusion, confusion, pooled, summarise
 from spermseg.training.readers import Reader, Reading
 from spermseg.training.shape_metrics import TOLERANCE, centreline_dice, surface_dice
-from spermseg.training.source import TrainingData
 
-AGREEMENT_PICTURES = 20
-"""Of the validation split, on which half precision is held against full precision."""
-T = TypeVar("T")
-Progress = Callable[[Sequence[T]], Iterable[T]]
+Progress = Callable[[Sequence[Example]], Iterable[Example]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +84,7 @@ class Evaluator:
     tolerance: float = TOLERANCE
     """Of the surface Dice, px."""
 
-    def score(self, split: str, progress: Progress[Example] = iter) -> list[Scored]:
+    def score(self, split: str, progress: Progress = iter) -> list[Scored]:
         """Score every picture of a split.
 
         Raises:
@@ -126,16 +120,6 @@ class Evaluator:
 
     def _heads(self, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Detected:
         return match_centres(label_cells(found, self.min_area), label_cells(truth))
-
-
-def half_precision_agreement(
-    network: UNet, view: View, threshold: float, data: TrainingData, progress: Progress[str] = iter
-) -> float:
-    """Return `mask_agreement` of a network on pictures spread over the validation split."""
-    names = data.names("val")
-    some = names[:: -(-len(names) // AGREEMENT_PICTURES)]
-    pictures = (data.load(name, view, network.config.classes).pixels for name in progress(some))
-    return mask_agreement(network, view, threshold, pictures)
 
 
 def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What a model is told about itself on the validation split."""
+
+import numpy as np
+import pytest
+import torch
+
+from spermseg.micrograph.tiling import WholeFrame
+from spermseg.model.unet import UNet, UNetConfig
+from spermseg.training.calibration import LEVELS, choose_threshold, dice_curve, whole_cell
+from spermseg.training.metrics import confusion
+from spermseg.training.sampling import WorkingExample
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_the_curve_has_the_dice_of_the_mask_at_every_threshold(share):
+    rng = np.random.default_rng(1)
+    truth = rng.random((40, 50)) < share
+    probability = (0.4 * truth + 0.6 * rng.random((40, 50))).astype(np.float32)
+    curve = dice_curve(probability, truth)
+    for level in range(LEVELS + 1):
+        threshold = np.float32(level / LEVELS)
+        clear = np.abs(probability - threshold) > 1e-5  # beside a threshold, rounding decides
+        mask = np.where(clear, probability >= threshold, np.floor(probability * LEVELS + 1e-6) >= level)
+        assert curve[level] == pytest.approx(confusion(mask, truth).dice), level
+
+
+class FourPictures:
+    """A validation split whose darkest pixels are cells."""
+
+    def names(self, split):
+        assert split == "val"
+        return ["0", "1", "2", "3"]
+
+    def load(self, name, view, classes):
+        rng = np.random.default_rng(int(name))
+        pixels = rng.integers(0, 256, (view.tile, view.tile, 3), dtype=np.uint8)
+        return WorkingExample(pixels=pixels, mask=(pixels[..., :1] < 64).astype(np.uint8))
+
+
+def network_that_sees_red(bias: float) -> UNet:
+    """A network whose probability falls with a pixel's red, and is one half at `bias`."""
+    network = UNet(UNetConfig(filters=(4,), bridge=4)).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.zero_()
+            if name in ("encoder.0.1.weight", "encoder.0.4.weight", "decoder.0.1.weight", "decoder.0.4.weight"):
+                parameter.fill_(1)
+        for convolution, source in (("encoder.0.0", 0), ("encoder.0.3", 0), ("decoder.0.0", 4), ("decoder.0.3", 0)):
+            network.get_submodule(convolution).weight[0, source, 1, 1] = 1
+        network.head.weight[0, 0] = -8
+        network.head.bias[0] = 8 * bias
+    return network
+
+
+@pytest.mark.parametrize("bias", [0.25, 0.4, 0.15])
+def test_the_threshold_is_where_validation_dice_is_best(bias):
+    threshold = choose_threshold(network_that_sees_red(bias), WholeFrame(size=64), FourPictures())
+    ideal = 1 / (1 + np.exp(-8 * (bias - 0.25)))  # where red is a quarter of white, as the truth has it
+    assert threshold == pytest.approx(ideal, abs=0.011)
+
+
+def test_the_whole_cell_is_its_own_class_or_the_union_of_the_parts():
+    mask = np.zeros((2, 2, 2), np.uint8)
+    mask[0, 0, 0] = mask[1, 1, 1] = 1
+    example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), mask=mask)
+    assert whole_cell(example, ("head", "cell")).tolist() == [[False, False], [False, True]]
+    assert whole_cell(example, ("head", "tail")).tolist() == [[True, False], [False, True]]
