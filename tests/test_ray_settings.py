@@ -1,56 +1,56 @@
-import signal
+"""A process that is asked to end while Ray starts. Each is a process of its own: signals spare no test runner."""
+
+import subprocess
 import sys
 
 import pytest
 
+PROCESS = """
+import signal, sys
 from spermseg.ray_settings import connect
 
+class AskedError(KeyboardInterrupt):
+    pass
 
-@pytest.fixture
-def asked_to_end():
-    """What this process does when it is asked to end: it raises."""
+def stop(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise AskedError
 
-    class AskedError(KeyboardInterrupt):
-        pass
+def ray_init(**options):
+    # as `ray.init`, which puts its own way to end in place
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    {meanwhile}
 
-    def stop(number, frame):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise AskedError
-
-    before = signal.signal(signal.SIGTERM, stop)
-    yield AskedError
-    signal.signal(signal.SIGTERM, before)
-
-
-def ray_init(*, interrupt: bool, then: BaseException | None = None):
-    """As `ray.init`, which puts its own way to end in place, and may be asked to end, or go wrong."""
-
-    def init(**_options):
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
-        if interrupt:
-            signal.raise_signal(signal.SIGTERM)
-        if then is not None:
-            raise then
-
-    return init
+signal.signal(signal.SIGTERM, stop)
+try:
+    connect(ray_init, "local")
+    {afterwards}
+except BaseException as error:
+    print(type(error).__name__, error)
+print("ignored" if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN else "ours")
+"""
+ASKED = "signal.raise_signal(signal.SIGTERM)"
 
 
-def test_a_process_that_is_asked_to_end_while_ray_starts_ends_its_own_way(asked_to_end):
-    with pytest.raises(asked_to_end):
-        connect(ray_init(interrupt=True), "local")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the way out is not cut short
+def run(meanwhile: str = "pass", afterwards: str = "pass") -> list[str]:
+    """Return what the process says: what was raised, and what SIGTERM does now."""
+    script = PROCESS.format(meanwhile=meanwhile, afterwards=afterwards)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [line.strip() for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("then", [SystemExit(1), KeyboardInterrupt()])
-def test_what_goes_wrong_while_ray_starts_comes_through_and_the_way_to_end_is_our_own_again(asked_to_end, then):
-    with pytest.raises(type(then)) as raised:
-        connect(ray_init(interrupt=False, then=then), "local")
-    assert raised.value is then
-    with pytest.raises(asked_to_end):
-        signal.raise_signal(signal.SIGTERM)
+def test_a_process_that_is_asked_to_end_while_ray_starts_ends_its_own_way():
+    assert run(meanwhile=ASKED) == ["AskedError", "ignored"]  # the way out is not cut short
 
 
-def test_once_ray_has_started_the_way_to_end_is_our_own_again(asked_to_end):
-    connect(ray_init(interrupt=False), "local")
-    with pytest.raises(asked_to_end):
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("then", "said"), [("sys.exit(1)", "SystemExit 1"), ("raise KeyboardInterrupt", "KeyboardInterrupt")]
+)
+def test_what_goes_wrong_while_ray_starts_comes_through_and_the_way_to_end_is_our_own_again(then, said):
+    assert run(meanwhile=then) == [said, "ours"]
+
+
+def test_once_ray_has_started_the_way_to_end_is_our_own_again():
+    assert run() == ["ours"]
+    assert run(afterwards=ASKED) == ["AskedError", "ignored"]

@@ -69,6 +69,8 @@ class DrawConfig:
     """Size of the cells; 1 makes heads of about 80 px and tails of about 10 px."""
     cells: tuple[int, int] = (0, 14)
     """Least and most cells whose head lies in or near the picture; every number between is as likely."""
+    beyond: float = 0.1
+    """How far outside of the picture heads may lie, so that tails reach in, as a share of its sides."""
     form: CellForm = field(default_factory=CellForm)
     """What the cells look like."""
     head_stain: float = 1.0
@@ -107,7 +109,8 @@ class DrawConfig:
             raise ConfigError(f"got unevenness {self.unevenness}; give 0 up to, but not, 1")
         if len(self.round_cells) != 2 or not 0 <= self.round_cells[0] <= self.round_cells[1]:
             raise ConfigError(f"got round cells {self.round_cells}; give the least and the most, such as (0, 2)")
-        for name in ("debris", "blur", "defocus", "sharpening", "noise", "stain_variation", "head_stain", "tail_stain"):
+        amounts = ("beyond", "debris", "blur", "defocus", "sharpening", "noise", "stain_variation")
+        for name in (*amounts, "head_stain", "tail_stain"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"got {name} {getattr(self, name)}; give 0 or more")
         if self.slide is not None and self.slide < 0:
@@ -188,7 +191,7 @@ def _place_cells(rng: np.random.Generator, config: DrawConfig) -> list[Shape]:
     size = np.array([config.width, config.height], dtype=np.float64)
     taken = np.empty((0, 2))
     for group_id in range(rng.integers(config.cells[0], config.cells[1] + 1)):
-        tries = rng.uniform(-0.1, 1.1, (4, 2)) * size
+        tries = rng.uniform(-config.beyond, 1 + config.beyond, (4, 2)) * size
         gaps = np.linalg.norm(tries[:, None] - taken, axis=2).min(axis=1, initial=np.inf)
         # The first place clear of other heads; in a crowd, the one that is clearest.
         best = int(np.argmax(np.minimum(gaps, 110 * config.scale)))

@@ -13,6 +13,8 @@ from spermseg.micrograph.synthetic_shapes import HEAD, MIDPIECE, TAIL, CellForm,
 
 MARGIN = 1.6
 """px at scale 1; how far outside of what can be seen of a tail people draw its outline."""
+TAIL_REACH = 400
+"""px at scale 1; heads that lie farther outside of a picture seldom have a tail in it."""
 PARTS = {"head": HEAD, "midpiece": MIDPIECE, "tail": TAIL}
 """What there are masks of, beside the whole cell, and its label in a drawing."""
 
@@ -27,13 +29,15 @@ def random_drawing(rng: np.random.Generator, height: int, width: int, scale: flo
         scale: about which the magnification varies; 1 makes heads of about 80 px.
     """
     magnification = scale * float(np.exp(rng.uniform(np.log(0.72), np.log(1.38))))
-    room = height * width / (1024 * 1280 * magnification**2)  # ordinary pictures' worth
+    beyond = TAIL_REACH * magnification / max(height, width)
+    room = height * width * (1 + 2 * beyond) ** 2 / (1024 * 1280 * magnification**2)  # ordinary pictures' worth
     odd = rng.dirichlet((6.0, 1.5, 0.7, 1.2))  # shares of heads
     return DrawConfig(
         height=height,
         width=width,
         scale=magnification,
-        cells=(0, max(1, round(room * rng.uniform(4, 20)))),
+        beyond=beyond,
+        cells=(0, max(1, round(room * rng.uniform(3, 14)))),
         form=CellForm(
             heads=tuple(float(share) for share in odd / odd.sum()),  # type: ignore[arg-type]
             tail_length=rng.uniform(0.8, 1.5),

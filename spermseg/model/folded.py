@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spermseg.micrograph.annotation import WHOLE_CELL
-from spermseg.model.unet import DoubleConvolution, UNet, UNetConfig
+from spermseg.model.unet import DoubleConvolution, UNet, UNetConfig, doubled_kernel
 
 WHITE = 255
 """The largest value of a pixel."""
-DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-"""Along one axis, a kernel of 3 over doubled values as one of 4 that doubles itself: which of the 3 weights meet."""
 
 
 class CellProbability(nn.Module):
@@ -120,9 +118,8 @@ class _FoldedLevel(nn.Module):
         first, second = convolutions
         kernel = first.weight.detach()  # (outputs, above + skip, 3, 3); what comes from above is first
         outputs, inputs = kernel.shape[:2]
-        doubling = torch.tensor(DOUBLED)
         self.up = nn.ConvTranspose2d(above, outputs, kernel_size=4, stride=2, padding=1, bias=False)
-        self.up.weight.data = torch.einsum("ya,xb,oiab->ioyx", doubling, doubling, kernel[:, :above])
+        self.up.weight.data = doubled_kernel(kernel[:, :above])
         self.skip = nn.Conv2d(inputs - above, outputs, kernel_size=3, padding=1)
         self.skip.weight.data = kernel[:, above:].clone()
         self.skip.bias = first.bias

@@ -1,15 +1,19 @@
 """The U-Net of Melendez et al. (CBMS 2021), configurable in filters, channels and classes."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spermseg.errors import ConfigError, ShapeError
 
 MAX_LEVELS = 8
 """More would halve a tile to nothing."""
 MAX_FILTERS = 4096
+DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Along one axis, a kernel of 3 over doubled values as one of 4 that doubles itself: which of the 3 weights meet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,30 @@ class DoubleConvolution(nn.Sequential):
         )
 
 
+class DecoderLevel(DoubleConvolution):
+    """A double convolution of what is above, doubled in size, and of the skip beside it, in less than half the time."""
+
+    def forward(self, above: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override] # two inputs, of two sizes
+        """Return (N, out_channels, Y, X) of what is above (N, C, Y / 2, X / 2) and beside (N, D, Y, X)."""
+        first, *rest = cast("tuple[nn.Conv2d, *tuple[nn.Module, ...]]", tuple(self))
+        kernel, channels = first.weight, above.shape[1]  # (out_channels, C + D, 3, 3); what comes from above is first
+        x = functional.conv_transpose2d(above, doubled_kernel(kernel[:, :channels]), stride=2, padding=1)
+        x = x + functional.conv2d(skip, kernel[:, channels:], first.bias, padding=1)
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
+def doubled_kernel(kernel: Tensor) -> Tensor:
+    """Return the transposed convolution (C, O, 4, 4), stride 2, padding 1, that is a convolution of doubled values.
+
+    Where a picture was doubled in size, by repeating values, each output of a 3 x 3 kernel (O, C, 3, 3) sees only 2 x 2
+    different ones: 4 products do what 9 did, and nothing of double size is written down.
+    """
+    doubled = kernel.new_tensor(DOUBLED)
+    return torch.einsum("ya,xb,oiab->ioyx", doubled, doubled, kernel)
+
+
 class UNet(nn.Module):
     """Encoder, bridge, decoder with skips, and a 1x1 convolution to logits; the sigmoid is the caller's."""
 
@@ -86,10 +114,9 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(DoubleConvolution(i, o) for i, o in zip(widths, config.filters, strict=False))
         self.pool = nn.MaxPool2d(2)
         self.bridge = DoubleConvolution(config.filters[-1], config.bridge)
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         below = (config.bridge, *config.filters[:0:-1])
         self.decoder = nn.ModuleList(
-            DoubleConvolution(up + skip, skip) for up, skip in zip(below, config.filters[::-1], strict=True)
+            DecoderLevel(up + skip, skip) for up, skip in zip(below, config.filters[::-1], strict=True)
         )
         self.head = nn.Conv2d(config.filters[0], len(config.classes), kernel_size=1)
 
@@ -107,7 +134,7 @@ class UNet(nn.Module):
             x = self.pool(x)
         x = self.bridge(x)  # (N, bridge, Y / 2**levels, X / 2**levels)
         for level, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = level(torch.cat([self.upsample(x), skip], dim=1))
+            x = level(x, skip)
         logits: Tensor = self.head(x)
         return logits
 

@@ -34,7 +34,7 @@ def test_clinics_differ_in_magnification_light_and_stain():
 
 
 def test_tails_are_outlined_wider_than_they_are_painted_and_heads_are_not():
-    config = replace(random_drawing(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5))
+    config = replace(random_drawing(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5), beyond=0.0)
     drawn = draw_micrograph(1, config)
     with_margin, without = annotate(drawn, config.scale), annotate(drawn, 0.0)
     assert MARGIN > 0
