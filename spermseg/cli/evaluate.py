@@ -7,10 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spermseg.cli.options import EndpointUrl, ModelFloat, OptionalText
+from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, OptionalText
 from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel, load_model
+from spermseg.model.shipped import model_location
 from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.storage.filesystem import Location
 from spermseg.training.baselines import BaselineName
@@ -52,7 +53,7 @@ class Evaluate:
     """The dataset: a folder or s3://bucket/prefix."""
     out: str
     """Where the tables and pictures are written."""
-    model: OptionalText = None
+    model: ModelFile = None
     """The model file."""
     baseline: BaselineName | None = None
     """`otsu`, `medina` (light divided out) or `mostajer` (histogram), instead of a model."""
@@ -93,8 +94,8 @@ class Evaluate:
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
         """Return what is held against the dataset, and what `metrics.json` says of it."""
-        if sum(given is not None for given in (self.model, self.baseline, self.rater)) != 1:
-            raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET")
+        if sum(given is not None for given in (self.model, self.baseline, self.rater)) > 1:
+            raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET, or none of them")
         if self.baseline is not None:
             reader = BaselineReader(name=self.baseline)
             return Evaluator(reader=reader, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
@@ -102,7 +103,7 @@ class Evaluate:
             other = open_dataset(Location(self.rater, self.endpoint_url))
             evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
             return evaluator, {"rater_sha256": other.sha256}
-        saved = load_model(Location(str(self.model), self.endpoint_url))
+        saved = load_model(model_location(self.model, self.endpoint_url))
         evaluator = model_evaluator(
             saved, dataset, threshold=self.threshold, tolerance=self.tolerance, device=self.device
         )

@@ -9,7 +9,8 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.cli.evaluate import model_evaluator, ranked_figure
-from spermseg.cli.options import Address, EndpointUrl, Gpu
+from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
+from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.train import Train, snapshot_name
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
@@ -18,6 +19,7 @@ from spermseg.report.study import Row, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
 from spermseg.training.augment import PAPER_VARIANTS, Augmentation
 from spermseg.training.dataset import Dataset, open_dataset
+from spermseg.training.distributed import Scaling, room_for_trainings
 from spermseg.training.evaluate import rank, tabulate
 
 STUDIES = Literal["paper"]
@@ -28,9 +30,9 @@ class Experiment:
     """Do a published study again on a dataset, and set its tables beside the published ones.
 
     `paper` is Melendez et al., CBMS 2021: trained without augmentation for 20 to 50 epochs and with it for 10 to 30,
-    scored on every split. Two trainings, whose models are kept at those epochs. Writes tables.md, tables.csv, the
-    scores of each row, and figures: the augmentation, curves, best and worst pictures, the share that failed. What is
-    there already is not done again, so the same command goes on after a kill.
+    scored on every split. Two trainings, side by side where a cluster has room for both, whose models are kept at those
+    epochs. Writes tables.md, tables.csv, the scores of each row, and figures: the augmentation, curves, best and worst
+    pictures, the share that failed. What is there already is not done again, so the same command goes on after a kill.
 
     Example: spermseg experiment paper --dataset dataset --out study
     """
@@ -60,8 +62,7 @@ class Experiment:
         """Train what is missing, score it, and write tables and figures."""
         dataset, out = open_dataset(self._at(self.dataset)), self._at(self.out)
         rows = self._rows()
-        for training in dict.fromkeys(row.training for row in rows):
-            self._train(training, [row for row in rows if row.training == training])
+        self._train_all(rows)
         metrics = {(row, split): self._score(row, split, dataset) for row in rows for split in dataset.splits}
         scores = [StudyScores.of(row, found) for (row, _), found in metrics.items()]
         table = study_markdown(scores)
@@ -79,15 +80,28 @@ class Experiment:
         epochs = {False: self.plain_epochs, True: self.augmented_epochs}
         return [Row(augmented=augmented, epochs=count) for augmented in epochs for count in sorted(epochs[augmented])]
 
-    def _train(self, training: str, rows: Sequence[Row]) -> None:
-        """Train, or go on, unless the model of each row is there."""
-        place = self._at(self.out).child(training)
-        if all(place.child(snapshot_name(row.epochs)).exists() for row in rows):
+    def _train_all(self, rows: Sequence[Row]) -> None:
+        """Train, or go on, where a model of a row is missing: side by side where the cluster has room."""
+        by_training = {one.training: [row for row in rows if row.training == one.training] for one in rows}
+        missing = {
+            name: training for name, its in by_training.items() if (training := self._training(name, its)) is not None
+        }
+        scaling = Scaling(workers=self.workers, gpu=wants_gpu(self.gpu), address=self.address)
+        at_once = room_for_trainings(scaling) if len(missing) > 1 else 1
+        if at_once > 1:
+            train_side_by_side(missing, at_once)
             return
-        begun = next(iter(place.child("checkpoints").list()), None) is not None
-        print(f"=== training {training}{', going on' if begun else ''}", flush=True)
+        for name, training in missing.items():
+            print(f"=== training {name}{', going on' if training.resume else ''}", flush=True)
+            training.run()
+
+    def _training(self, name: str, rows: Sequence[Row]) -> Train | None:
+        """Return the training of some rows, or None where the model of each is there."""
+        place = self._at(self.out).child(name)
+        if all(place.child(snapshot_name(row.epochs)).exists() for row in rows):
+            return None
         epochs = tuple(row.epochs for row in rows)
-        Train(
+        return Train(
             dataset=self.dataset,
             out=place.uri,
             recipe="paper",
@@ -95,12 +109,12 @@ class Experiment:
             epochs=max(epochs),
             snapshots=epochs,
             seed=self.seed,
-            resume=begun,
+            resume=next(iter(place.child("checkpoints").list()), None) is not None,
             workers=self.workers,
             gpu=self.gpu,
             address=self.address,
             endpoint_url=self.endpoint_url,
-        ).run()
+        )
 
     def _score(self, row: Row, split: str, dataset: Dataset) -> dict[str, Any]:
         """Score the model of a row, unless its scores are there; return the content of `metrics.json`."""

@@ -14,6 +14,9 @@ _MODEL = "(default: the model's)"
 ModelInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_MODEL)]
 ModelFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_MODEL)]
 
+ModelFile = Annotated[
+    str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the one that comes with spermseg)")
+]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]

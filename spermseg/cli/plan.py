@@ -13,11 +13,12 @@ from spermseg.batch.plan import Identity, Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.worker import Segmenting
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.options import EndpointUrl, OptionalInt
+from spermseg.cli.options import EndpointUrl, ModelFile, OptionalInt
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
 GPUS = (1, 4, 16)
@@ -38,7 +39,7 @@ class Plan:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """The uploads: a folder or s3://bucket/prefix."""
-    model: str
+    model: ModelFile = None
     """The model file that `spermseg train` wrote."""
     workers: OptionalInt = None
     """Processes that would hold a model each, with a CPU each: as many as this machine has, unless given."""
@@ -64,8 +65,9 @@ class Plan:
         return 0
 
     def _segmenting(self) -> Segmenting:
-        model = Location(self.model, self.endpoint_url).read_bytes()
-        description = decode_model(model, self.model).description
+        place = model_location(self.model, self.endpoint_url)
+        model = place.read_bytes()
+        description = decode_model(model, place.uri).description
         return Segmenting(
             model=model,
             settings=SegmentSettings(

@@ -17,11 +17,22 @@ from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.options import Address, EndpointUrl, Gpu, ModelFloat, ModelInt, OptionalFloat, OptionalInt, wants_gpu
+from spermseg.cli.options import (
+    Address,
+    EndpointUrl,
+    Gpu,
+    ModelFile,
+    ModelFloat,
+    ModelInt,
+    OptionalFloat,
+    OptionalInt,
+    wants_gpu,
+)
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
 SHOW_LISTING_AFTER_S = 3
@@ -50,10 +61,11 @@ class Segment:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """The uploads: a folder or s3://bucket/prefix."""
-    model: str
-    """The model file that `spermseg train` wrote."""
     out: str
     """The table: a folder or s3://bucket/prefix, outside the uploads."""
+    model: ModelFile = None
+    """The model file that `spermseg train` wrote. The one that comes with spermseg has seen drawn micrographs only:
+    good enough to begin with, and beaten by any that has learned from your own."""
     threshold: ModelFloat = None
     """Probability from which a pixel is a cell's."""
     min_area: ModelInt = None
@@ -118,9 +130,9 @@ class Segment:
         return 0
 
     def _night(self) -> Night:
-        place = Location(self.model, self.endpoint_url)
+        place = model_location(self.model, self.endpoint_url)
         model = place.read_bytes()
-        description = decode_model(model, self.model).description
+        description = decode_model(model, place.uri).description
         return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),

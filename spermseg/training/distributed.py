@@ -1,5 +1,6 @@
 """Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
 
+import os
 import tempfile
 import threading
 import time
@@ -125,6 +126,24 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
         # every worker sees all examples, in shared memory: which of them it takes is the sampler's to say
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
+
+
+def room_for_trainings(scaling: Scaling) -> int:
+    """Return how many such trainings the cluster has room for side by side; a cluster of one's own has room for one.
+
+    Raises:
+        RunError: the cluster does not answer.
+    """
+    if (scaling.address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        return 1
+    connect(ray.init, scaling.address)
+    try:
+        use_gpu, threads = _resources(scaling)
+        there = ray.cluster_resources()
+        kind, each = ("GPU", 1) if use_gpu else ("CPU", threads)
+        return max(1, int(there.get(kind, 0) / (each * scaling.workers)))
+    finally:
+        ray.shutdown()
 
 
 def _resources(scaling: Scaling) -> tuple[bool, int]:

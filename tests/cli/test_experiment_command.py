@@ -4,8 +4,13 @@ import csv
 import json
 
 import pytest
+import tyro
+from ray.cluster_utils import Cluster
 
 from spermseg.cli.experiment import Experiment
+from spermseg.cli.side_by_side import command_line, train_side_by_side
+from spermseg.cli.train import Train
+from spermseg.errors import RunError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.storage.filesystem import Location
@@ -14,7 +19,20 @@ from spermseg.training.split import SplitConfig
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def cluster():
+    """The address of a cluster of two machines of two CPUs, for one training each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
+        started = Cluster(initialize_head=True, head_node_args=head)
+        started.add_node(num_cpus=2, object_store_memory=200 * 2**20)
+        yield started.address
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, cluster):
     """A study of three rows."""
     folder = tmp_path_factory.mktemp("study")
     drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
@@ -27,6 +45,7 @@ def study(tmp_path_factory):
         out=str(folder / "out"),
         plain_epochs=(2, 1),
         augmented_epochs=(1,),
+        address=cluster,
     ), folder / "out"
 
 
@@ -34,7 +53,9 @@ def study(tmp_path_factory):
 def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(study, capsys):
     experiment, out = study
     assert experiment.run() == 0
-    assert "=== training plain" in capsys.readouterr().out
+    assert "training plain, augmented: 100%" in capsys.readouterr().err  # side by side: both machines have room
+    for training in ("plain", "augmented"):
+        assert "model:" in (out / training / "log.txt").read_text()
     with (out / "tables.csv").open() as file:
         lines = list(csv.DictReader(file))
     rows = [("no", "1"), ("no", "2"), ("yes", "1")]
@@ -54,6 +75,22 @@ def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(st
     assert len(set(models.values())) == 3
     (out / "scores/plain-2-test.json").unlink()
     assert experiment.run() == 0
-    assert "=== training" not in capsys.readouterr().out
+    assert "training" not in capsys.readouterr().err
     assert json.loads((out / "scores/plain-2-test.json").read_text()) == score
     assert {path: path.read_bytes() for path in models} == models
+
+
+def test_a_training_is_started_by_the_words_that_give_it():
+    training = Train(
+        dataset="here", out="there", epochs=3, snapshots=(1, 3), augment=False, resume=True, learning_rate=0.5
+    )
+    words = command_line(training)
+    assert tyro.cli(Train, args=words) == training
+    assert "--recipe" not in words  # what is not given is left to the program
+
+
+def test_a_training_that_fails_is_named_with_its_log_and_the_others_end(tmp_path, capsys):
+    trainings = {name: Train(dataset=str(tmp_path / "none"), out=str(tmp_path / name), epochs=1) for name in "ab"}
+    with pytest.raises(RunError, match=r"2 of 2 trainings failed; see .*/a/log.txt, .*/b/log.txt"):
+        train_side_by_side(trainings, at_once=2)
+    assert "is not a dataset" in (tmp_path / "a/log.txt").read_text()
