@@ -27,8 +27,9 @@ from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import write_state
 from spermseg.training.config import TrainConfig
 from spermseg.training.dataset import Dataset, open_dataset
-from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
+from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.fit import Fit, FitState, StepReport
+from spermseg.training.job import TrainJob
 from spermseg.training.sampling import Sampler
 from spermseg.training.source import AnnotatedData
 

@@ -4,14 +4,12 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
@@ -20,37 +18,19 @@ import ray.train.torch
 import torch
 
 from spermseg.errors import ConfigError, DatasetError, RunError, first_line
-from spermseg.micrograph.tiling import View
-from spermseg.model.unet import UNetConfig
 from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
-from spermseg.training.config import TrainConfig
 from spermseg.training.fit import Fit, FitState, StepReport, Team
-from spermseg.training.learner import Weights
+from spermseg.training.job import DrawTile, LoadExample, TrainJob, examples_of
 from spermseg.training.sampling import Batch, Batches, Sampler, WorkingExample
-from spermseg.training.source import DrawnData, TrainingData
+from spermseg.training.source import DrawnData
 
 REPORT_EVERY_S = 0.5
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
 TILES_A_TASK = 4
 """Drawn by one task."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """What is to be trained, on what."""
-
-    data: TrainingData
-    network: UNetConfig
-    view: View
-    config: TrainConfig
-    threshold: float
-    snapshots: tuple[int, ...] = ()
-    """Epochs whose weights are kept, beside the best."""
-    first_weights: Weights | None = None
-    """Where to start; None starts from chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,34 +139,8 @@ def _load_split(split: str, job: TrainJob) -> "ray.data.Dataset":
     """Decode a split once, in parallel tasks, to the working resolution, and keep it in the object store."""
     rows = [{"name": name} for name in job.data.names(split)]
     blocks = min(len(rows), LOAD_TASKS)
-    loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(_LoadExample(job), num_cpus=1)
+    loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(LoadExample(job), num_cpus=1)
     return loaded.materialize()
-
-
-class _LoadExample:
-    """The name of an example -> its pixels and mask at the working resolution, as bytes."""
-
-    def __init__(self, job: TrainJob) -> None:
-        self.job = job
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
-        pixels, mask = loaded.pixels.tobytes(), loaded.mask.tobytes()
-        return {"name": row["name"], "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
-
-
-class _DrawTile:
-    """The number of a tile of an epoch's share -> its pixels and mask."""
-
-    def __init__(self, job: TrainJob, data: DrawnData, epoch: int, rank: int, size: int) -> None:
-        self.job, self.data, self.epoch, self.rank, self.size = job, data, epoch, rank, size
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        batch = self.job.config.batch_size
-        step, place = divmod(row["id"], batch // self.size)
-        slot = (step * batch + place * self.size + self.rank) % self.data.pictures
-        drawn = self.data.draw(self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
-        return {"pixels": drawn.pixels, "mask": drawn.mask}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +164,7 @@ class _DrawnBatches:
         configure_ray_data(context)
         context.execution_options.preserve_order = True
         tiles = self.steps * share
-        draw = _DrawTile(self.job, self.data, epoch, self.rank, self.size)
+        draw = DrawTile(self.job, self.data, epoch, self.rank, self.size)
         drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=1)
         for batch in drawn.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
             yield batch["pixels"], batch["mask"]
@@ -221,21 +175,8 @@ def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
     shard = ray.train.get_dataset_shard(split)
     found: list[tuple[str, WorkingExample]] = []
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
-        found.extend(_examples_of(table, len(job.network.classes)))
+        found.extend(examples_of(table, len(job.network.classes)))
     return [example for _, example in sorted(found, key=lambda pair: pair[0])]
-
-
-def _examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
-    columns = [table[name] for name in ("name", "height", "pixels", "mask")]
-    for name, height, pixels, mask in zip(*columns, strict=True):
-        shape = (height.as_py(), -1)
-        yield (
-            name.as_py(),
-            WorkingExample(
-                pixels=np.frombuffer(pixels.as_buffer(), np.uint8).reshape(*shape, 3),
-                mask=np.frombuffer(mask.as_buffer(), np.uint8).reshape(*shape, classes),
-            ),
-        )
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
-from spermseg.training.distributed import Scaling, TrainJob, train_on_ray
+from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.fit import Fit, FitState
+from spermseg.training.job import TrainJob
 from spermseg.training.sampling import Sampler, WorkingExample
 from spermseg.training.source import AnnotatedData
 

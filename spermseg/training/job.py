@@ -1,0 +1,74 @@
+"""What is to be trained, and its examples as rows that travel between processes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from spermseg.micrograph.tiling import View
+from spermseg.model.unet import UNetConfig
+from spermseg.training.config import TrainConfig
+from spermseg.training.learner import Weights
+from spermseg.training.sampling import WorkingExample
+from spermseg.training.source import DrawnData, TrainingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What is to be trained, on what."""
+
+    data: TrainingData
+    network: UNetConfig
+    view: View
+    config: TrainConfig
+    threshold: float
+    snapshots: tuple[int, ...] = ()
+    """Epochs whose weights are kept, beside the best."""
+    first_weights: Weights | None = None
+    """Where to start; None starts from chance."""
+
+
+class LoadExample:
+    """The name of an example -> its pixels and mask at the working resolution, as bytes."""
+
+    def __init__(self, job: TrainJob) -> None:
+        """Load for a training."""
+        self.job = job
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row of a row with the name."""
+        loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
+        pixels, mask = loaded.pixels.tobytes(), loaded.mask.tobytes()
+        return {"name": row["name"], "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
+
+
+class DrawTile:
+    """The number of a tile of an epoch's share -> its pixels and mask."""
+
+    def __init__(self, job: TrainJob, data: DrawnData, epoch: int, rank: int, size: int) -> None:
+        """Draw for worker `rank` of `size` in an epoch."""
+        self.job, self.data, self.epoch, self.rank, self.size = job, data, epoch, rank, size
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tile of a row with its number, `id`."""
+        batch = self.job.config.batch_size
+        step, place = divmod(row["id"], batch // self.size)
+        slot = (step * batch + place * self.size + self.rank) % self.data.pictures
+        drawn = self.data.draw(self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
+        return {"pixels": drawn.pixels, "mask": drawn.mask}
+
+
+def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
+    """Yield the name and the content of rows that `LoadExample` made, as views of their memory."""
+    columns = [table[name] for name in ("name", "height", "pixels", "mask")]
+    for name, height, pixels, mask in zip(*columns, strict=True):
+        shape = (height.as_py(), -1)
+        yield (
+            name.as_py(),
+            WorkingExample(
+                pixels=np.frombuffer(pixels.as_buffer(), np.uint8).reshape(*shape, 3),
+                mask=np.frombuffer(mask.as_buffer(), np.uint8).reshape(*shape, classes),
+            ),
+        )
