@@ -65,6 +65,8 @@ class Evaluate:
     """Probability from which a pixel is a cell's."""
     tolerance: float = TOLERANCE
     """Of the surface Dice: how far outlines may lie apart, px."""
+    flips: bool = False
+    """Read each picture four times, flipped along each axis and along both, and take the mean (a model only)."""
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu` or `cuda`."""
     examples: int = 2
@@ -105,10 +107,15 @@ class Evaluate:
             return evaluator, {"rater_sha256": other.sha256}
         saved = load_model(model_location(self.model, self.endpoint_url))
         evaluator = model_evaluator(
-            saved, dataset, threshold=self.threshold, tolerance=self.tolerance, device=self.device
+            saved,
+            dataset,
+            threshold=self.threshold,
+            tolerance=self.tolerance,
+            flips=self.flips,
+            device=self.device,
         )
         threshold = saved.description.threshold if self.threshold is None else self.threshold
-        return evaluator, {"threshold": threshold, "model_sha256": saved.sha256}
+        return evaluator, {"threshold": threshold, "flips": self.flips, "model_sha256": saved.sha256}
 
 
 def model_evaluator(
@@ -117,13 +124,15 @@ def model_evaluator(
     *,
     threshold: float | None = None,
     tolerance: float = TOLERANCE,
+    flips: bool = False,
     device: str = "auto",
 ) -> Evaluator:
     """Return what holds a model against a dataset; the threshold is the model's own where none is given."""
     about = saved.description
     predictor = Predictor(saved, about.view, PredictConfig(device=device), parts=True)
+    threshold = about.threshold if threshold is None else threshold
     return Evaluator(
-        reader=ModelReader(predictor=predictor, threshold=about.threshold if threshold is None else threshold),
+        reader=ModelReader(predictor=predictor, threshold=threshold, flips=flips),
         dataset=dataset,
         view=about.view,
         min_area=about.min_area,

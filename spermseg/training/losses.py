@@ -14,6 +14,9 @@ FOCUS = 0.75
 """Exponent of 1 - Tversky index; the authors' 1 / gamma with gamma 4/3."""
 THINNINGS = 4
 """Times that a soft mask is thinned to its centreline: tails are up to 2 x 4 px wide at half the resolution."""
+PIXELS = (0, 2, 3)
+"""Over what ratios are taken: all pictures of a batch. Taken picture by picture, a part that is missing in most tiles
+would be learned as missing everywhere."""
 CLDICE_SHARE = 0.3
 """Weight of the centreline in `bce+dice+cldice`."""
 
@@ -25,8 +28,9 @@ def segmentation_loss(logits: Tensor, target: Tensor, name: LossName = "bce") ->
         logits: (N, classes, Y, X) float.
         target: (N, classes, Y, X), 0 or 1.
         name: `bce` is binary cross-entropy, the paper's. `bce+dice` adds 1 - soft Dice (Milletari et al., 3DV 2016),
-            averaged over pictures and classes; `bce+dice+cldice` also the soft centreline Dice (Shit et al., CVPR
-            2021). `focal-tversky` is that of Abraham and Khan (ISBI 2019), which weighs what is missed more.
+            of all pictures of the batch, averaged over classes; `bce+dice+cldice` also the soft centreline Dice (Shit
+            et al., CVPR 2021). `focal-tversky` is that of Abraham and Khan (ISBI 2019), which weighs what is missed
+            more.
     """
     return LOSSES[name](logits, target.to(logits.dtype))
 
@@ -44,16 +48,16 @@ def _bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _dice(probability: Tensor, target: Tensor) -> Tensor:
-    overlap = (probability * target).sum(dim=(2, 3))
-    total = (probability + target).sum(dim=(2, 3))
+    overlap = (probability * target).sum(dim=PIXELS)
+    total = (probability + target).sum(dim=PIXELS)
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
 def _focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
     probability = torch.sigmoid(logits)
-    hit = (probability * target).sum(dim=(2, 3))
-    missed = target.sum(dim=(2, 3)) - hit
-    false = probability.sum(dim=(2, 3)) - hit
+    hit = (probability * target).sum(dim=PIXELS)
+    missed = target.sum(dim=PIXELS) - hit
+    false = probability.sum(dim=PIXELS) - hit
     # the square root of a loss of nothing has no slope
     lost = 1 - (hit + 1) / (hit + MISSED * missed + (1 - MISSED) * false + 1)
     return lost.clamp(min=1e-6).pow(FOCUS).mean()
@@ -62,8 +66,8 @@ def _focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
 def _cldice(probability: Tensor, target: Tensor) -> Tensor:
     """Return 1 - the harmonic mean of: how much of our centreline is in the truth, how much of its is in ours."""
     ours, truth = soft_centreline(probability), soft_centreline(target)
-    precision = ((ours * target).sum(dim=(2, 3)) + 1) / (ours.sum(dim=(2, 3)) + 1)
-    recall = ((truth * probability).sum(dim=(2, 3)) + 1) / (truth.sum(dim=(2, 3)) + 1)
+    precision = ((ours * target).sum(dim=PIXELS) + 1) / (ours.sum(dim=PIXELS) + 1)
+    recall = ((truth * probability).sum(dim=PIXELS) + 1) / (truth.sum(dim=PIXELS) + 1)
     return (1 - 2 * precision * recall / (precision + recall)).mean()
 
 

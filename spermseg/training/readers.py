@@ -14,6 +14,9 @@ from spermseg.model.predict import Predictor
 from spermseg.training.baselines import BASELINES, BaselineName
 from spermseg.training.dataset import Dataset, Example
 
+FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+"""Axes along which a picture is flipped."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
@@ -44,6 +47,8 @@ class ModelReader:
 
     predictor: Predictor
     threshold: float
+    flips: bool = False
+    """Whether it reads each picture four times, flipped along each axis and along both, and takes the mean."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -52,13 +57,21 @@ class ModelReader:
 
     def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
         """Return what the network finds."""
-        working = self.predictor.predict_parts(pixels)  # part -> (Y, X)
+        working = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
         native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
         return Reading(
             masks={part: one >= self.threshold for part, one in native.items()},
             probability=native[WHOLE_CELL],
             working=working[WHOLE_CELL] >= self.threshold,
         )
+
+    def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return part -> (Y, X), the mean of what is found in a picture and in its flips, each flipped back."""
+        found = []
+        for flip in FLIPS:
+            maps = self.predictor.predict_parts(np.ascontiguousarray(np.flip(pixels, flip)))
+            found.append({part: np.flip(one, flip) for part, one in maps.items()})
+        return {part: np.mean([one[part] for one in found], axis=0, dtype=np.float32) for part in found[0]}
 
 
 @dataclass(frozen=True, kw_only=True)

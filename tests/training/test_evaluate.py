@@ -1,6 +1,7 @@
 """`spermseg evaluate` on a model and dataset of known answers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from spermseg.cli.evaluate import Evaluate
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
-from spermseg.model.predict import Predictor
+from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
@@ -19,6 +20,7 @@ from spermseg.training.dataset import open_dataset
 from spermseg.training.detection import match_centres
 from spermseg.training.metrics import SCORES, confusion, pooled
 from spermseg.training.prepare import PrepareConfig, prepare_dataset
+from spermseg.training.readers import ModelReader
 from spermseg.training.shape_metrics import centreline_dice, surface_dice
 from spermseg.training.split import SplitConfig
 
@@ -173,3 +175,21 @@ def test_a_network_of_several_parts_is_scored_on_each_and_its_cell_is_their_unio
     union = predictor.predict(tiny_dataset.read_image(example) for example in examples)
     counts = [confusion(m >= 0.5, tiny_dataset.read_mask(e)) for m, e in zip(union, examples, strict=True)]
     assert metrics["pooled"] == pytest.approx(pooled(counts).scores())
+
+
+def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
+    saved = load_model(Location(str(model)))
+    reader = ModelReader(
+        predictor=Predictor(saved, saved.description.view, PredictConfig(engine="torch"), parts=True),
+        threshold=0.5,
+        flips=True,
+    )
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    found, turned = (reader.read(None, one).probability for one in (pixels, np.ascontiguousarray(pixels[::-1, ::-1])))
+    assert np.allclose(turned[::-1, ::-1], found, atol=1e-5)
+    assert not np.allclose(replace(reader, flips=False).read(None, pixels).probability, found, atol=1e-3)
+
+
+def test_flips_are_said_in_the_metrics(model, tiny_dataset, tmp_path):
+    Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), flips=True).run()
+    assert json.loads((tmp_path / "metrics.json").read_text())["flips"] is True
