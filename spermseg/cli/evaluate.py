@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -65,6 +65,9 @@ class Evaluate:
     """Probability from which a pixel is a cell's."""
     tolerance: float = TOLERANCE
     """Of the surface Dice: how far outlines may lie apart, px."""
+    forgive_border: bool = False
+    """Do not count what is found at the edge of a picture where nothing is annotated: for annotations that skip cells
+    which the edge cuts."""
     flips: bool = False
     """Read each picture four times, flipped along each axis and along both, and take the mean (a model only)."""
     device: str = "auto"
@@ -79,10 +82,12 @@ class Evaluate:
         out = Location(self.out, self.endpoint_url)
         dataset = open_dataset(Location(self.dataset, self.endpoint_url))
         evaluator, about = self._evaluator(dataset)
+        evaluator = replace(evaluator, forgive_border=self.forgive_border)
         scored = evaluator.score(self.split, lambda all_: tqdm(all_, desc="evaluating", unit="picture"))
         metrics = tabulate(scored, self.split) | about
         metrics |= {
             "tolerance_px": self.tolerance,
+            "forgive_border": self.forgive_border,
             "dataset_sha256": dataset.sha256,
             "empty_mask_rule": EMPTY_MASK_RULE,
         }
@@ -163,6 +168,8 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
             )
         )
     lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
+    if metrics.get("forgive_border"):
+        lines.append("What was found at the edge of a picture, where nothing is annotated, does not count.")
     return "\n".join([*lines, ""])
 
 

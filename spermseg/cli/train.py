@@ -61,6 +61,9 @@ class Train:
     """Learn from drawn micrographs, new ones every epoch, instead of a dataset."""
     pictures: OptionalInt = None
     """Train on so many pictures of the dataset, chosen at random; with --synthetic, draw so many an epoch (1000)."""
+    ignore_border: int = 0
+    """Leave what has no annotation, and is nearer to the edge of its picture than this, out of the loss and of the
+    validation scores, px: for annotations that skip cells which the edge cuts."""
     init: OptionalText = None
     """A model to start from, instead of from chance: the network and its view are that model's."""
     recipe: RecipeName = "paper"
@@ -155,7 +158,7 @@ class Train:
         seed = chosen.train.seed
         if self.dataset is not None:
             dataset = open_dataset(Location(self.dataset, self.endpoint_url))
-            return AnnotatedData(dataset=dataset, limit=self.pictures, seed=seed)
+            return AnnotatedData(dataset=dataset, limit=self.pictures, seed=seed, ignore_border=self.ignore_border)
         return DrawnData(seed=seed) if self.pictures is None else DrawnData(pictures=self.pictures, seed=seed)
 
     def _recipe(self, begun: SavedModel | None) -> Recipe:
@@ -191,7 +194,10 @@ def _check_run(out: Location, *, resume: bool) -> None:
 def _keep_settings(out: Location, chosen: Recipe, data: TrainingData, begun: SavedModel | None) -> None:
     """Write down the settings of a new training; a resumed one must have the same, but for the number of epochs."""
     place = out.child("settings.json")
-    about = {"training_data_sha256": data.sha256, **({} if begun is None else {"init_sha256": begun.sha256})}
+    about = {
+        "training_data_sha256": data.sha256,
+        **({} if begun is None else {"init_sha256": begun.sha256}),
+    }
     settings = json.loads(json.dumps(asdict(chosen) | about))
     if place.exists():
         before = json.loads(place.read_bytes())

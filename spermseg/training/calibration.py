@@ -12,6 +12,7 @@ from spermseg.model.folded import CellProbability
 from spermseg.model.precision import BATCH_PX, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
+from spermseg.training.losses import IGNORED
 from spermseg.training.sampling import WorkingExample
 from spermseg.training.source import TrainingData
 
@@ -78,10 +79,11 @@ def _maps(
     for name in progress(data.names("val")):
         example: WorkingExample = data.load(name, view, network.config.classes)
         (probability,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
-        yield probability, whole_cell(example, network.config.classes)
+        known = (example.mask != IGNORED).all(axis=-1)
+        yield probability * known, whole_cell(example, network.config.classes)
 
 
 def whole_cell(example: WorkingExample, classes: tuple[str, ...]) -> NDArray[np.bool_]:
     """Return the mask (Y, X) of the whole cell of an example: its own, or the union of the parts."""
-    mask = example.mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else example.mask.max(axis=-1)
-    return np.asarray(mask > 0)
+    mask = example.mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else (example.mask == 1).max(axis=-1)
+    return np.asarray(mask == 1)

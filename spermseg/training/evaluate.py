@@ -1,7 +1,7 @@
 """A model, a baseline or a rater against the annotations of a split: scores of every picture, pooled and per image."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,9 @@ class Evaluator:
     """Instances below this are dropped, px."""
     tolerance: float = TOLERANCE
     """Of the surface Dice, px."""
+    forgive_border: bool = False
+    """Whether what is found at the edge of a picture, where nothing is annotated, is taken for a cell that the edge
+    cuts and the annotation skips: neither right nor wrong."""
 
     def score(self, split: str, progress: Progress = iter) -> list[Scored]:
         """Score every picture of a split.
@@ -100,6 +103,9 @@ class Evaluator:
 
     def _score(self, example: Example) -> Scored:
         reading = self.reader.read(example, self.dataset.read_image(example))
+        if self.forgive_border:
+            cut = unannotated_at_border(reading.masks[WHOLE_CELL], self.dataset.read_mask(example))
+            reading = replace(reading, masks={part: mask & ~cut for part, mask in reading.masks.items()})
         parts = [part for part in self.reader.parts if part in self.dataset.classes]
         truth = {part: self.dataset.read_mask(example, part) for part in parts}
         network = None
@@ -120,6 +126,14 @@ class Evaluator:
 
     def _heads(self, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Detected:
         return match_centres(label_cells(found, self.min_area), label_cells(truth))
+
+
+def unannotated_at_border(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected components (Y, X) of a mask that reach the edge of the picture and meet no annotation."""
+    labels = label_cells(found)
+    at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    forgiven = np.setdiff1d(at_edge, [0, *np.unique(labels[truth])])
+    return np.isin(labels, forgiven)
 
 
 def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:

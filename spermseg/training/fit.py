@@ -15,7 +15,7 @@ from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.config import TrainConfig
 from spermseg.training.learner import Learner, Weights
-from spermseg.training.losses import segmentation_loss
+from spermseg.training.losses import leave_out, segmentation_loss
 from spermseg.training.metrics import Confusion, confusion
 from spermseg.training.sampling import Batches, WorkingExample
 
@@ -147,7 +147,8 @@ class Fit:
             target = torch.from_numpy(masks).to(self.team.device, non_blocking=True).permute(0, 3, 1, 2).float()
             loss, logits = self.learner.step(x, target)
             loss_sum += float(loss)
-            counts += _count(logits > _logit(self.threshold), target > 0.5)
+            found, truth = leave_out(logits, target)
+            counts += _count(found > _logit(self.threshold), truth > 0)
             if on_step:
                 on_step(
                     StepReport(
@@ -170,11 +171,10 @@ class Fit:
         layout = window_layout(self.view, self.network_config, batch_px)
         logits = predict_working(self._forward, layout, (e.pixels for e in share), batch_px)
         for example, maps in zip(share, logits, strict=True):
-            target = np.moveaxis(example.mask, -1, 0).astype(bool)
-            loss_sum += float(
-                segmentation_loss(torch.from_numpy(maps)[None], torch.from_numpy(target)[None], self.config.loss)
-            )
-            counts += confusion(maps > _logit(self.threshold), target)
+            target = torch.from_numpy(np.moveaxis(example.mask, -1, 0).copy())[None]
+            loss_sum += float(segmentation_loss(torch.from_numpy(maps)[None], target, self.config.loss))
+            found, truth = leave_out(torch.from_numpy(maps)[None], target)
+            counts += confusion((found > _logit(self.threshold)).numpy(), (truth > 0).numpy())
         return self._record("val", loss_sum, len(share), [counts.tp, counts.fp, counts.fn, counts.tn])
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

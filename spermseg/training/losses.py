@@ -14,6 +14,10 @@ FOCUS = 0.75
 """Exponent of 1 - Tversky index; the authors' 1 / gamma with gamma 4/3."""
 THINNINGS = 4
 """Times that a soft mask is thinned to its centreline: tails are up to 2 x 4 px wide at half the resolution."""
+IGNORED = 2
+"""In a mask: nobody knows what the pixel is."""
+NOWHERE = -30.0
+"""Logit of a pixel that is left out: no cell, for certain."""
 PIXELS = (0, 2, 3)
 """Over what ratios are taken: all pictures of a batch. Taken picture by picture, a part that is missing in most tiles
 would be learned as missing everywhere."""
@@ -26,13 +30,19 @@ def segmentation_loss(logits: Tensor, target: Tensor, name: LossName = "bce") ->
 
     Args:
         logits: (N, classes, Y, X) float.
-        target: (N, classes, Y, X), 0 or 1.
+        target: (N, classes, Y, X), 0, 1 or IGNORED.
         name: `bce` is binary cross-entropy, the paper's. `bce+dice` adds 1 - soft Dice (Milletari et al., 3DV 2016),
             of all pictures of the batch, averaged over classes; `bce+dice+cldice` also the soft centreline Dice (Shit
             et al., CVPR 2021). `focal-tversky` is that of Abraham and Khan (ISBI 2019), which weighs what is missed
             more.
     """
-    return LOSSES[name](logits, target.to(logits.dtype))
+    return LOSSES[name](*leave_out(logits, target.to(logits.dtype)))
+
+
+def leave_out(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both as if there was no cell, and none was found, where the target is IGNORED."""
+    ignored = target == IGNORED
+    return logits.masked_fill(ignored, NOWHERE), target.masked_fill(ignored, 0)
 
 
 def _bce_dice(logits: Tensor, target: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class WorkingExample:
     pixels: NDArray[np.uint8]
     """(Y, X, 3) RGB."""
     mask: NDArray[np.uint8]
-    """(Y, X, classes), 0 or 1."""
+    """(Y, X, classes), 0, 1, or 2 where nobody knows (`losses.IGNORED`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

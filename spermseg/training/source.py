@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.annotation import WHOLE_CELL
@@ -16,6 +17,7 @@ from spermseg.micrograph.tiling import Tiles, View
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
 from spermseg.training.dataset import Dataset
+from spermseg.training.losses import IGNORED
 from spermseg.training.sampling import WorkingExample
 
 DRAWING_VERSION = 1
@@ -65,6 +67,12 @@ class AnnotatedData:
     """Train on so many pictures only, drawn at random: for learning curves."""
     seed: int = 0
     """Decides which."""
+    ignore_border: int = 0
+    """What has no annotation and is nearer to the edge of its picture than this is left out of loss and scores, px."""
+
+    def __post_init__(self) -> None:
+        if self.ignore_border < 0:
+            raise ConfigError(f"got a border of {self.ignore_border} px to ignore; 0 or more is needed")
 
     @property
     def name(self) -> str:
@@ -78,10 +86,11 @@ class AnnotatedData:
 
     @property
     def sha256(self) -> str:
-        """The dataset's, and of which pictures of it are seen."""
-        if self.limit is None:
+        """The dataset's, where all of it is seen; else also of what is."""
+        if self.limit is None and not self.ignore_border:
             return self.dataset.sha256
-        return hashlib.sha256("\n".join([self.dataset.sha256, *self.names("train")]).encode()).hexdigest()
+        seen = [self.dataset.sha256, str(self.ignore_border), *self.names("train")]
+        return hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -110,8 +119,21 @@ class AnnotatedData:
         """
         example = next(one for one in self.dataset.all_examples if one.image == name)
         masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
-        pixels = view.working_pixels(self.dataset.read_image(example))
-        return WorkingExample(pixels=pixels, mask=np.stack(masks, axis=-1).astype(np.uint8))
+        mask = np.stack(masks, axis=-1).astype(np.uint8)
+        if self.ignore_border:
+            drawn = view.working_mask(self.dataset.read_mask(example))
+            shares = np.divide(drawn.shape, (example.height, example.width))
+            mask[border(drawn.shape, self.ignore_border * shares) & ~drawn] = IGNORED
+        return WorkingExample(pixels=view.working_pixels(self.dataset.read_image(example)), mask=mask)
+
+
+def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where (Y, X) a picture is nearer to its upper and lower edge, or to its sides, than two widths, px."""
+    near = [
+        np.minimum(np.arange(length), np.arange(length)[::-1]) < width
+        for length, width in zip(shape, widths, strict=True)
+    ]
+    return np.asarray(near[0][:, None] | near[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import open_dataset
 from spermseg.training.detection import match_centres
+from spermseg.training.evaluate import Evaluator, unannotated_at_border
 from spermseg.training.metrics import SCORES, confusion, pooled
 from spermseg.training.prepare import PrepareConfig, prepare_dataset
-from spermseg.training.readers import ModelReader
+from spermseg.training.readers import ModelReader, Reading
 from spermseg.training.shape_metrics import centreline_dice, surface_dice
 from spermseg.training.split import SplitConfig
 
@@ -193,3 +194,46 @@ def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
 def test_flips_are_said_in_the_metrics(model, tiny_dataset, tmp_path):
     Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), flips=True).run()
     assert json.loads((tmp_path / "metrics.json").read_text())["flips"] is True
+
+
+def test_at_the_edge_what_is_found_and_not_annotated_is_forgiven_and_nothing_else():
+    found, truth = np.zeros((2, 20, 20), bool)
+    found[0:3, 2:4] = True  # at the edge, and annotated
+    found[0:3, 8:10] = True  # at the edge, and not
+    found[17:20, 17:20] = True  # at a corner, and not
+    found[9:12, 9:12] = True  # inside, and not
+    truth[2:6, 2:4] = True
+    forgiven = unannotated_at_border(found, truth)
+    assert forgiven[0:3, 8:10].all()
+    assert forgiven[17:20, 17:20].all()
+    assert forgiven.sum() == 6 + 9
+
+
+class OneTooMany:
+    """Finds what is annotated, and a square at the first corner."""
+
+    parts = ("cell",)
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def read(self, example, pixels):
+        mask = self.dataset.read_mask(example)
+        mask[:9, :9] = True
+        return Reading(masks={"cell": mask})
+
+
+def test_forgiving_the_border_leaves_out_what_is_annotated_nowhere(tiny_dataset):
+    examples = [one for one in tiny_dataset.examples("train") if not tiny_dataset.read_mask(one)[:11, :11].any()]
+    assert examples
+    for forgive, precise in ((False, False), (True, True)):
+        evaluator = Evaluator(reader=OneTooMany(tiny_dataset), dataset=tiny_dataset, forgive_border=forgive)
+        by_name = {one.example.image: one.native for one in evaluator.score("train")}
+        assert all((by_name[one.image].fp == 0) is precise for one in examples)
+        assert all(by_name[one.image].fn == 0 for one in examples)
+
+
+def test_that_the_border_was_forgiven_is_said(model, tiny_dataset, tmp_path):
+    Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), forgive_border=True).run()
+    assert json.loads((tmp_path / "metrics.json").read_text())["forgive_border"] is True
+    assert "does not count" in (tmp_path / "metrics.md").read_text()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.morphology import skeletonize
 
-from spermseg.training.losses import LOSSES, segmentation_loss, soft_centreline
+from spermseg.training.losses import IGNORED, LOSSES, segmentation_loss, soft_centreline
 
 
 def test_the_paper_loss_is_binary_cross_entropy_and_dice_adds_what_is_missed():
@@ -66,3 +66,32 @@ def test_the_centreline_loss_sees_a_tear_that_dice_hardly_sees():
         for name in ("bce+dice", "bce+dice+cldice")
     }
     assert lost["bce+dice+cldice"] > lost["bce+dice"] + 0.002
+
+
+def test_the_dice_of_a_batch_is_that_of_all_its_pixels():
+    target = ring(5)
+    logits = 3 * torch.randn(2, 1, 96, 96)
+    both = torch.cat([target, torch.zeros_like(target)])
+    side_by_side = [torch.cat([one[:1], one[1:]], dim=-1) for one in (logits, both)]
+    for name in LOSSES:
+        if "cldice" not in name:  # a centreline that runs over the seam is another
+            together = segmentation_loss(logits, both, name)
+            assert float(together) == pytest.approx(float(segmentation_loss(*side_by_side, name)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_ignored_has_no_part_in_the_loss_or_its_slope(name):
+    target = ring(5)
+    target[..., :20] = IGNORED
+    losses, slopes = [], []
+    for value in (-3.0, 8.0):
+        logits = torch.zeros(1, 1, 96, 96)
+        logits[..., :20] = value
+        logits.requires_grad_()
+        loss = segmentation_loss(logits, target, name)
+        loss.backward()
+        losses.append(loss.item())
+        slopes.append(logits.grad)
+    assert losses[0] == losses[1]
+    assert not slopes[1][..., :20].any()
+    assert slopes[1][..., 25:].any()

@@ -106,3 +106,17 @@ def test_a_model_starts_a_network_of_its_shape_and_new_classes_start_from_chance
 def test_a_model_of_another_shape_is_refused(begun):
     with pytest.raises(ConfigError, match="leave out --filters"):
         first_weights(begun, UNetConfig(filters=(8, 8)), seed=0)
+
+
+def test_unannotated_pixels_near_the_edge_are_ignored_where_it_is_asked_for(tiny_dataset):
+    plain, ignoring = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, ignore_border=20)
+    name, view = plain.names("train")[0], Tiles(scale=0.5, tile=64, halo=16)
+    mask, with_ignored = (data.load(name, view, ("cell", "tail")).mask for data in (plain, ignoring))
+    ignored = with_ignored == 2
+    assert ignored.any()
+    assert np.array_equal(with_ignored[~ignored], mask[~ignored])
+    assert not ignored[10:-10, 10:-10].any()
+    assert (ignored[:10] | (mask[:10, :, :1] > 0)).all()  # a known cell is known, and so is where its parts are not
+    assert plain.sha256 != ignoring.sha256
+    with pytest.raises(ConfigError, match="-1 px"):
+        AnnotatedData(dataset=tiny_dataset, ignore_border=-1)
