@@ -78,6 +78,8 @@ class Options:
     """Processes with a network each."""
     sources: tuple[Source, ...] = ("folder", "S3", "zip")
     """Where the pipeline reads."""
+    apart: bool = False
+    """Measure the pipeline also with decoding in tasks of its own."""
     repeats: int = 5
     """Of each way, in turn."""
     unit: int = 16
@@ -181,7 +183,7 @@ def script(model: bytes, folder: Path, workers: int) -> float:
         return time.perf_counter() - started
 
 
-def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> float:
+def pipeline(model: bytes, source: Location, workers: int, pictures: int, *, decode_apart: bool = False) -> float:
     """Return seconds a picture times all pictures, once each worker is at work."""
     pace = Pace()
     with tempfile.TemporaryDirectory() as out:
@@ -191,7 +193,7 @@ def pipeline(model: bytes, source: Location, workers: int, pictures: int) -> flo
             model=model,
             settings=SETTINGS,
             predict=PredictConfig(),
-            workers=Workers(count=workers, gpu=False),
+            workers=Workers(count=workers, gpu=False, decode_apart=decode_apart),
             forecast=False,
         )
         segment_night(night, pace)
@@ -238,6 +240,14 @@ def measure(options: Options, model: bytes, size: tuple[int, int], folder: Path)
                 *(
                     (f"pipeline, {name} x{workers}", partial(pipeline, model, place, workers, options.pictures))
                     for name, place in places.items()
+                ),
+                *(
+                    (
+                        f"apart, {name} x{workers}",
+                        partial(pipeline, model, place, workers, options.pictures, decode_apart=True),
+                    )
+                    for name, place in places.items()
+                    if options.apart
                 ),
             ]
         for _ in range(options.repeats):
