@@ -23,7 +23,7 @@ from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.fit import Fit, FitState
 from spermseg.training.job import TrainJob
 from spermseg.training.sampling import Sampler, WorkingExample
-from spermseg.training.source import AnnotatedData
+from spermseg.training.source import AnnotatedData, DrawnData
 
 pytestmark = pytest.mark.ray
 
@@ -170,3 +170,28 @@ def test_two_workers_take_the_steps_of_one_with_the_same_global_batch(tiny_datas
     job = small_job(tiny_dataset, epochs=5)
     together = train_on_ray(job, Location(str(tmp_path)), Scaling(workers=2, gpu=False), lambda report: None)
     assert_same(together, in_this_process(job, tiny_dataset, threads=1))
+
+
+class DrawnHere:
+    """The batches of drawn data, drawn in this process one after the other."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job, self.steps = job, 2
+
+    def batches(self, epoch):
+        for step in range(self.steps):
+            slots = range(4 * step, 4 * step + 4)
+            drawn = [self.job.data.draw(epoch, s, self.job.view, ("cell",), self.job.config) for s in slots]
+            yield np.stack([one.pixels for one in drawn]), np.stack([one.mask for one in drawn])
+
+
+def test_drawings_stream_to_the_training_in_the_order_of_their_numbers(tiny_dataset, tmp_path):
+    job = replace(small_job(tiny_dataset, epochs=2, augment="clinic"), data=DrawnData(pictures=8, held_out=2))
+    streamed = train_on_ray(job, Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
+    torch.set_num_threads(os.cpu_count())
+    try:
+        val = [job.data.load(name, job.view, ("cell",)) for name in job.data.names("val")]
+        fit = Fit(network_config=job.network, view=job.view, config=job.config, train=DrawnHere(job), val=val)
+        assert_same(streamed, fit.run())
+    finally:
+        torch.set_num_threads(1)
