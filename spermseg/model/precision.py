@@ -32,7 +32,7 @@ def mask_agreement(network: UNet, view: View, threshold: float, pictures: Iterab
     both = either = 0
     for picture in pictures:
         one, other = (
-            next(predict_working(_forward(module), layout, [picture], BATCH_PX)) >= threshold
+            next(predict_working(forward_here(module), layout, [picture], BATCH_PX)) >= threshold
             for module in (exact, rounded)
         )
         both += int(np.count_nonzero(one & other))
@@ -40,7 +40,9 @@ def mask_agreement(network: UNet, view: View, threshold: float, pictures: Iterab
     return both / either if either else 1.0
 
 
-def _forward(module: CellProbability) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def forward_here(module: CellProbability) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what runs a network in this process, on the CPU: tiles (N, Y, X, C) uint8 -> maps (N, Y, X)."""
+
     @torch.inference_mode()
     def forward(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = module(torch.from_numpy(tiles)).numpy()

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View
 from spermseg.model.folded import CellProbability
-from spermseg.model.precision import BATCH_PX, mask_agreement
+from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
 from spermseg.training.losses import IGNORED
@@ -68,14 +67,8 @@ def _maps(
     network: UNet, view: View, data: TrainingData, progress: Progress
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield the probability of the whole cell, and its mask, of each picture of the validation split."""
-    module = CellProbability(network)
+    forward = forward_here(CellProbability(network))
     layout = window_layout(view, network.config, BATCH_PX)
-
-    @torch.inference_mode()
-    def forward(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = module(torch.from_numpy(tiles)).numpy()
-        return found
-
     for name in progress(data.names("val")):
         example: WorkingExample = data.load(name, view, network.config.classes)
         (probability,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
