@@ -264,19 +264,24 @@ def _stain(rng: np.random.Generator, slide: np.random.Generator, shapes: list[Sh
         round_cells = scatter_round_cells(rng, config.height, config.width, scale, config.round_cells)
         layers["cytoplasm"] = soften(_paint_debris(round_cells.pale, config), 3 * scale)
         layers["round nucleus"] = soften(_paint_debris(round_cells.dark, config), 3 * scale)
+    density = np.zeros((3, config.height, config.width), dtype=np.float32)
+    for colour, layer in zip(_colours(slide, layers, config), layers.values(), strict=True):
+        for share, channel in zip(colour, density, strict=True):
+            cv2.scaleAdd(layer, float(share), channel, dst=channel)
+    return density
+
+
+def _colours(slide: np.random.Generator, stains: Iterable[str], config: DrawConfig) -> NDArray[np.float32]:
+    """Return the optical density (stains, 3) of each stain on this slide."""
     strengths = {"nucleus": config.head_stain, "acrosome": config.head_stain} | dict.fromkeys(
         ("tail", "midpiece", "neck"), config.tail_stain
     )
     colours = np.array(
-        [np.multiply(OPTICAL_DENSITY[name], strengths.get(name, 1.0)) for name in layers], dtype=np.float32
+        [np.multiply(OPTICAL_DENSITY[name], strengths.get(name, 1.0)) for name in stains], dtype=np.float32
     )
     spread = 0.16 * config.stain_variation
     colours *= np.exp(slide.normal(0, spread, 3) + slide.normal(0, spread)).clip(0.5, 1.8)
-    density = np.zeros((3, config.height, config.width), dtype=np.float32)
-    for colour, layer in zip(colours, layers.values(), strict=True):
-        for share, channel in zip(colour, density, strict=True):
-            cv2.scaleAdd(layer, float(share), channel, dst=channel)
-    return density
+    return colours
 
 
 def _plasma(rng: np.random.Generator, config: DrawConfig) -> Layer:
