@@ -14,7 +14,8 @@ from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.train import Train, snapshot_name
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
-from spermseg.report.figures import histogram_figure, panel_figure
+from spermseg.report.charts import histogram_figure
+from spermseg.report.figures import panel_figure
 from spermseg.report.study import Row, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
 from spermseg.training.augment import PAPER_VARIANTS, Augmentation

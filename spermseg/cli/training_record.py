@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from spermseg.recipes import Recipe
-from spermseg.report.figures import curves_figure
+from spermseg.report.charts import curves_figure
 from spermseg.storage.filesystem import Location
 from spermseg.training.fit import StepReport
 

@@ -1,14 +1,12 @@
-"""Pictures that a person judges by eye: outlines, agreement with the truth, training curves, histograms.
+"""Pictures that a person judges by eye: outlines, and agreement with the truth.
 
 Colours are from Okabe and Ito's palette (Color Universal Design, 2008), which keeps its contrasts for people with
 any kind of colour blindness. Nothing here touches matplotlib's global state, so it is safe in threads and workers.
 """
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +14,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from spermseg.errors import ConfigError, ShapeError
+from spermseg.report.charts import INK, encode_figure
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -32,11 +30,7 @@ AGREEMENT_LEGEND: tuple[tuple[str, Colour], ...] = (
     ("false negative", (240, 228, 66)),
 )
 
-_INK = "#1f2933"
 _DARK: Colour = (31, 41, 51)  # the same
-_BLUE = "#0072b2"
-_VERMILLION = "#d55e00"
-_SETS = (("train", "training", _BLUE, "--"), ("val", "validation", _VERMILLION, "-"))
 _DIMMING = 0.45  # of the grey picture below the agreement colours: all three stand out, the cells stay visible
 _TINT = 0.75  # share of the agreement colour in its pixels; the rest is the picture
 _LEGEND_PX = 28  # height of the legend strip at the scale where its text is 12 px high
@@ -172,7 +166,7 @@ def comparison_figure(items: Sequence[Comparison], *, width: int = 640) -> bytes
         _draw_comparison(axes, item, width)
     patches = [Patch(color=f"#{bytes(colour).hex()}", label=name) for name, colour in AGREEMENT_LEGEND]
     figure.legend(handles=patches, loc="outside lower right", ncols=3, frameon=False)
-    return _png(figure)
+    return encode_figure(figure)
 
 
 def _draw_comparison(row: Sequence[Axes], item: Comparison, width: int) -> None:
@@ -187,7 +181,7 @@ def _draw_comparison(row: Sequence[Axes], item: Comparison, width: int) -> None:
     )
     for axes, (title, picture) in zip(row, columns, strict=True):
         axes.imshow(_at_most_wide(picture, width))
-        axes.set_title(title, loc="left", fontsize=10, color=_INK, parse_math=False)
+        axes.set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)
         axes.set_axis_off()
 
 
@@ -210,103 +204,11 @@ def panel_figure(titles: Sequence[str], pictures: Sequence[Pixels], masks: Seque
     for axes, title, pixels, mask in zip(rows.T, titles, pictures, masks, strict=True):
         _check_shapes(pixels, mask)
         axes[0].imshow(pixels)
-        axes[0].set_title(title, fontsize=9, color=_INK)
+        axes[0].set_title(title, fontsize=9, color=INK)
         axes[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
         for one in axes:
             one.set_axis_off()
-    return _png(figure)
-
-
-def curves_figure(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Return loss, IoU and Dice against the epoch, for training and validation, as PNG.
-
-    Args:
-        history: one mapping an epoch with `epoch` and any of `train_loss`, `val_loss`, `train_iou`, `val_iou`,
-            `train_dice`, `val_dice`; a value that is missing or NaN is skipped. The epoch of the greatest
-            `val_dice` is marked as the best.
-
-    Raises:
-        ConfigError: no row has an epoch.
-    """
-    rows = [row for row in history if _known(row, "epoch")]
-    if not rows:
-        raise ConfigError("got a training history without any epoch; at least one row with `epoch` is needed")
-    scored = [row for row in rows if _known(row, "val_dice")]
-    best = max(scored, key=lambda row: row["val_dice"])["epoch"] if scored else None
-    figure = Figure(figsize=(13, 3.8), layout="constrained", facecolor="white")
-    panels = (("loss", "Loss"), ("iou", "IoU"), ("dice", "Dice"))
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        _draw_curves(axes, rows, name, best)
-        axes.set_title(title, loc="left", color=_INK, weight="bold")
-    return _png(figure)
-
-
-def _draw_curves(axes: Axes, rows: Sequence[Mapping[str, float]], name: str, best: float | None) -> None:
-    for prefix, label, colour, dash in _SETS:
-        points = [(row["epoch"], row[column]) for row in rows if _known(row, column := f"{prefix}_{name}")]
-        if points:
-            axes.plot(*zip(*points, strict=True), dash, color=colour, label=label, marker=".", markersize=5)
-    if best is not None:
-        axes.axvline(best, color=_INK, linewidth=0.9, linestyle=":", label=f"best epoch ({best:g})")
-    axes.set_ylim(bottom=0)
-    if name != "loss":
-        axes.set_ylim(0, 1)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _undress(axes)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
-
-
-def _known(row: Mapping[str, float], column: str) -> bool:
-    value = row.get(column)
-    return value is not None and math.isfinite(value)
-
-
-def histogram_figure(values: Sequence[float] | npt.NDArray[Any], *, label: str, bins: int = 30) -> bytes:
-    """Return a small histogram with its median marked, as PNG.
-
-    Args:
-        values: any number of values; those that are not finite are left out.
-        label: of the horizontal axis.
-        bins: the greatest number of bars; whole numbers never share less than one unit of a bar.
-    """
-    numbers = np.asarray(values, dtype=float)
-    numbers = numbers[np.isfinite(numbers)]
-    figure = Figure(figsize=(3.5, 2.4), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    if numbers.size:
-        axes.hist(numbers, bins=_edges(numbers, bins), color=_BLUE, alpha=0.85)  # type: ignore[arg-type]
-        median = float(np.median(numbers))
-        axes.axvline(median, color=_VERMILLION, linewidth=1.6)
-        axes.set_title(f"median {median:.3g}", loc="right", fontsize=9, color=_VERMILLION)
-    else:
-        axes.set_title("no values", loc="right", fontsize=9, color=_INK)
-    axes.set(xlabel=label, ylabel="pictures")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    _undress(axes)
-    return _png(figure, dpi=200)
-
-
-def _edges(numbers: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
-    """Return bar edges; counts get bars of whole units, so that no bar is empty by its width alone."""
-    low, high = float(numbers.min()), float(numbers.max())
-    if np.array_equal(numbers, numbers.round()):
-        step = max(1, math.ceil((high - low + 1) / bins))
-        return np.arange(low - 0.5, high + step + 0.5, step)
-    return np.histogram_bin_edges(numbers, bins=bins)
-
-
-def _undress(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-    axes.set_axisbelow(True)
-
-
-def _png(figure: Figure, dpi: int = 110) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+    return encode_figure(figure)
 
 
 def _check_shapes(pixels: Pixels, *masks: Mask) -> None:

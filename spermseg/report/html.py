@@ -23,7 +23,8 @@ import pyarrow as pa
 from spermseg.cells.measure import decode_mask
 from spermseg.errors import ConfigError, MicrographError, SpermsegError
 from spermseg.report import summary
-from spermseg.report.figures import Mask, Pixels, encode_jpeg, histogram_figure, overlay
+from spermseg.report.charts import histogram_figure
+from spermseg.report.figures import Mask, Pixels, encode_jpeg, overlay
 
 Row = dict[str, Any]
 Rank = Callable[[Row, int], Any]

@@ -1,7 +1,5 @@
 import io
 import math
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from matplotlib.figure import Figure
 from PIL import Image
 
 from spermseg.errors import ConfigError, ShapeError
@@ -102,46 +99,6 @@ def test_settings_that_draw_nothing_are_refused():
         figures.encode_jpeg(noise(), 0)
     with pytest.raises(ConfigError, match="no picture"):
         figures.comparison_figure([])
-    with pytest.raises(ConfigError, match="without any epoch"):
-        figures.curves_figure([{"val_dice": 0.5}])
-
-
-@pytest.fixture
-def drawn_axes(monkeypatch):
-    """The axes of the figure that is saved last."""
-    seen = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes), save(self, *a, **k)))
-    return seen
-
-
-def test_curves_skip_what_is_missing_and_mark_the_best_epoch(drawn_axes):
-    history = [
-        {"epoch": 1, "train_loss": 0.7, "val_loss": 0.8, "train_dice": 0.2, "val_dice": 0.1, "val_iou": 0.1},
-        {
-            "epoch": 2,
-            "train_loss": 0.5,
-            "val_loss": math.nan,
-            "train_dice": 0.5,
-            "val_dice": 0.6,
-            "val_iou": 0.3,
-        },
-        {"epoch": 3, "train_loss": 0.4, "val_loss": 0.6, "val_dice": 0.4, "val_iou": None},
-    ]
-    png = figures.curves_figure(history)
-    assert Image.open(io.BytesIO(png)).format == "PNG"
-    lines = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in drawn_axes[-1]]
-    assert lines[0]["training"] == [[1, 0.7], [2, 0.5], [3, 0.4]]
-    assert lines[0]["validation"] == [[1, 0.8], [3, 0.6]]
-    assert lines[1]["validation"] == [[1, 0.1], [2, 0.3]]
-    assert "training" not in lines[1]
-    assert lines[2]["training"] == [[1, 0.2], [2, 0.5]]
-    assert all("best epoch (2)" in panel for panel in lines)
-
-
-def test_curves_of_a_training_without_scores_have_no_best_epoch(drawn_axes):
-    figures.curves_figure([{"epoch": 1, "train_loss": 0.7}])
-    assert not any("best" in line.get_label() for axes in drawn_axes[-1] for line in axes.lines)
 
 
 def test_a_comparison_has_a_row_of_four_for_each_picture(drawn_axes):
@@ -154,25 +111,3 @@ def test_a_comparison_has_a_row_of_four_for_each_picture(drawn_axes):
     assert len(titles) == 8
     assert len(titles[4]) < 60
     assert Image.open(io.BytesIO(png)).width > 1000
-
-
-@settings(max_examples=15, deadline=None)
-@given(values=st.lists(st.floats(-1e6, 1e6) | st.integers(0, 2000) | st.just(math.nan), max_size=60))
-def test_a_histogram_counts_every_finite_value_once(values):
-    seen = []
-    save = Figure.savefig
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self.axes[0]), save(self, *a, **k)))
-        png = figures.histogram_figure(values, label="cells")
-    assert Image.open(io.BytesIO(png)).format == "PNG"
-    bars = [bar.get_height() for bar in seen[0].patches]
-    assert sum(bars) == np.isfinite(values).sum()
-    assert len(bars) <= 31
-
-
-def test_drawing_leaves_the_global_state_of_matplotlib_alone():
-    code = (
-        "import sys; from spermseg.report.figures import curves_figure; curves_figure([{'epoch': 1}]); "
-        "print('matplotlib.pyplot' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
