@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SINCE_VERSION_2 = {"retry_of"}
 """Columns that files of version 1 lack; they are read as null."""
 MACHINE_KEY = b"spermseg_machine"
@@ -63,7 +63,7 @@ SCHEMA = pa.schema(
         _field("saturated_fraction", pa.float32(), f"share of pixels at 0 or 255 in every channel, {SATURATED}", "0-1"),
         _field("unevenness", pa.float32(), f"range of the background's light over its mean, {SCALED}", "ratio"),
         _field("foreground_fraction", pa.float32(), "share of pixels in the mask", "0-1"),
-        _field("confidence", pa.float32(), "mean probability over the mask; null where empty", "0-1"),
+        _field("confidence", pa.float32(), "Dice expected of the mask; before version 4, its mean probability", "0-1"),
         _field("mask", pa.string(), "COCO run-length string of the whole mask, height_px x width_px"),
         _field("n_cells", pa.int32(), "connected components of the mask above the least area", "count"),
         _field("cells", pa.list_(CELL), "one struct a cell"),

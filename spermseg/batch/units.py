@@ -59,6 +59,7 @@ class UnitSegmenter:
         self.spent = Spent()
         """What the last unit took."""
         self._predictor = Predictor(saved, settings.view, config)
+        self._confidence = saved.description.confidence
         provenance = Provenance(
             run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px
         )
@@ -130,7 +131,7 @@ class UnitSegmenter:
         mask = labels > 0
         return one.row | {
             "foreground_fraction": float(mask.mean()),
-            "confidence": float(probability[mask].mean()) if cells else None,
+            "confidence": self._confidence.judge(working, cells_config.threshold),
             "mask": encode_mask(mask),
             "n_cells": len(cells),
             "cells": [asdict(cell) for cell in cells],

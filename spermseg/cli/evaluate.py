@@ -12,6 +12,7 @@ from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.model.shipped import model_location
+from spermseg.report.charts import confidence_figure
 from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.storage.filesystem import Location
 from spermseg.training.baselines import BaselineName
@@ -41,7 +42,8 @@ class Evaluate:
 
     Both pooled over all pixels and per image (mean, median, 95 % bootstrap interval over groups), at the native
     resolution and at the network's, for the whole cell and for every part that is both annotated and learned; and how
-    well heads and cells are counted. Writes metrics.json, metrics.md and overlays.png (best, median, worst pictures).
+    well heads and cells are counted. Writes metrics.json, metrics.md, overlays.png (best, median, worst pictures) and,
+    of a model, confidence.png: what it expected of its own masks, and what came.
 
     In place of a model, a method that does not learn (--baseline), or another rater's dataset of the same pictures
     (--rater), is held against the same annotations.
@@ -96,7 +98,11 @@ class Evaluate:
         out.child("metrics.md").write_bytes(table.encode())
         out.child("overlays.png").write_bytes(ranked_figure(evaluator, rank(scored), self.examples))
         print(table)
-        print(f"written: {out.child('metrics.json').uri}, metrics.md, overlays.png")
+        written = "metrics.md, overlays.png"
+        if "confidence" in metrics:
+            out.child("confidence.png").write_bytes(confidence_chart(metrics))
+            written += ", confidence.png"
+        print(f"written: {out.child('metrics.json').uri}, {written}")
         return 0
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
@@ -137,7 +143,7 @@ def model_evaluator(
     predictor = Predictor(saved, about.view, PredictConfig(device=device), parts=True)
     threshold = about.threshold if threshold is None else threshold
     return Evaluator(
-        reader=ModelReader(predictor=predictor, threshold=threshold, flips=flips),
+        reader=ModelReader(predictor=predictor, threshold=threshold, confidence=about.confidence, flips=flips),
         dataset=dataset,
         view=about.view,
         min_area=about.min_area,
@@ -167,6 +173,8 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
                 **metrics["average_precision"]
             )
         )
+    if "confidence" in metrics:
+        lines.append(_confidence_line(metrics["confidence"]))
     lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
     if metrics.get("forgive_border"):
         lines.append("What was found at the edge of a picture, where nothing is annotated, does not count.")
@@ -185,6 +193,19 @@ def _lines(part: str, resolution: str, scores: Mapping[str, Any]) -> list[str]:
         },
     }
     return [_line(part, resolution, way, [cells.get(name, "-") for name in NAMES]) for way, cells in ways.items()]
+
+
+def _confidence_line(found: Mapping[str, Any]) -> str:
+    """Return the line that says how well a model foretells its Dice."""
+    figures = {"correlation with it": found["pearson"], "AUROC of finding its lowest tenth": found["auroc"]}
+    known = "".join(f"; {name} {value:.3f}" for name, value in figures.items() if value is not None)
+    return f"Confidence: {found['mean_error']:.3f} off the Dice of a picture on average{known}."
+
+
+def confidence_chart(metrics: Mapping[str, Any]) -> bytes:
+    """Draw how well a model foretold the Dice of each picture."""
+    said = [one["confidence"] for one in metrics["images"]]
+    return confidence_figure(said, [one["dice"] for one in metrics["images"]], metrics["confidence"]["risk"])
 
 
 def _line(part: str, resolution: str, averaged: str, cells: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
-from spermseg.training.calibration import choose_threshold, half_precision_agreement
+from spermseg.training.calibration import calibrate
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
 from spermseg.training.dataset import open_dataset
 from spermseg.training.distributed import Scaling, train_on_ray
@@ -235,29 +235,25 @@ def write_model(out: Location, chosen: Recipe, data: TrainingData, state: FitSta
 def describe_model(
     chosen: Recipe, data: TrainingData, state: FitState, epoch: int, weights: Weights
 ) -> ModelDescription:
-    """Return what the model file of an epoch says of itself; half precision is checked for it."""
+    """Return what the model file of an epoch says of itself; it is calibrated for it."""
     record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
-    threshold = chosen.cells.threshold
-    if chosen.choose_threshold:
-        threshold = choose_threshold(network, chosen.view, data, _calibration_bar("choosing the threshold"))
-    agreement = half_precision_agreement(
-        network, chosen.view, threshold, data, _calibration_bar("checking half precision")
-    )
+    threshold = None if chosen.choose_threshold else chosen.cells.threshold
     return ModelDescription(
         network=chosen.network,
         view=chosen.view,
-        threshold=threshold,
+        **vars(calibrate(network, chosen.view, threshold, data, show_calibration)),
         min_area=chosen.cells.min_area,
         recipe=chosen.name,
         settings=asdict(chosen),
         training_data_sha256=data.sha256,
         scores={name: value for name, value in record.items() if name.startswith("val_")},
-        mask_agreement=agreement,
+        calibration_data_sha256=data.sha256,
         version=spermseg.__version__,
     )
 
 
-def _calibration_bar(name: str) -> Callable[[Sequence[str]], Iterable[str]]:
+def show_calibration(name: str) -> Callable[[Sequence[str]], Iterable[str]]:
+    """Return the bar of a step of a calibration."""
     return lambda names: tqdm(names, desc=name, unit="picture", leave=False, delay=SHOW_AFTER_S)

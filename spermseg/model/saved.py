@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spermseg.errors import ConfigError, ModelFileError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
+from spermseg.model.confidence import Confidence
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.storage.filesystem import Location
 
@@ -54,6 +55,10 @@ class ModelDescription:
     mask_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
     """IoU of its masks in bfloat16 with those in float32, on the validation split (`model.precision`); None where
     unknown."""
+    confidence: Confidence = field(default_factory=Confidence)
+    """How it judges its masks."""
+    calibration_data_sha256: str = ""
+    """Digest of the data that threshold, mask agreement and confidence are fitted to."""
     version: str = ""
     """Version of spermseg that trained it."""
     format: int = FORMAT_VERSION

@@ -103,6 +103,31 @@ def _edges(numbers: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float6
     return np.histogram_bin_edges(numbers, bins=bins)
 
 
+def confidence_figure(confidence: Sequence[float], dice: Sequence[float], risk: Sequence[tuple[float, float]]) -> bytes:
+    """Return the Dice of pictures against what was expected, and the risk-coverage curve beside it, as PNG.
+
+    Args:
+        confidence: of each picture, 0-1.
+        dice: of each picture, 0-1.
+        risk: (coverage, risk), as `training.confidence.Reliability` has them.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained", facecolor="white")
+    foretold, curve = figure.subplots(1, 2)
+    foretold.plot([0, 1], [0, 1], "--", color=INK, linewidth=0.9, label="as expected")
+    foretold.plot(confidence, dice, ".", color=_BLUE, markersize=7, alpha=0.7, label="pictures")
+    lowest = min(0.95, *confidence, *dice) - 0.02
+    foretold.set(xlabel="confidence", ylabel="Dice", xlim=(lowest, 1), ylim=(lowest, 1))
+    foretold.set_title("Dice foretold", loc="left", color=INK, weight="bold")
+    foretold.legend(frameon=False, fontsize=9)
+    curve.plot(*zip(*risk, strict=True), color=_VERMILLION)
+    curve.set(xlabel="coverage: pictures kept, the most confident first", ylabel="risk: 1 - mean Dice", xlim=(0, 1))
+    curve.set_ylim(bottom=0)
+    curve.set_title("Risk and coverage", loc="left", color=INK, weight="bold")
+    for axes in (foretold, curve):
+        _undress(axes)
+    return encode_figure(figure)
+
+
 def _undress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)

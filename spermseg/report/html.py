@@ -101,7 +101,7 @@ HISTOGRAMS = (
     ("n_cells", "Cells per picture", "cells", 1.0),
     ("foreground_fraction", "Foreground", "share of the picture inside outlines, %", 100.0),
     ("focus", "Focus", "variance of the Laplacian, grey²", 1.0),
-    ("confidence", "Confidence", "mean probability inside outlines, 0-1", 1.0),
+    ("confidence", "Confidence", "Dice that the model expects, 0-1", 1.0),
 )
 
 

@@ -33,7 +33,7 @@ class FlagLimits:
     low_focus_ratio: float = 0.25
     """`out of focus` below this share of the median focus of all pictures, 0-1."""
     low_confidence: float = 0.7
-    """`low confidence` below this mean probability, 0-1."""
+    """`low confidence` where the model expects a Dice below this, 0-1."""
     saturated_fraction: float = 0.05
     """`over- or underexposed` above this share of saturated pixels, 0-1."""
     unevenness: float = 0.5

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spermseg.cells.instances import label_cells
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View
+from spermseg.training.confidence import Reliability
 from spermseg.training.dataset import HEAD, Dataset, Example
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
 from spermseg.training.metrics import Confusion, confusion, pooled, summarise
@@ -55,6 +56,8 @@ class Scored:
     """Where heads are both annotated and looked for."""
     network: Confusion | None = None
     """The whole cell at the working resolution, where there is one."""
+    confidence: float | None = None
+    """Dice that the reader expected."""
 
     @property
     def native(self) -> Confusion:
@@ -117,6 +120,7 @@ class Evaluator:
             instances=self._instances(reading, truth[WHOLE_CELL]),
             heads=self._heads(reading.masks[HEAD], truth[HEAD]) if HEAD in parts else None,
             network=network,
+            confidence=reading.confidence,
         )
 
     def _instances(self, reading: Reading, truth: NDArray[np.bool_]) -> InstancePair:
@@ -143,13 +147,18 @@ def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:
         "split": split,
         "n_images": len(scored),
         **parts.pop(WHOLE_CELL),
-        "images": [
-            {"image": one.example.image, "group": one.example.group, **one.parts[WHOLE_CELL].scores()} for one in scored
-        ],
+        "images": [_image(one) for one in scored],
         "parts": parts,
         **dict(_things(scored)),
         **dict(_network(scored)),
+        **dict(_confidence(scored)),
     }
+
+
+def _image(one: Scored) -> dict[str, Any]:
+    """Return the scores of the whole cell in one picture, and what was expected of it."""
+    expected = {} if one.confidence is None else {"confidence": one.confidence}
+    return {"image": one.example.image, "group": one.example.group, **one.parts[WHOLE_CELL].scores(), **expected}
 
 
 def _summary(scored: Sequence[Scored], part: Sequence[PartScores]) -> dict[str, Any]:
@@ -182,6 +191,13 @@ def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
     counts = [one.network for one in scored if one.network is not None]
     if counts:
         yield "network_resolution", _both_ways(counts, [one.scores() for one in counts], groups)
+
+
+def _confidence(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
+    """Yield how well the reader foretold its Dice, where it did."""
+    said = [(one.confidence, one.native.dice) for one in scored if one.confidence is not None]
+    if said:
+        yield "confidence", asdict(Reliability.of(*zip(*said, strict=True)))
 
 
 def rank(scored: Sequence[Scored]) -> list[Scored]:

@@ -1,7 +1,7 @@
 """What is held against the annotations of a dataset: a model, a method that does not learn, or another rater."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spermseg.errors import DatasetError
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
+from spermseg.model.confidence import Confidence
 from spermseg.model.predict import Predictor
 from spermseg.training.baselines import BASELINES, BaselineName
 from spermseg.training.dataset import Dataset, Example
@@ -28,6 +29,8 @@ class Reading:
     """(Y, X) of the whole cell, at native resolution; None where a pixel is a cell's or it is not."""
     working: NDArray[np.bool_] | None = None
     """(Y, X) of the whole cell at the working resolution, where there is one."""
+    confidence: float | None = None
+    """Dice that the reader expects of its mask of whole cells; None where it expects nothing."""
 
 
 class Reader(Protocol):
@@ -47,6 +50,8 @@ class ModelReader:
 
     predictor: Predictor
     threshold: float
+    confidence: Confidence = field(default_factory=Confidence)
+    """How it judges its masks."""
     flips: bool = False
     """Whether it reads each picture four times, flipped along each axis and along both, and takes the mean."""
 
@@ -63,6 +68,7 @@ class ModelReader:
             masks={part: one >= self.threshold for part, one in native.items()},
             probability=native[WHOLE_CELL],
             working=working[WHOLE_CELL] >= self.threshold,
+            confidence=self.confidence.judge(working[WHOLE_CELL], self.threshold),
         )
 
     def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -23,6 +23,7 @@ from spermseg.cells.measure import decode_mask
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.tiling import resize
+from spermseg.model.confidence import Confidence
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -39,8 +40,11 @@ UPLOADS = {
 CELLS_SHOWN = {"three cells": 3, "one cell": 1, "no cell": 0}
 
 
-def segmenter(*, settings=SETTINGS, windows=4, threads=2, **how) -> UnitSegmenter:
-    saved, config = decode_model(darkness_model()), PredictConfig(batch_megapixels=windows * 64**2 / 1e6)
+SAVED = decode_model(darkness_model())
+
+
+def segmenter(*, saved=SAVED, settings=SETTINGS, windows=4, threads=2, **how) -> UnitSegmenter:
+    config = PredictConfig(batch_megapixels=windows * 64**2 / 1e6)
     return UnitSegmenter(saved, settings, config, run_id="night-1", threads=threads, **how)
 
 
@@ -88,7 +92,7 @@ def test_the_mask_and_the_cells_are_those_that_were_drawn():
     np.testing.assert_array_equal(decode_mask(row["mask"], mask.shape), mask)
     assert sum(cell["area"] for cell in row["cells"]) == mask.sum()
     assert row["foreground_fraction"] == pytest.approx(mask.mean())
-    assert row["confidence"] > 0.99
+    assert row["confidence"] > 0.99  # unfitted: the stability of masks that are sharp
     figures = measure_quality(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)))
     assert {name: row[name] for name in asdict(figures)} == asdict(figures)
     assert row.keys() == set(SCHEMA.names)
@@ -112,6 +116,14 @@ def test_the_row_of_a_picture_is_native_however_small_it_was_decoded(suffix):
     assert (found & truth).sum() / (found | truth).sum() > 0.9
     assert row["n_cells"] == 4
     assert max(cell["x"] + cell["width"] for cell in row["cells"]) > truth.shape[1] / 2
+
+
+def test_the_confidence_is_what_the_model_expects_of_its_mask():
+    fitted = Confidence(slope=0.4, offset=0.5)
+    saved = replace(SAVED, description=replace(SAVED.description, confidence=fitted))
+    rows = segment(["three cells", "no cell", "empty"], segmenter(saved=saved))
+    assert [row["confidence"] for row in rows[:2]] == [pytest.approx(0.9, abs=0.01), 0.9]
+    assert "confidence" not in rows[2]
 
 
 def test_the_pixel_size_of_the_settings_gives_areas_in_square_micrometres():

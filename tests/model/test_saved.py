@@ -15,6 +15,7 @@ from safetensors.torch import save
 from spermseg.errors import ConfigError, ModelFileError, ObjectMissingError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model import saved
+from spermseg.model.confidence import Confidence
 from spermseg.model.saved import ModelDescription, decode_model, encode_model, load_model
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.storage.filesystem import Location
@@ -29,6 +30,8 @@ DESCRIPTION = ModelDescription(
     training_data_sha256="0" * 64,
     um_per_px=0.11,
     scores={"val_dice": 0.8125},
+    confidence=Confidence(temperature=1.5, slope=0.6, offset=0.35),
+    calibration_data_sha256="1" * 64,
     version="0.1.0",
 )
 

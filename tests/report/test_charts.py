@@ -68,3 +68,14 @@ def test_drawing_leaves_the_global_state_of_matplotlib_alone():
         "print('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_chart_of_confidence_shows_every_picture_and_the_curve(drawn_axes):
+    risk = [(0.5, 0.1), (1.0, 0.3)]
+    png = charts.confidence_figure([0.9, 0.5], [0.8, 0.6], risk)
+    assert Image.open(io.BytesIO(png)).format == "PNG"
+    foretold, curve = drawn_axes[-1]
+    points = next(line for line in foretold.lines if line.get_label() == "pictures")
+    assert points.get_xydata().tolist() == [[0.9, 0.8], [0.5, 0.6]]
+    assert foretold.get_xlim()[0] < 0.5
+    assert curve.lines[0].get_xydata().tolist() == [list(one) for one in risk]

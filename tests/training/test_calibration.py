@@ -6,7 +6,7 @@ import torch
 
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.unet import UNet, UNetConfig
-from spermseg.training.calibration import LEVELS, choose_threshold, dice_curve, whole_cell
+from spermseg.training.calibration import LEVELS, calibrate, choose_threshold, dice_curve, whole_cell
 from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
 
@@ -57,6 +57,28 @@ def test_the_threshold_is_where_validation_dice_is_best(bias):
     threshold = choose_threshold(network_that_sees_red(bias), WholeFrame(size=64), FourPictures())
     ideal = 1 / (1 + np.exp(-8 * (bias - 0.25)))  # where red is a quarter of white, as the truth has it
     assert threshold == pytest.approx(ideal, abs=0.011)
+
+
+@pytest.mark.parametrize("given", [None, 0.3])
+def test_calibration_chooses_a_threshold_only_where_none_is_given_and_fits_the_confidence_to_it(given):
+    network, steps = network_that_sees_red(0.25), []
+
+    def show(name):
+        steps.append(name)
+        return iter
+
+    found = calibrate(network, WholeFrame(size=64), given, FourPictures(), show)
+    assert found.threshold == (given or choose_threshold(network, WholeFrame(size=64), FourPictures()))
+    assert ("choosing the threshold" in steps) == (given is None)
+    assert steps[-2:] == ["fitting the confidence", "checking half precision"]
+    assert found.mask_agreement > 0.9
+    pictures = [FourPictures().load(name, WholeFrame(size=64), ("cell",)) for name in "0123"]
+    maps = [1 / (1 + np.exp(8 * (one.pixels[..., 0] / 255 - 0.25))) for one in pictures]
+    said = [found.confidence.judge(one.astype(np.float32), found.threshold) for one in maps]
+    came = [
+        confusion(one >= found.threshold, two.mask[..., 0] > 0).dice for one, two in zip(maps, pictures, strict=True)
+    ]
+    assert np.mean(said) == pytest.approx(np.mean(came), abs=0.01)
 
 
 def test_the_whole_cell_is_its_own_class_or_the_union_of_the_parts():

@@ -76,9 +76,24 @@ def test_the_table_has_the_columns_of_the_paper(evaluated):
     assert f"| cell | native | pooled over pixels | {metrics['pooled']['iou']:.3f} |" in table
 
 
-def test_overlays_are_a_picture(evaluated):
+def test_overlays_and_charts_are_pictures(evaluated):
     out, _ = evaluated
-    assert (out / "overlays.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("overlays.png", "confidence.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_dataset):
+    out, metrics = evaluated
+    saved = load_model(Location(str(model)))
+    predictor = Predictor(saved, saved.description.view)
+    pictures = [tiny_dataset.read_image(example) for example in tiny_dataset.examples("train")]
+    expected = [saved.description.confidence.judge(predictor.predict_at_working(one), 0.5) for one in pictures]
+    said = [image["confidence"] for image in metrics["images"]]
+    assert said == pytest.approx(expected)
+    distance = np.abs(np.subtract(said, [image["dice"] for image in metrics["images"]])).mean()
+    assert metrics["confidence"]["mean_error"] == pytest.approx(distance)
+    assert [coverage for coverage, _ in metrics["confidence"]["risk"]] == [n / 8 for n in range(1, 9)]
+    assert f"Confidence: {distance:.3f} off the Dice of a picture" in (out / "metrics.md").read_text()
 
 
 def test_a_split_that_is_not_there_is_one_line_that_names_those_that_are(model, tiny_dataset, tmp_path):
