@@ -62,7 +62,7 @@ def test_a_unit_file_reads_back_as_it_was_with_the_meanings(out):
     assert read.equals(table)
     for field in SCHEMA:
         assert field.metadata.items() <= read.schema.field(field.name).metadata.items()
-    assert read.schema.metadata[b"spermseg_schema_version"] == b"3"
+    assert read.schema.metadata[b"spermseg_schema_version"] == b"4"
     assert read["cells"].to_pylist() == [[CELL_ROW], None]
 
 
