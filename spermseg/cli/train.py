@@ -96,6 +96,8 @@ class Train:
     """Whether an epoch also sees the recipe's variants of each picture."""
     expansion: RecipeInt = None
     """Pictures that an epoch makes of each: itself and its variants (paper: 6)."""
+    places: RecipeInt = None
+    """Squares of a picture that are tried for a tile: the one with the most cells is taken."""
     seed: RecipeInt = None
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False

@@ -37,6 +37,8 @@ class TrainConfig:
     """`paper` is its five transforms, `clinic` a stronger mixture, `none` nothing."""
     expansion: int = 6
     """Pictures that an epoch makes of each: itself and its variants."""
+    places: int = 1
+    """Squares of a picture that are tried for a tile; the one with the most cells is taken: hard tiles, more often."""
     seed: int = 0
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False
@@ -48,6 +50,8 @@ class TrainConfig:
                 f"got {self.epochs} epochs, batch size {self.batch_size}, learning rate {self.learning_rate:g}; "
                 "1 or more of each, and a rate above 0, is needed"
             )
+        if self.places < 1:
+            raise ConfigError(f"got {self.places} places for a tile; 1 or more is needed")
         if not 0 <= self.average < 1 or not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(
                 f"got average {self.average:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and 0 or "

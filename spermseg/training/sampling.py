@@ -53,6 +53,8 @@ class Sampler:
     """Variants of each example in an epoch."""
     augment: AugmentName
     seed: int
+    places: int = 1
+    """Squares of an example that are tried for a tile; the one with the most cell pixels is taken."""
     rank: int = 0
     workers: int = 1
 
@@ -68,6 +70,7 @@ class Sampler:
             expansion=config.expansion,
             augment=config.augment,
             seed=config.seed,
+            places=config.places,
             rank=rank,
             workers=workers,
         )
@@ -99,21 +102,25 @@ class Sampler:
     def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         variant, index = divmod(slot, len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, slot))
-        pixels, mask = random_tile(self.examples[index], self.tile, rng)
+        pixels, mask = random_tile(self.examples[index], self.tile, rng, self.places)
         return augmentation.variant(pixels, mask, variant, int(rng.integers(2**31)))
 
 
 def random_tile(
-    example: WorkingExample, tile: int, rng: np.random.Generator
+    example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a random square of an example, mirrored at the edges where the example is smaller."""
+    """Return a random square of an example, mirrored at the edges where the example is smaller.
+
+    Of several places that are tried, it is the one with the most cell pixels.
+    """
     short = [(0, max(0, tile - side)) for side in example.mask.shape[:2]]
     pixels, mask = example.pixels, example.mask
     if any(after for _, after in short):
         pixels = np.pad(pixels, (*short, (0, 0)), mode="symmetric")
         mask = np.pad(mask, (*short, (0, 0)), mode="symmetric")
-    y, x = (int(rng.integers(side - tile + 1)) for side in mask.shape[:2])
-    square = np.s_[y : y + tile, x : x + tile]
+    corners = [[int(rng.integers(side - tile + 1)) for side in mask.shape[:2]] for _ in range(places)]
+    squares = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
+    square = max(squares, key=lambda one: np.count_nonzero(mask[one] == 1)) if places > 1 else squares[0]
     return pixels[square], mask[square]
 
 

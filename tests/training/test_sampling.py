@@ -79,6 +79,17 @@ def test_every_corner_of_a_larger_picture_can_be_drawn():
     assert seen == {0, 1, 2, 3, 4}
 
 
+def test_of_the_places_that_are_tried_the_most_crowded_one_is_taken():
+    mask = (np.random.default_rng(0).random((200, 200, 2)) < np.linspace(0, 1, 200)[:, None]).astype(np.uint8)
+    mask[:100] = 2  # nobody knows: no cell
+    whole = WorkingExample(pixels=np.zeros((200, 200, 3), np.uint8), mask=mask)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        tried = [random_tile(whole, TILE, rng)[1] for _ in range(4)]
+        _, chosen = random_tile(whole, TILE, np.random.default_rng(seed), places=4)
+        assert (chosen == 1).sum() == max((one == 1).sum() for one in tried)
+
+
 def test_an_error_while_a_batch_is_made_reaches_the_training():
     broken = sampler(3, augment="nonsense-size")
     object.__setattr__(broken, "examples", [None, None, None])

@@ -1,0 +1,164 @@
+"""What each part of the recipe `clinic` brings: trainings that differ from it in one thing, of one length.
+
+    python benchmarks/recipe.py --dataset dataset --out build/recipe
+
+The most promising come first, and each is a command of its own: what is done stays done, and the same command goes on
+after a kill. Each model is scored on the validation split at native resolution, mean of images.
+
+Prints a table and, as its last line, one JSON object of the figures.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from limits import work_of
+from tqdm import tqdm
+
+from spermseg.model.folded import CellProbability
+from spermseg.model.saved import SavedModel, load_model
+from spermseg.model.shipped import SHIPPED
+from spermseg.storage.filesystem import Location
+
+BASE = "recipe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training that differs from the recipe in one thing."""
+
+    name: str
+    why: str
+    train: tuple[str, ...] = ()
+    """What is added to the command line."""
+    evaluate: tuple[str, ...] = ()
+    """The same of the evaluation; with nothing to train, the recipe's own model is scored in another way."""
+
+
+VARIANTS = (
+    Variant(name=BASE, why="what all others are held against"),
+    Variant(name="wider", why="it underfits", train=("--filters", "16", "32", "64", "128", "--bridge", "256")),
+    Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
+    Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
+    Variant(name="scale 0.25", why="a quarter of the pixels", train=("--scale", "0.25")),
+    Variant(name="scale 0.75", why="tails are 3 px wide at a half", train=("--scale", "0.75")),
+    Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),
+    Variant(name="focal Tversky", why="weighs what is missed", train=("--loss", "focal-tversky")),
+    Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
+    Variant(name="constant rate", why="the paper's schedule", train=("--schedule", "constant")),
+    Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
+    Variant(name="no average", why="of the weights", train=("--average", "0")),
+    Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
+    Variant(
+        name="deeper", why="sees twice as far", train=("--filters", "16", "32", "48", "64", "64", "--bridge", "64")
+    ),
+    Variant(
+        name="narrower", why="half of the arithmetic", train=("--filters", "8", "16", "32", "64", "--bridge", "64")
+    ),
+    Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
+    Variant(name="small tiles", why="more steps", train=("--tile", "192")),
+    Variant(name="ignore border", why="cut cells are often not drawn", train=("--ignore-border", "40")),
+    Variant(name="started from drawings", why="the model that comes along", train=("--init", str(SHIPPED))),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train and score the variants, one after the other."""
+
+    dataset: str
+    """A dataset with splits train and val."""
+    out: Path
+    """Where trainings and scores lie."""
+    only: tuple[str, ...] = ()
+    """Names of variants; none are all."""
+    epochs: int = 4
+    """Of each training."""
+    expansion: int = 8
+    """Tiles of each picture in an epoch."""
+    tile: int = 256
+    """Side of a tile, px at half the native resolution."""
+    classes: tuple[str, ...] = ("cell", "head", "midpiece", "tail")
+    """What is learned."""
+
+
+def spermseg(*words: str) -> None:
+    """Run a command; its output goes to the terminal."""
+    subprocess.run([Path(sys.executable).with_name("spermseg"), *words], check=True)
+
+
+def train(options: Options, variant: Variant, run: Path) -> None:
+    """Train a variant where it is not trained."""
+    if (run / "model.safetensors").exists():
+        return
+    length = ("--epochs", str(options.epochs), "--expansion", str(options.expansion), "--tile", str(options.tile))
+    going_on = ("--resume",) if (run / "checkpoints").exists() else ()
+    what = ("--dataset", options.dataset, "--recipe", "clinic", "--classes", *options.classes, "--out", str(run))
+    spermseg("train", *what, *length, *variant.train, *going_on)
+
+
+def row_of(options: Options, variant: Variant) -> dict[str, Any]:
+    """Return the scores of a variant, trained and evaluated where that is not done."""
+    place = options.out / variant.name.replace(" ", "-")
+    row = place / "row.json"
+    if not row.exists():
+        begun = time.time()
+        run = place if variant.train or variant.name == BASE else options.out / BASE
+        train(options, variant, run)
+        seconds = time.time() - begun
+        model, scores = run / "model.safetensors", place / "evaluation"
+        how = ("--model", str(model), "--dataset", options.dataset, "--split", "val", "--out", str(scores))
+        spermseg("evaluate", *how, *variant.evaluate)
+        found = json.loads((scores / "metrics.json").read_bytes())
+        row.write_text(json.dumps(figures(load_model(Location(str(model))), found) | {"minutes": seconds / 60}))
+    return {"name": variant.name, "why": variant.why} | dict(json.loads(row.read_bytes()))
+
+
+def figures(saved: SavedModel, found: dict[str, Any]) -> dict[str, float]:
+    """Return what stands in the row of a model."""
+    cell = found["per_image"]
+    parts = {
+        part: found["parts"][part]["per_image"]["dice"]["mean"] for part in ("head", "tail") if part in found["parts"]
+    }
+    scale = getattr(saved.description.view, "scale", 1.0)
+    mac = work_of(CellProbability(saved.network), torch.float32).flop / 2
+    return {
+        "dice": cell["dice"]["mean"],
+        "cldice": cell["cldice"]["mean"],
+        **parts,
+        "threshold": found["threshold"],
+        "gmac_per_native_mpx": mac * scale**2 / 1e3,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    names = ("dice", "cldice", "head", "tail", "threshold", "gmac_per_native_mpx")
+    lines = ["| variant | why | Dice | clDice | head | tail | threshold | GMAC/Mpx |", "| --- " * 8 + "|"]
+    for row in rows:
+        numbers = [f"{row[name]:.3f}" if name in row else "" for name in names[:-1]]
+        lines.append(f"| {' | '.join([row['name'], row['why'], *numbers, f'{row[names[-1]]:.1f}'])} |")
+    return "\n".join(lines)
+
+
+def main(options: Options) -> None:
+    """Train, score and print."""
+    known = {variant.name for variant in VARIANTS}
+    if unknown := set(options.only) - known:
+        sys.exit(f"got {', '.join(sorted(unknown))}; of {', '.join(sorted(known))} some are needed")
+    chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
+    rows = []
+    for variant in tqdm(chosen, desc="variants", unit="variant"):
+        rows.append(row_of(options, variant))
+        print(table(rows))
+    print(json.dumps({row["name"]: row["dice"] for row in rows}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
