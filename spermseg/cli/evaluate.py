@@ -1,7 +1,7 @@
 """`spermseg evaluate`: a model, a baseline or another rater against the annotations of a split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, OptionalText
 from spermseg.errors import ConfigError
-from spermseg.model.predict import PredictConfig, Predictor
-from spermseg.model.saved import SavedModel, load_model
+from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
 from spermseg.report.charts import confidence_figure
 from spermseg.report.figures import Comparison, comparison_figure
+from spermseg.report.scores import foretold, markdown_table
 from spermseg.storage.filesystem import Location
 from spermseg.training.baselines import BaselineName
 from spermseg.training.dataset import Dataset, open_dataset
@@ -22,18 +22,6 @@ from spermseg.training.readers import BaselineReader, ModelReader, RaterReader
 from spermseg.training.shape_metrics import TOLERANCE
 
 EMPTY_MASK_RULE = "neither mask has a pixel: every score is 1; just one of them has none: every score is 0"
-
-
-NAMES = {
-    "iou": "IoU",
-    "dice": "Dice",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "cldice": "clDice",
-    "surface_dice": "surface Dice",
-}
-"""Scores as tables name them, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,118 +86,28 @@ class Evaluate:
         out.child("metrics.md").write_bytes(table.encode())
         out.child("overlays.png").write_bytes(ranked_figure(evaluator, rank(scored), self.examples))
         print(table)
-        written = "metrics.md, overlays.png"
         if "confidence" in metrics:
-            out.child("confidence.png").write_bytes(confidence_chart(metrics))
-            written += ", confidence.png"
-        print(f"written: {out.child('metrics.json').uri}, {written}")
+            out.child("confidence.png").write_bytes(confidence_figure(*foretold(metrics)))
+        print(f"written: {out.child('metrics.json').uri}, and the tables and pictures beside it")
         return 0
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
         """Return what is held against the dataset, and what `metrics.json` says of it."""
         if sum(given is not None for given in (self.model, self.baseline, self.rater)) > 1:
             raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET, or none of them")
+        if (self.baseline or self.rater) and (self.flips or self.threshold is not None):
+            raise ConfigError("--flips and --threshold are for a model; leave them out, or the --baseline or --rater")
         if self.baseline is not None:
-            reader = BaselineReader(name=self.baseline)
-            return Evaluator(reader=reader, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
+            baseline = BaselineReader(name=self.baseline)
+            return Evaluator(reader=baseline, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
         if self.rater is not None:
             other = open_dataset(Location(self.rater, self.endpoint_url))
             evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
             return evaluator, {"rater_sha256": other.sha256}
         saved = load_model(model_location(self.model, self.endpoint_url))
-        evaluator = model_evaluator(
-            saved,
-            dataset,
-            threshold=self.threshold,
-            tolerance=self.tolerance,
-            flips=self.flips,
-            device=self.device,
-        )
-        threshold = saved.description.threshold if self.threshold is None else self.threshold
-        return evaluator, {"threshold": threshold, "flips": self.flips, "model_sha256": saved.sha256}
-
-
-def model_evaluator(
-    saved: SavedModel,
-    dataset: Dataset,
-    *,
-    threshold: float | None = None,
-    tolerance: float = TOLERANCE,
-    flips: bool = False,
-    device: str = "auto",
-) -> Evaluator:
-    """Return what holds a model against a dataset; the threshold is the model's own where none is given."""
-    about = saved.description
-    predictor = Predictor(saved, about.view, PredictConfig(device=device), parts=True)
-    threshold = about.threshold if threshold is None else threshold
-    return Evaluator(
-        reader=ModelReader(predictor=predictor, threshold=threshold, confidence=about.confidence, flips=flips),
-        dataset=dataset,
-        view=about.view,
-        min_area=about.min_area,
-        tolerance=tolerance,
-    )
-
-
-def markdown_table(metrics: Mapping[str, Any]) -> str:
-    """Return the scores in the layout of the paper's tables: a line a way of averaging, a column a score."""
-    lines = [
-        f"# Scores on the {metrics['split']} split, {metrics['n_images']} pictures",
-        "",
-        f"| part | resolution | averaged | {' | '.join(NAMES.values())} |",
-        "| --- " * (3 + len(NAMES)) + "|",
-        *_lines("cell", "native", metrics),
-    ]
-    if "network_resolution" in metrics:
-        lines += _lines("cell", "network", metrics["network_resolution"])
-    for part, scores in metrics["parts"].items():
-        lines += _lines(part, "native", scores)
-    lines.append("")
-    if "heads" in metrics:
-        lines.append("Heads found: precision {precision:.3f}, recall {recall:.3f}.".format(**metrics["heads"]))
-    if "average_precision" in metrics:
-        lines.append(
-            "Average precision of cells: {mean:.3f}, at an overlap of 0.5 {at_50:.3f}.".format(
-                **metrics["average_precision"]
-            )
-        )
-    if "confidence" in metrics:
-        lines.append(_confidence_line(metrics["confidence"]))
-    lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
-    if metrics.get("forgive_border"):
-        lines.append("What was found at the edge of a picture, where nothing is annotated, does not count.")
-    return "\n".join([*lines, ""])
-
-
-def _lines(part: str, resolution: str, scores: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a part at one resolution."""
-    ways = {
-        "pooled over pixels": {name: f"{value:.3f}" for name, value in scores["pooled"].items()},
-        "mean of images": {name: f"{one['mean']:.3f}" for name, one in scores["per_image"].items()},
-        "median of images": {name: f"{one['median']:.3f}" for name, one in scores["per_image"].items()},
-        "95 % interval of the mean": {
-            name: "{:.3f}-{:.3f}".format(*one["ci95"]) if one["ci95"] else "one group"
-            for name, one in scores["per_image"].items()
-        },
-    }
-    return [_line(part, resolution, way, [cells.get(name, "-") for name in NAMES]) for way, cells in ways.items()]
-
-
-def _confidence_line(found: Mapping[str, Any]) -> str:
-    """Return the line that says how well a model foretells its Dice."""
-    figures = {"correlation with it": found["pearson"], "AUROC of finding its lowest tenth": found["auroc"]}
-    known = "".join(f"; {name} {value:.3f}" for name, value in figures.items() if value is not None)
-    return f"Confidence: {found['mean_error']:.3f} off the Dice of a picture on average{known}."
-
-
-def confidence_chart(metrics: Mapping[str, Any]) -> bytes:
-    """Draw how well a model foretold the Dice of each picture."""
-    said = [one["confidence"] for one in metrics["images"]]
-    return confidence_figure(said, [one["dice"] for one in metrics["images"]], metrics["confidence"]["risk"])
-
-
-def _line(part: str, resolution: str, averaged: str, cells: Sequence[str]) -> str:
-    return f"| {' | '.join([part, resolution, averaged, *cells])} |"
+        reader = ModelReader.of(saved, threshold=self.threshold, flips=self.flips, device=self.device)
+        about = {"threshold": reader.threshold, "flips": self.flips, "model_sha256": saved.sha256}
+        return Evaluator.of(saved, reader, dataset, tolerance=self.tolerance), about
 
 
 def ranked_figure(evaluator: Evaluator, ranked: Sequence[Scored], examples: int) -> bytes:

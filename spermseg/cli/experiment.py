@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from spermseg.cli.evaluate import model_evaluator, ranked_figure
+from spermseg.cli.evaluate import ranked_figure
 from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
 from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.train import Train, snapshot_name
@@ -19,9 +19,11 @@ from spermseg.report.figures import panel_figure
 from spermseg.report.study import Row, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
 from spermseg.training.augment import PAPER_VARIANTS, Augmentation
+from spermseg.training.config import PrecisionName
 from spermseg.training.dataset import Dataset, open_dataset
 from spermseg.training.distributed import Scaling, room_for_trainings
-from spermseg.training.evaluate import rank, tabulate
+from spermseg.training.evaluate import Evaluator, rank, tabulate
+from spermseg.training.readers import ModelReader
 
 STUDIES = Literal["paper"]
 
@@ -50,6 +52,8 @@ class Experiment:
     """Epochs of the rows with it."""
     seed: int = 0
     """Of both trainings."""
+    precision: PrecisionName = "float32"
+    """Of the convolutions on a CPU; `auto` is half as long where the machine is fast at bfloat16."""
     workers: int = 1
     """Processes that train together."""
     gpu: Gpu = "auto"
@@ -110,6 +114,7 @@ class Experiment:
             epochs=max(epochs),
             snapshots=epochs,
             seed=self.seed,
+            precision=self.precision,
             resume=next(iter(place.child("checkpoints").list()), None) is not None,
             workers=self.workers,
             gpu=self.gpu,
@@ -126,7 +131,7 @@ class Experiment:
             before: dict[str, Any] = json.loads(place.read_bytes())
             if about.items() <= before.items():
                 return before
-        evaluator = model_evaluator(saved, dataset)
+        evaluator = Evaluator.of(saved, ModelReader.of(saved), dataset)
         scored = evaluator.score(split, lambda all_: tqdm(all_, desc=f"{row.name}, {split}", unit="picture"))
         found = tabulate(scored, split) | about
         place.write_bytes((json.dumps(found, indent=2) + "\n").encode())

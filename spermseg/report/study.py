@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spermseg.report.scores import NAMES
+
 FAILED_BELOW = 0.5
 """IoU of a picture whose segmentation has failed. The paper found its 11 % by eye."""
 SCORES = ("iou", "dice", "precision", "recall", "f1")
-NAMES = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall", "f1": "F1"}
 TABLES = (
     ("Table I", "without augmentation: overlap", False, ("iou", "dice")),
     ("Table II", "without augmentation: precision, recall, F1", False, ("precision", "recall", "f1")),

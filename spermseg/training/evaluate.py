@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spermseg.cells.instances import label_cells
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View
+from spermseg.model.saved import SavedModel
 from spermseg.training.confidence import Reliability
 from spermseg.training.dataset import HEAD, Dataset, Example
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
@@ -89,6 +90,12 @@ class Evaluator:
     forgive_border: bool = False
     """Whether what is found at the edge of a picture, where nothing is annotated, is taken for a cell that the edge
     cuts and the annotation skips: neither right nor wrong."""
+
+    @classmethod
+    def of(cls, saved: SavedModel, reader: Reader, dataset: Dataset, *, tolerance: float = TOLERANCE) -> "Evaluator":
+        """Return what holds a model's reader against a dataset, by the model's own view and least area."""
+        about = saved.description
+        return cls(reader=reader, dataset=dataset, view=about.view, min_area=about.min_area, tolerance=tolerance)
 
     def score(self, split: str, progress: Progress = iter) -> list[Scored]:
         """Score every picture of a split.

@@ -11,7 +11,8 @@ from spermseg.errors import DatasetError
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
-from spermseg.model.predict import Predictor
+from spermseg.model.predict import PredictConfig, Predictor
+from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
 from spermseg.training.dataset import Dataset, Example
 
@@ -54,6 +55,19 @@ class ModelReader:
     """How it judges its masks."""
     flips: bool = False
     """Whether it reads each picture four times, flipped along each axis and along both, and takes the mean."""
+
+    @classmethod
+    def of(
+        cls, saved: SavedModel, *, threshold: float | None = None, flips: bool = False, device: str = "auto"
+    ) -> "ModelReader":
+        """Return what reads with a model; the threshold is the model's own where none is given."""
+        about = saved.description
+        return cls(
+            predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
+            threshold=about.threshold if threshold is None else threshold,
+            confidence=about.confidence,
+            flips=flips,
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -82,6 +82,13 @@ def test_overlays_and_charts_are_pictures(evaluated):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("asked", [{"flips": True}, {"threshold": 0.5}])
+def test_what_only_a_model_can_do_is_asked_of_nothing_else(asked, tiny_dataset, tmp_path):
+    evaluate = Evaluate(baseline="otsu", dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), **asked)
+    with pytest.raises(ConfigError, match="--flips and --threshold are for a model"):
+        evaluate.run()
+
+
 def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_dataset):
     out, metrics = evaluated
     saved = load_model(Location(str(model)))
