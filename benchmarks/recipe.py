@@ -61,6 +61,7 @@ VARIANTS = (
     Variant(
         name="narrower", why="half of the arithmetic", train=("--filters", "8", "16", "32", "64", "--bridge", "64")
     ),
+    Variant(name="residual", why="learns deeper networks", train=("--residual",)),
     Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
     Variant(name="ignore border", why="cut cells are often not drawn", train=("--ignore-border", "40")),

@@ -88,6 +88,8 @@ class Train:
     """Filters of each encoder level (paper: 16 32 48 64)."""
     bridge: RecipeInt = None
     """Filters of the bridge (paper: 64)."""
+    residual: bool = False
+    """Let the second convolution of each level add to what it sees."""
     scale: RecipeFloat = None
     """Working resolution over native resolution, where the recipe has tiles (clinic: 0.5)."""
     tile: RecipeInt = None
@@ -171,6 +173,7 @@ class Train:
         if not self.augment:
             given |= {"augment": "none", "expansion": 1}
         network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
+        network = replace(network, residual=network.residual or self.residual)
         return replace(chosen, train=replace(chosen.train, **given), network=network, view=self._view(chosen.view))
 
     def _view(self, view: WholeFrame | Tiles) -> WholeFrame | Tiles:

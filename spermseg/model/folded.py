@@ -1,8 +1,9 @@
 """The network as it is run: the same logits by less arithmetic.
 
 What is folded away: the division of the input by 255 and every batch normalisation go into the weights of the
-convolution beside them; and where a decoder level convolves what was just doubled in size, each output sees only 2 x 2
-different values, so that a transposed convolution of 4 x 4 does in 4 products what the 3 x 3 one does in 9.
+convolution beside them; what a residual level adds is a 1 in the middle of a kernel; and where a decoder level
+convolves what was just doubled in size, each output sees only 2 x 2 different values, so that a transposed convolution
+of 4 x 4 does in 4 products what the 3 x 3 one does in 9.
 """
 
 from collections.abc import Sequence
@@ -132,14 +133,17 @@ class _FoldedLevel(nn.Module):
 
 
 def _folded(block: nn.Module) -> list[nn.Conv2d]:
-    """Return copies of a block's convolutions, each with the batch normalisation behind it folded in."""
+    """Return copies of a block's convolutions, with what is behind them folded in: normalisation, and what is added."""
     if not isinstance(block, DoubleConvolution):
         raise TypeError(f"got a {type(block).__name__}; a DoubleConvolution is needed")
-    return [
+    first, second = (
         fuse_conv_bn_eval(layer, norm)
         for layer, norm in pairwise(block)
         if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    ]
+    )
+    if block.residual:
+        second.weight.data[:, :, 1, 1] += torch.eye(second.out_channels)
+    return [first, second]
 
 
 def _scaled(convolutions: list[nn.Conv2d], factor: float) -> list[nn.Conv2d]:

@@ -28,6 +28,8 @@ class UNetConfig:
     """Channels of the input; 3 for RGB."""
     classes: tuple[str, ...] = ("cell",)
     """One output channel a class, in this order."""
+    residual: bool = False
+    """Whether the second convolution of each level adds to what it sees (He et al., CVPR 2016)."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.filters) <= MAX_LEVELS:
@@ -67,9 +69,9 @@ class UNetConfig:
 
 
 class DoubleConvolution(nn.Sequential):
-    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
+    """Two 3x3 convolutions, each with batch normalisation and ReLU; a residual one adds what the second one sees."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, residual: bool = False) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
             nn.BatchNorm2d(out_channels),
@@ -78,6 +80,16 @@ class DoubleConvolution(nn.Sequential):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, Y, X) of (N, in_channels, Y, X)."""
+        return self._second(self[2](self[1](self[0](x))))
+
+    def _second(self, x: Tensor) -> Tensor:
+        y = self[4](self[3](x))
+        last: Tensor = self[5](y + x if self.residual else y)
+        return last
 
 
 class DecoderLevel(DoubleConvolution):
@@ -85,13 +97,11 @@ class DecoderLevel(DoubleConvolution):
 
     def forward(self, above: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override] # two inputs, of two sizes
         """Return (N, out_channels, Y, X) of what is above (N, C, Y / 2, X / 2) and beside (N, D, Y, X)."""
-        first, *rest = cast("tuple[nn.Conv2d, *tuple[nn.Module, ...]]", tuple(self))
+        first = cast("nn.Conv2d", self[0])
         kernel, channels = first.weight, above.shape[1]  # (out_channels, C + D, 3, 3); what comes from above is first
         x = functional.conv_transpose2d(above, doubled_kernel(kernel[:, :channels]), stride=2, padding=1)
         x = x + functional.conv2d(skip, kernel[:, channels:], first.bias, padding=1)
-        for layer in rest:
-            x = layer(x)
-        return x
+        return self._second(self[2](self[1](x)))
 
 
 def doubled_kernel(kernel: Tensor) -> Tensor:
@@ -111,12 +121,15 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = (config.in_channels, *config.filters)
-        self.encoder = nn.ModuleList(DoubleConvolution(i, o) for i, o in zip(widths, config.filters, strict=False))
+        self.encoder = nn.ModuleList(
+            DoubleConvolution(i, o, residual=config.residual) for i, o in zip(widths, config.filters, strict=False)
+        )
         self.pool = nn.MaxPool2d(2)
-        self.bridge = DoubleConvolution(config.filters[-1], config.bridge)
+        self.bridge = DoubleConvolution(config.filters[-1], config.bridge, residual=config.residual)
         below = (config.bridge, *config.filters[:0:-1])
         self.decoder = nn.ModuleList(
-            DecoderLevel(up + skip, skip) for up, skip in zip(below, config.filters[::-1], strict=True)
+            DecoderLevel(up + skip, skip, residual=config.residual)
+            for up, skip in zip(below, config.filters[::-1], strict=True)
         )
         self.head = nn.Conv2d(config.filters[0], len(config.classes), kernel_size=1)
 

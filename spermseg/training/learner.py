@@ -111,7 +111,7 @@ def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
         begun_with = begun.description.network
         raise ConfigError(
             f"got a model with filters {begun_with.filters} and bridge {begun_with.bridge}; "
-            f"{config.filters} and {config.bridge} are needed: leave out --filters and --bridge"
+            f"{config.filters} and {config.bridge} are needed: leave out --filters, --bridge and --residual"
         )
     torch.manual_seed(seed)
     weights = {**begun.network.state_dict()}

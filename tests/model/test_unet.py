@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spermseg.errors import ConfigError, ShapeError
-from spermseg.model.unet import MAX_LEVELS, UNet, UNetConfig, count_parameters
+from spermseg.model.unet import MAX_LEVELS, DoubleConvolution, UNet, UNetConfig, count_parameters
 
 CONFIGS = {
     "paper": UNetConfig(),
@@ -159,3 +159,17 @@ def test_a_pixel_sees_just_as_far_as_its_reach(levels):
 def test_a_shape_that_is_none_is_refused_in_one_line(wrong):
     with pytest.raises(ConfigError, match=r"^got .* needed$"):
         replace(UNetConfig(), **wrong)
+
+
+@torch.inference_mode()
+def test_a_residual_level_adds_what_its_second_convolution_sees():
+    torch.manual_seed(0)
+    level = DoubleConvolution(3, 5, residual=True).eval()
+    x = torch.rand(1, 3, 8, 8)
+    first = level[2](level[1](level[0](x)))
+    assert torch.equal(level(x), torch.relu(level[4](level[3](first)) + first))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_residual_network_has_no_more_parameters(residual):
+    assert count_parameters(UNet(UNetConfig(residual=residual))) == 412_865
