@@ -93,7 +93,7 @@ SHELVES = (
     Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _by("n_cells", -1)),
     Shelf("Emptiest", "The least foreground: nothing there, or nothing found?", _by("foreground_fraction")),
     Shelf("Least in focus", "The lowest focus figure: sharp enough to be measured?", _by("focus")),
-    Shelf("Lowest confidence", "Where the network was least sure: are the outlines right?", _by("confidence")),
+    Shelf("Lowest confidence", "Where the model expects the lowest Dice of its own outlines: are they right?", _by("confidence")),
     Shelf("Random sample", "Drawn by lot, so that nobody chose them: what is typical.", _at_random),
 )
 
@@ -139,7 +139,7 @@ def render_report(
         flag_counts=frame["flags"].explode().value_counts().to_dict(),
         histograms=_histograms(frame),
         gallery=_gallery(frame, shelves, read_pixels, config.picture_width),
-        rows=summary.to_rows(frame.head(config.table_rows)),
+        rows=summary.to_rows(frame.sort_values("confidence", kind="stable").head(config.table_rows)),
     )
 
 

@@ -237,6 +237,14 @@ def test_shelves_show_the_extremes_however_the_rows_are_split_into_tables():
     assert _shelf(whole, "Lowest confidence") == sorted(range(40), key=lambda n: n * 13 % 40)[:3]
 
 
+def test_the_table_of_all_uploads_begins_with_the_least_confident_and_keeps_them_where_it_is_cut():
+    rows = [result_row(n, confidence=(n * 13 % 40) / 40) for n in range(40)]
+    rejected = result_row(40, status="rejected", reason="the file is empty", confidence=None)
+    part = render([rejected, *rows], pictures=0, table_rows=5).split('id="all-rows"')[1]
+    shown = [int(number) for number in re.findall(r"<bdi>[^<]*?(\d+)\.jpg", part)]
+    assert shown == sorted(range(40), key=lambda n: n * 13 % 40)[:5]
+
+
 def test_the_random_sample_depends_on_the_seed_alone():
     rows = [result_row(number) for number in range(40)]
     samples = [
