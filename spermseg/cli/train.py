@@ -22,6 +22,7 @@ from spermseg.cli.options import (
 )
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
 from spermseg.model.unet import UNet
@@ -174,11 +175,12 @@ class Train:
             given |= {"augment": "none", "expansion": 1}
         network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
         network = replace(network, residual=network.residual or self.residual)
-        return replace(chosen, train=replace(chosen.train, **given), network=network, view=self._view(chosen.view))
+        view = self._view(chosen.view, network.reach)
+        return replace(chosen, train=replace(chosen.train, **given), network=network, view=view)
 
-    def _view(self, view: WholeFrame | Tiles) -> WholeFrame | Tiles:
+    def _view(self, view: WholeFrame | Tiles, reach: int) -> WholeFrame | Tiles:
         if isinstance(view, Tiles):
-            return replace(view, **self._given(["scale", "tile"]))
+            return replace(view, halo=aligned(reach), **self._given(["scale", "tile"]))
         if self.scale is not None:
             raise ConfigError("got --scale with a recipe that sees the whole picture; give --tile, or --recipe clinic")
         return WholeFrame(size=self.tile or view.size)
