@@ -45,7 +45,7 @@ def clinic() -> Recipe:
             augment="clinic",
             expansion=2,
         ),
-        cells=CellConfig(),
+        cells=CellConfig(headed=True),
         choose_threshold=True,
     )
 

@@ -58,7 +58,8 @@ class UnitSegmenter:
         self.settings = settings
         self.spent = Spent()
         """What the last unit took."""
-        self._predictor = Predictor(saved, settings.view, config)
+        headed_from = settings.cells.threshold if settings.cells.headed else None
+        self._predictor = Predictor(saved, settings.view, config, headed_from=headed_from)
         self._confidence = saved.description.confidence
         provenance = Provenance(
             run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px

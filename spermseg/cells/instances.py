@@ -19,6 +19,8 @@ class CellConfig:
     """Probability from which a pixel is in the mask, 0-1."""
     min_area: int = 64
     """Connected components below this are dropped from the cells and from the mask, px at native resolution."""
+    headed: bool = False
+    """Whether what hangs together with no head is dropped (`model.headed`): loose tails, and those of cells outside."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from spermseg.cli.options import EndpointUrl, ModelFile, OptionalText
+from spermseg.cli.options import EndpointUrl, ModelFile, ModelSwitch, OptionalText, is_on
 from spermseg.cli.train import show_calibration
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.model.predict import check_knows_heads
 from spermseg.model.saved import encode_model, load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
-from spermseg.training.calibration import calibrate, judged_classes
+from spermseg.training.calibration import Calibrator, judged_classes
 from spermseg.training.dataset import open_dataset
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
@@ -32,6 +33,9 @@ class Calibrate:
     """Fit to drawn micrographs instead of a dataset."""
     model: ModelFile = None
     """The model file; it stays as it is."""
+    headed: ModelSwitch = None
+    """Whether what hangs together with no head is to be dropped: loose tails, and those of cells outside of the
+    picture. It needs a model that has learned heads."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
 
@@ -45,8 +49,14 @@ class Calibrate:
         unknown = set(judged_classes(saved.network)) - set(data.classes)
         if unknown:
             raise DatasetError(f"the model knows {', '.join(sorted(unknown))}; {data.name} has no masks of that")
-        fitted = calibrate(saved.network, before.view, None, data, show_calibration)
-        after = replace(before, **vars(fitted), calibration_data_sha256=data.sha256)
+        headed = is_on(self.headed, before.headed)
+        if headed:
+            check_knows_heads(before.network.classes)
+        calibrator = Calibrator(
+            network=saved.network, view=before.view, data=data, headed=headed, show=show_calibration
+        )
+        fitted = calibrator.calibrate()
+        after = replace(before, **vars(fitted), headed=headed, calibration_data_sha256=data.sha256)
         out.write_bytes(encode_model(saved.network.state_dict(), after))
         confidence = fitted.confidence
         print(f"threshold: {before.threshold:g} -> {fitted.threshold:g}")

@@ -72,7 +72,9 @@ class Plan:
             model=model,
             settings=SegmentSettings(
                 view=description.view,
-                cells=CellConfig(threshold=description.threshold, min_area=description.min_area),
+                cells=CellConfig(
+                    threshold=description.threshold, min_area=description.min_area, headed=description.headed
+                ),
                 max_megapixels=self.max_megapixels,
             ),
             predict=PredictConfig(device="cpu"),

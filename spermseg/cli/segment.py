@@ -24,13 +24,15 @@ from spermseg.cli.options import (
     ModelFile,
     ModelFloat,
     ModelInt,
+    ModelSwitch,
     OptionalFloat,
     OptionalInt,
+    is_on,
     wants_gpu,
 )
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.engine import EngineName, Precision
-from spermseg.model.predict import PredictConfig
+from spermseg.model.predict import PredictConfig, check_knows_heads
 from spermseg.model.saved import decode_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
@@ -70,6 +72,8 @@ class Segment:
     """Probability from which a pixel is a cell's."""
     min_area: ModelInt = None
     """Least area of a cell, px."""
+    headed: ModelSwitch = None
+    """Drop what hangs together with no head: loose tails, and those of cells outside of the picture."""
     um_per_px: OptionalFloat = None
     """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
@@ -133,6 +137,9 @@ class Segment:
         place = model_location(self.model, self.endpoint_url)
         model = place.read_bytes()
         description = decode_model(model, place.uri).description
+        headed = is_on(self.headed, description.headed)
+        if headed:
+            check_knows_heads(description.network.classes)
         return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),
@@ -142,6 +149,7 @@ class Segment:
                 cells=CellConfig(
                     threshold=description.threshold if self.threshold is None else self.threshold,
                     min_area=description.min_area if self.min_area is None else self.min_area,
+                    headed=headed,
                 ),
                 max_megapixels=self.max_megapixels,
                 um_per_px=self.um_per_px,

@@ -22,6 +22,7 @@ from spermseg.cli.options import (
 )
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.annotation import HEAD
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
@@ -29,7 +30,7 @@ from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
-from spermseg.training.calibration import calibrate
+from spermseg.training.calibration import Calibrator
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
 from spermseg.training.dataset import open_dataset
 from spermseg.training.distributed import Scaling, train_on_ray
@@ -247,11 +248,14 @@ def describe_model(
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
     threshold = None if chosen.choose_threshold else chosen.cells.threshold
+    headed = chosen.cells.headed and HEAD in chosen.network.classes
+    calibrator = Calibrator(network=network, view=chosen.view, data=data, headed=headed, show=show_calibration)
     return ModelDescription(
         network=chosen.network,
         view=chosen.view,
-        **vars(calibrate(network, chosen.view, threshold, data, show_calibration)),
+        **vars(calibrator.calibrate(threshold)),
         min_area=chosen.cells.min_area,
+        headed=headed,
         recipe=chosen.name,
         settings=asdict(chosen),
         training_data_sha256=data.sha256,

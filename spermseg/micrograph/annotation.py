@@ -23,6 +23,7 @@ from spermseg.micrograph.rasterise import Bitmap, Ellipse, Points, Polygon, RunL
 Flags = NDArray[np.unsignedinteger[Any]]
 """(Y, X), one bit a part."""
 WHOLE_CELL = "cell"
+HEAD = "head"
 """The union of all parts; also the part of a region without a label."""
 IGNORED = ("", "ignore")
 """A label mapped to one of these is not drawn."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
-from spermseg.model.folded import CellProbability
+from spermseg.model.folded import CellProbability, Gives
 from spermseg.model.unet import UNet
 
 EngineName = Literal["auto", "torch", "openvino"]
@@ -81,10 +81,10 @@ def runs_bfloat16_fast(device: torch.device) -> bool:
 
 
 def make_engine(
-    network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype, *, parts: bool = False
+    network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype, *, gives: Gives = "cell"
 ) -> Engine:
     """Return what runs a network, from what the functions above have chosen. It has as many threads as PyTorch has."""
-    module = CellProbability(network, half=dtype == torch.bfloat16, parts=parts)
+    module = CellProbability(network, half=dtype == torch.bfloat16, gives=gives)
     return OpenVinoEngine(module, dtype) if name == "openvino" else TorchEngine(module, device, dtype)
 
 

@@ -8,17 +8,19 @@ of 4 x 4 does in 4 products what the 3 x 3 one does in 9.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.model.unet import DoubleConvolution, UNet, UNetConfig, doubled_kernel
 
 WHITE = 255
 """The largest value of a pixel."""
+Gives = Literal["cell", "cell and head", "parts"]
+"""What is asked of a network: the cell, (N, Y, X); with its head, (N, 2, Y, X); or all classes, (N, classes, Y, X)."""
 
 
 class CellProbability(nn.Module):
@@ -29,26 +31,28 @@ class CellProbability(nn.Module):
     Args:
         network: as it was trained; it stays as it is.
         half: whether it is to run in bfloat16.
-        parts: whether to give the probability of each class instead.
+        gives: of what it is to give the probability.
     """
 
-    def __init__(self, network: UNet, *, half: bool = False, parts: bool = False) -> None:
+    def __init__(self, network: UNet, *, half: bool = False, gives: Gives = "cell") -> None:
         super().__init__()
         self.channels = network.config.in_channels
         self._cell = cell_channel(network.config)
-        self._parts = parts
+        self._gives = gives
+        self._head = network.config.classes.index(HEAD) if gives == "cell and head" else None
         self.network = FoldedUNet(network)
         if half:
             first = self.network.encoder[0]
             first[0] = _PixelConvolution(first[0])  # type: ignore[index, operator]
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Return probabilities (N, Y, X) float32, or of each class (N, classes, Y, X), of tiles (N, Y, X, C) uint8."""
+        """Return probabilities (N, ..., Y, X) float32 of tiles (N, Y, X, C) uint8."""
         x = tiles.permute(0, 3, 1, 2).to(self.network.head.weight.dtype)  # channels-last in memory, without a copy
         probability = torch.sigmoid(self.network(x).float())
-        if self._parts:
+        if self._gives == "parts":
             return probability
-        return probability.amax(dim=1) if self._cell is None else probability[:, self._cell]
+        cell = probability.amax(dim=1) if self._cell is None else probability[:, self._cell]
+        return cell if self._head is None else torch.stack([cell, probability[:, self._head]], dim=1)
 
 
 def cell_channel(config: UNetConfig) -> int | None:

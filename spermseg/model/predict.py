@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from spermseg.errors import ConfigError, first_line
-from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, resize, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
-from spermseg.model.folded import WHITE, cell_channel
+from spermseg.model.folded import WHITE, Gives, cell_channel
+from spermseg.model.headed import headless, keep_headed
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.ahead import map_ahead
@@ -184,18 +185,28 @@ class Predictor:
         view: how pictures are read; usually the model's own.
         config: how the network is run.
         parts: whether `predict_parts` is wanted, rather than the others.
+        headed_from: where it is given, cells without a head are dropped, which is decided at this threshold, 0-1.
 
     Raises:
-        ConfigError: the machine has no such device or engine.
+        ConfigError: the machine has no such device or engine, or the network has not learned heads.
     """
 
     def __init__(
-        self, saved: SavedModel, view: View, config: PredictConfig = PredictConfig(), *, parts: bool = False
+        self,
+        saved: SavedModel,
+        view: View,
+        config: PredictConfig = PredictConfig(),
+        *,
+        parts: bool = False,
+        headed_from: float | None = None,
     ) -> None:
         self.view = view
         self.classes = saved.network.config.classes
         """What the network has learned."""
         self._cell = cell_channel(saved.network.config)
+        self._headed_from = headed_from
+        if headed_from is not None:
+            check_knows_heads(self.classes)
         device = choose_device(config.device)
         self.engine = choose_engine(config.engine, device)
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
@@ -203,7 +214,8 @@ class Predictor:
         self.network_s = 0.0
         """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
-        self._engine = make_engine(saved.network, self.engine, device, self.dtype, parts=parts)
+        gives: Gives = "parts" if parts else "cell" if headed_from is None else "cell and head"
+        self._engine = make_engine(saved.network, self.engine, device, self.dtype, gives=gives)
         self._run: Run = partial(map_ahead, ThreadPoolExecutor(1), count=GPU_BATCHES) if device.type == "cuda" else map
 
     def predict(self, pictures: Iterable[Micrograph | NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
@@ -230,15 +242,23 @@ class Predictor:
 
     def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return class -> probability map (Y, X) at the working resolution of one picture; the cell is among them."""
-        (maps,) = self.predict_working([self.view.working_pixels(picture)])  # (classes, Y, X)
+        (maps,) = self._stitched([self.view.working_pixels(picture)])  # (classes, Y, X)
         cell = maps.max(axis=0) if self._cell is None else maps[self._cell]
-        return {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
+        found = {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
+        if self._headed_from is None:
+            return found
+        dropped = headless(cell, found[HEAD], self._headed_from)
+        return {part: np.where(dropped, np.float32(0), one) for part, one in found.items()}
 
     def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution.
+        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution."""
+        maps = self._stitched(pictures)
+        if self._headed_from is None:
+            return maps
+        return (keep_headed(cell, head, self._headed_from) for cell, head in maps)
 
-        With `parts` a map is (classes, Y, X).
-        """
+    def _stitched(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Yield what the network gives for each picture, (..., Y, X)."""
         return predict_working(self._forward, self._layout, pictures, self.batch_px, self._run)
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -246,6 +266,14 @@ class Predictor:
         found = self._engine(tiles)
         self.network_s += time.perf_counter() - started
         return found
+
+
+def check_knows_heads(classes: Iterable[str]) -> None:
+    """Raise ConfigError where heads are none of the classes that a network has learned."""
+    if HEAD not in classes:
+        raise ConfigError(
+            f"got a network that has learned {', '.join(classes)}; dropping what has no head needs {HEAD}"
+        )
 
 
 def network_input(tiles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -42,6 +42,8 @@ class ModelDescription:
     """Probability from which a pixel is in the mask, 0-1."""
     min_area: Annotated[int, Field(ge=0)]
     """Least area of a cell, px at native resolution."""
+    headed: bool = False
+    """Whether what hangs together with no head is dropped; it needs the class `head`."""
     recipe: str
     """Name of the recipe that trained it."""
     settings: dict[str, Any]

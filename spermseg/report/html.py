@@ -93,7 +93,11 @@ SHELVES = (
     Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _by("n_cells", -1)),
     Shelf("Emptiest", "The least foreground: nothing there, or nothing found?", _by("foreground_fraction")),
     Shelf("Least in focus", "The lowest focus figure: sharp enough to be measured?", _by("focus")),
-    Shelf("Lowest confidence", "Where the model expects the lowest Dice of its own outlines: are they right?", _by("confidence")),
+    Shelf(
+        "Lowest confidence",
+        "Where the model expects the lowest Dice of its own outlines: are they right?",
+        _by("confidence"),
+    ),
     Shelf("Random sample", "Drawn by lot, so that nobody chose them: what is typical.", _at_random),
 )
 

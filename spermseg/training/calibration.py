@@ -10,11 +10,13 @@ from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View
 from spermseg.model.confidence import Confidence
 from spermseg.model.folded import CellProbability
+from spermseg.model.headed import keep_headed
 from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
-from spermseg.training.confidence import Map, fit_confidence
+from spermseg.training.confidence import fit_confidence
 from spermseg.training.losses import IGNORED
+from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
 from spermseg.training.source import TrainingData
 
@@ -24,6 +26,8 @@ LEVELS = 100
 """Thresholds that are tried are multiples of 1 / LEVELS."""
 LEAST, MOST = 10, 90
 """Of them: what lies beyond is noise."""
+COARSE = 5
+"""Steps between them where each takes a look at which cells have heads."""
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
@@ -36,51 +40,81 @@ class Calibration:
     confidence: Confidence
 
 
-def calibrate(
-    network: UNet, view: View, threshold: float | None, data: TrainingData, show: Callable[[str], Progress]
-) -> Calibration:
-    """Fit to the validation split what is not learned in training.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrator:
+    """Fits to a validation split what is not learned in training.
 
-    Args:
-        network: in evaluation mode.
-        view: how it sees a picture.
-        threshold: probability from which a pixel is a cell's; None chooses it.
-        data: what has a validation split.
-        show: the name of a step -> its progress bar.
-
-    Raises:
+    Raises, whatever it is asked:
         DatasetError: there are no validation pictures.
     """
-    if threshold is None:
-        threshold = choose_threshold(network, view, data, show("choosing the threshold"))
-    maps = _maps(network, view, data, show("fitting the confidence"))
-    return Calibration(
-        threshold=threshold,
-        mask_agreement=half_precision_agreement(network, view, threshold, data, show("checking half precision")),
-        confidence=fit_confidence(maps, threshold),
-    )
 
+    network: UNet
+    """In evaluation mode."""
+    view: View
+    """How it sees a picture."""
+    data: TrainingData
+    headed: bool = False
+    """Whether cells without a head are dropped."""
+    show: Callable[[str], Progress] = lambda _: iter
+    """The name of a step -> its progress bar."""
 
-def half_precision_agreement(
-    network: UNet, view: View, threshold: float, data: TrainingData, progress: Progress = iter
-) -> float:
-    """Return `mask_agreement` of a network on pictures spread over the validation split."""
-    names = data.names("val")
-    some = names[:: -(-len(names) // AGREEMENT_PICTURES)]
-    pictures = (data.load(name, view, judged_classes(network)).pixels for name in progress(some))
-    return mask_agreement(network, view, threshold, pictures)
+    def calibrate(self, threshold: float | None = None) -> Calibration:
+        """Fit everything; a threshold that is given is kept."""
+        if threshold is None:
+            threshold = self.choose_threshold()
+        return Calibration(
+            threshold=threshold,
+            confidence=self.fit_confidence(threshold),
+            mask_agreement=self.half_precision_agreement(threshold),
+        )
 
+    def choose_threshold(self) -> float:
+        """Return the probability from which a pixel is a cell's that gives the best mean Dice of the pictures.
 
-def choose_threshold(network: UNet, view: View, data: TrainingData, progress: Progress = iter) -> float:
-    """Return the probability from which a pixel is a cell's that gives the best mean Dice of validation pictures.
+        The Dice is that of the whole cell at the working resolution; among thresholds as good, the one nearest to 0.5.
+        """
+        levels = np.arange(LEAST, MOST + 1, COARSE if self.headed else 1)
+        curves = [self._dice_curve(maps, truth, levels) for maps, truth in self._maps("choosing the threshold")]
+        mean = np.mean(curves, axis=0)
+        good = levels[mean >= mean.max() - 1e-9]
+        return float(good[np.argmin(np.abs(good - LEVELS // 2))] / LEVELS)
 
-    The Dice is that of the whole cell at the working resolution; among thresholds as good, the one nearest to 0.5.
-    """
-    curves = [dice_curve(probability, truth) for probability, truth in _maps(network, view, data, progress)]
-    mean = np.mean(curves, axis=0)
-    levels = np.arange(LEAST, MOST + 1)
-    good = levels[mean[levels] >= mean[levels].max() - 1e-9]
-    return float(good[np.argmin(np.abs(good - LEVELS // 2))] / LEVELS)
+    def fit_confidence(self, threshold: float) -> Confidence:
+        """Return `training.confidence.fit_confidence` of the pictures."""
+        found = self._maps("fitting the confidence")
+        return fit_confidence(((self._cell(maps, threshold), truth) for maps, truth in found), threshold)
+
+    def half_precision_agreement(self, threshold: float) -> float:
+        """Return `mask_agreement` of pictures spread over the split."""
+        names = self.data.names("val")
+        some = names[:: -(-len(names) // AGREEMENT_PICTURES)]
+        progress = self.show("checking half precision")
+        classes = judged_classes(self.network)
+        pictures = (self.data.load(name, self.view, classes).pixels for name in progress(some))
+        return mask_agreement(self.network, self.view, threshold, pictures)
+
+    def _dice_curve(
+        self, maps: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the Dice of a picture at each of some levels: which cells have heads depends on the level."""
+        if not self.headed:
+            return dice_curve(maps[0], truth)[levels]
+        return np.array([confusion(self._cell(maps, one) >= one, truth).dice for one in levels / LEVELS])
+
+    def _cell(self, maps: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+        """Return the probability of the whole cell (Y, X), without the cells that have no head where that is asked."""
+        return keep_headed(maps[0], maps[1], threshold) if self.headed else maps[0]
+
+    def _maps(self, step: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Yield (1, Y, X) of the whole cell, or (2, Y, X) with that of the head, and the mask, of each picture."""
+        forward = forward_here(CellProbability(self.network, gives="cell and head" if self.headed else "cell"))
+        layout = window_layout(self.view, self.network.config, BATCH_PX)
+        classes = judged_classes(self.network)
+        for name in self.show(step)(self.data.names("val")):
+            example: WorkingExample = self.data.load(name, self.view, classes)
+            (maps,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
+            known = (example.mask != IGNORED).all(axis=-1)
+            yield maps.reshape(-1, *known.shape) * known, whole_cell(example, classes)
 
 
 def dice_curve(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -98,18 +132,6 @@ def dice_curve(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> ND
     total = above["all"] + np.count_nonzero(truth)
     curve: NDArray[np.float64] = np.divide(2 * above["hit"], total, out=np.ones(LEVELS + 1), where=total > 0)
     return curve
-
-
-def _maps(network: UNet, view: View, data: TrainingData, progress: Progress) -> Iterator[Map]:
-    """Yield the probability of the whole cell, and its mask, of each picture of the validation split."""
-    forward = forward_here(CellProbability(network))
-    layout = window_layout(view, network.config, BATCH_PX)
-    classes = judged_classes(network)
-    for name in progress(data.names("val")):
-        example: WorkingExample = data.load(name, view, classes)
-        (probability,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
-        known = (example.mask != IGNORED).all(axis=-1)
-        yield probability * known, whole_cell(example, classes)
 
 
 def judged_classes(network: UNet) -> tuple[str, ...]:

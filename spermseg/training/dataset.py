@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from spermseg.errors import DatasetError, MicrographError, ObjectMissingError
-from spermseg.micrograph.annotation import WHOLE_CELL, Flags
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL, Flags
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.storage.filesystem import Location
 
-HEAD = "head"
 UNIONS = {HEAD: ("acrosome", "nucleus", "vacuole")}
 """Parts that can be read where only their own parts are annotated."""
 SCHEMA_VERSION = 1

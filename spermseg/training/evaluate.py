@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.cells.instances import label_cells
-from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import View
 from spermseg.model.saved import SavedModel
 from spermseg.training.confidence import Reliability
-from spermseg.training.dataset import HEAD, Dataset, Example
+from spermseg.training.dataset import Dataset, Example
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
 from spermseg.training.metrics import Confusion, confusion, pooled, summarise
 from spermseg.training.readers import Reader, Reading

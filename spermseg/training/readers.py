@@ -62,9 +62,11 @@ class ModelReader:
     ) -> "ModelReader":
         """Return what reads with a model; the threshold is the model's own where none is given."""
         about = saved.description
+        threshold = about.threshold if threshold is None else threshold
+        headed_from = threshold if about.headed else None
         return cls(
-            predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
-            threshold=about.threshold if threshold is None else threshold,
+            predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True, headed_from=headed_from),
+            threshold=threshold,
             confidence=about.confidence,
             flips=flips,
         )

@@ -1,7 +1,9 @@
 from dataclasses import asdict, replace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from dark_cells import (
     CELLS,
     HALF,
@@ -26,6 +28,7 @@ from spermseg.micrograph.tiling import resize
 from spermseg.model.confidence import Confidence
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.model.unet import UNet
 
 SETTINGS = SegmentSettings(view=VIEW, cells=CELLS, max_megapixels=1.0)
 TIMES = ("decode_ms", "predict_ms", "measure_ms")
@@ -124,6 +127,29 @@ def test_the_confidence_is_what_the_model_expects_of_its_mask():
     rows = segment(["three cells", "no cell", "empty"], segmenter(saved=saved))
     assert [row["confidence"] for row in rows[:2]] == [pytest.approx(0.9, abs=0.01), 0.9]
     assert "confidence" not in rows[2]
+
+
+def test_where_cells_need_heads_the_others_are_in_neither_mask_nor_count():
+    config = replace(SAVED.network.config, classes=("cell", "head"))
+    weights = SAVED.network.state_dict()
+    weights["head.weight"] = weights["head.weight"].repeat(2, 1, 1, 1)
+    weights["head.bias"] = torch.tensor([-5.0, -10.0])  # a head is darker than the rest of a cell
+    network = UNet(config).eval()
+    network.load_state_dict(weights)
+    saved = replace(SAVED, network=network)
+    pixels, _ = draw(1)
+    pixels[60:64, 20:120] = (110, 70, 130)  # a loose tail
+    data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    rows = [
+        segmenter(saved=saved, settings=replace(SETTINGS, cells=replace(CELLS, headed=headed))).segment(
+            [planned(0)], [Fetched(data=data)]
+        )[0]
+        for headed in (False, True)
+    ]
+    assert [row["n_cells"] for row in rows] == [2, 1]
+    masks = [decode_mask(row["mask"], pixels.shape[:2]) for row in rows]
+    assert (masks[0] & ~masks[1]).sum() == pytest.approx(400, abs=40)
+    assert not masks[1][58:66].any()
 
 
 def test_the_pixel_size_of_the_settings_gives_areas_in_square_micrometres():

@@ -6,7 +6,7 @@ import torch
 
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.unet import UNet, UNetConfig
-from spermseg.training.calibration import LEVELS, calibrate, choose_threshold, dice_curve, whole_cell
+from spermseg.training.calibration import LEVELS, Calibrator, dice_curve, whole_cell
 from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
 
@@ -54,7 +54,9 @@ def network_that_sees_red(bias: float) -> UNet:
 
 @pytest.mark.parametrize("bias", [0.25, 0.4, 0.15])
 def test_the_threshold_is_where_validation_dice_is_best(bias):
-    threshold = choose_threshold(network_that_sees_red(bias), WholeFrame(size=64), FourPictures())
+    threshold = Calibrator(
+        network=network_that_sees_red(bias), view=WholeFrame(size=64), data=FourPictures()
+    ).choose_threshold()
     ideal = 1 / (1 + np.exp(-8 * (bias - 0.25)))  # where red is a quarter of white, as the truth has it
     assert threshold == pytest.approx(ideal, abs=0.011)
 
@@ -67,10 +69,11 @@ def test_calibration_chooses_a_threshold_only_where_none_is_given_and_fits_the_c
         steps.append(name)
         return iter
 
-    found = calibrate(network, WholeFrame(size=64), given, FourPictures(), show)
-    assert found.threshold == (given or choose_threshold(network, WholeFrame(size=64), FourPictures()))
-    assert ("choosing the threshold" in steps) == (given is None)
+    calibrator = Calibrator(network=network, view=WholeFrame(size=64), data=FourPictures(), show=show)
+    found = calibrator.calibrate(given)
+    assert steps[:-2] == ([] if given else ["choosing the threshold"])
     assert steps[-2:] == ["fitting the confidence", "checking half precision"]
+    assert found.threshold == (given or calibrator.choose_threshold())
     assert found.mask_agreement > 0.9
     pictures = [FourPictures().load(name, WholeFrame(size=64), ("cell",)) for name in "0123"]
     maps = [1 / (1 + np.exp(8 * (one.pixels[..., 0] / 255 - 0.25))) for one in pictures]
@@ -87,3 +90,32 @@ def test_the_whole_cell_is_its_own_class_or_the_union_of_the_parts():
     example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), mask=mask)
     assert whole_cell(example, ("head", "cell")).tolist() == [[False, False], [False, True]]
     assert whole_cell(example, ("head", "tail")).tolist() == [[True, False], [False, True]]
+
+
+class HeadsAndTails(FourPictures):
+    """Black heads with grey tails, and grey tails alone, which are annotated in no picture."""
+
+    def load(self, name, view, classes):
+        assert classes == ("cell",)
+        pixels, mask = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 1), np.uint8)
+        pixels[8:20, 4:16], pixels[12:15, 16:60], pixels[40:44, int(name) :] = 0, 50, 40
+        mask[8:20, 4:16] = mask[12:15, 16:60] = 1
+        return WorkingExample(pixels=pixels, mask=mask)
+
+
+@torch.inference_mode()
+def test_where_cells_need_heads_the_threshold_and_the_confidence_are_those_of_cells_with_heads():
+    one = network_that_sees_red(0.25)
+    both = UNet(UNetConfig(filters=(4,), bridge=4, classes=("cell", "head"))).eval()
+    weights = one.state_dict()
+    weights["head.weight"], weights["head.bias"] = weights["head.weight"].repeat(2, 1, 1, 1), torch.tensor([2.0, 0.5])
+    both.load_state_dict(weights)  # a head is darker: 0.6 where a pixel is black, 0.27 in a tail
+    plain, headed = (
+        Calibrator(network=both, view=WholeFrame(size=64), data=HeadsAndTails(), headed=headed).calibrate(0.5)
+        for headed in (False, True)
+    )
+    assert (plain.confidence.slope, headed.confidence.slope) == (0, 0)  # all pictures are alike
+    assert headed.confidence.offset == pytest.approx(1)
+    assert plain.confidence.offset < 0.85
+    chosen = Calibrator(network=both, view=WholeFrame(size=64), data=HeadsAndTails(), headed=True).choose_threshold()
+    assert chosen in np.arange(10, 91, 5) / 100

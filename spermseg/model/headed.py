@@ -1,0 +1,42 @@
+"""A cell has a head: what hangs together with none is no cell of this picture.
+
+Tails that come in over the edge of a picture, and loose ones, look like the tails of cells. A network that looks 100 px
+around a pixel cannot tell them apart; who annotates leaves them out, and who counts does not count them.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+GAP = 4
+"""Pieces this near to each other, px at the working resolution, hang together: a faint tail has gaps."""
+LEAST_HEAD = 16
+"""Pixels of a head, at the working resolution; fewer are a speck."""
+RIM = 2
+"""Px around what is dropped that are dropped, too: they are its edge."""
+
+
+def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Return where (Y, X) a map finds a cell that has no head.
+
+    Args:
+        cell: (Y, X), 0-1: the probability of the whole cell.
+        head: (Y, X), 0-1: that of a head.
+        threshold: probability from which a pixel is a cell's or a head's.
+    """
+    found = (cell >= threshold).astype(np.uint8)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP + 1, GAP + 1))
+    _, groups = cv2.connectedComponents(cv2.dilate(found, disc), connectivity=8)
+    _, heads, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
+    is_head = figures[:, cv2.CC_STAT_AREA] >= LEAST_HEAD
+    is_head[0] = False
+    has_head = np.zeros(groups.max() + 1, bool)
+    has_head[groups[is_head[heads]]] = True
+    dropped = (found == 1) & ~has_head[groups]
+    rim = cv2.dilate(dropped.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) == 1
+    return np.asarray(dropped | (rim & (found == 0)))
+
+
+def keep_headed(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """Return a map of the whole cell (Y, X) that is 0 where `headless` says so; the arguments are the same."""
+    return np.where(headless(cell, head, threshold), np.float32(0), cell)

@@ -1,0 +1,67 @@
+"""What hangs together with no head is no cell."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from scipy import ndimage
+
+from spermseg.model.headed import GAP, LEAST_HEAD, RIM, headless, keep_headed
+
+SHAPE = (48, 64)
+maps = npst.arrays(np.float32, (12, 15), elements=st.floats(0, 1, width=32))
+
+
+def picture(gap: int = 0, head: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """A cell with a square head and, after a gap, a tail; and a loose tail far below. Soft edges."""
+    cell, heads = np.full(SHAPE, 0.05, np.float32), np.zeros(SHAPE, np.float32)
+    cell[6 : 6 + head, 4 : 4 + head] = heads[6 : 6 + head, 4 : 4 + head] = 0.95
+    cell[8:11, 4 + head + gap : 60] = 0.9
+    cell[40:43, 20:64] = 0.9
+    return np.maximum(cell, 0.4 * ndimage.binary_dilation(cell > 0.5)), heads
+
+
+@pytest.mark.parametrize("gap", range(GAP + 1))
+def test_a_tail_stays_with_its_head_over_a_gap_and_a_loose_one_goes(gap):
+    cell, heads = picture(gap)
+    kept = keep_headed(cell, heads, 0.5)
+    assert np.array_equal(kept[:30], cell[:30])
+    assert (kept[40:43, 20:] == 0).all()
+
+
+def test_a_tail_too_far_from_a_head_goes():
+    cell, heads = picture(gap=GAP + 2)
+    kept = keep_headed(cell, heads, 0.5)
+    assert (kept[8:11, 30:60] == 0).all()
+    assert (kept[6:14, 4:12] > 0.9).all()
+
+
+def test_a_speck_is_no_head():
+    side = int(LEAST_HEAD**0.5)
+    for head, stays in ((side, True), (side - 1, False)):
+        cell, heads = picture(head=head)
+        assert (keep_headed(cell, heads, 0.5)[8:10, 30:60] > 0).all() == stays
+
+
+def test_the_soft_edge_of_what_is_dropped_goes_with_it():
+    cell, heads = picture()
+    dropped = headless(cell, heads, 0.5)
+    assert dropped[40 - RIM : 43 + RIM, 25:60].all()
+    assert not dropped[: 40 - RIM].any()
+
+
+@given(cell=maps, head=maps, threshold=st.sampled_from([0.2, 0.5, 0.9]))
+@settings(deadline=None)
+def test_no_pixel_is_added_and_whole_pieces_go_or_stay(cell, head, threshold):
+    kept = keep_headed(cell, head, threshold)
+    assert ((kept == cell) | (kept == 0)).all()
+    pieces, count = ndimage.label(cell >= np.float32(threshold), np.ones((3, 3)))
+    for piece in range(1, count + 1):
+        inside = kept[pieces == piece] >= np.float32(threshold)
+        assert inside.all() or not inside.any()
+
+
+def test_without_any_head_nothing_stays():
+    cell, heads = picture()
+    assert (keep_headed(cell, np.zeros_like(heads), 0.5) < 0.5).all()
