@@ -158,12 +158,12 @@ def test_cells_without_heads_are_dropped_from_every_map():
     pixels = picture(90, 120)
     saved, config = saved_model(network, TILES), PredictConfig(device="cpu", engine="torch")
     parts = Predictor(saved, TILES, config, parts=True).predict_parts(pixels)
-    dropped = headless(parts["cell"], parts["head"], 0.6)
+    dropped = headless(parts["cell"], parts["head"], 0.8)
     assert 0 < dropped.mean() < 1
-    by = Predictor(saved, TILES, config, parts=True, headed_from=0.6).predict_parts(pixels)
+    by = Predictor(saved, TILES, config, parts=True, headed_from=0.8).predict_parts(pixels)
     for part, found in by.items():
         np.testing.assert_array_equal(found, np.where(dropped, 0, parts[part]))
-    cell = Predictor(saved, TILES, config, headed_from=0.6).predict_at_working(pixels)
+    cell = Predictor(saved, TILES, config, headed_from=0.8).predict_at_working(pixels)
     np.testing.assert_allclose(cell, by["cell"], atol=1e-6)
 
 
