@@ -26,7 +26,7 @@ from spermseg.micrograph.annotation import HEAD
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
-from spermseg.model.unet import UNet
+from spermseg.model.unet import UNet, UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
@@ -176,12 +176,13 @@ class Train:
             given |= {"augment": "none", "expansion": 1}
         network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
         network = replace(network, residual=network.residual or self.residual)
-        view = self._view(chosen.view, network.reach)
+        view = self._view(chosen.view, network)
+        network.check_size(view.tile, view.tile)
         return replace(chosen, train=replace(chosen.train, **given), network=network, view=view)
 
-    def _view(self, view: WholeFrame | Tiles, reach: int) -> WholeFrame | Tiles:
+    def _view(self, view: WholeFrame | Tiles, network: UNetConfig) -> WholeFrame | Tiles:
         if isinstance(view, Tiles):
-            return replace(view, halo=aligned(reach), **self._given(["scale", "tile"]))
+            return replace(view, halo=aligned(network.reach, network.multiple), **self._given(["scale", "tile"]))
         if self.scale is not None:
             raise ConfigError("got --scale with a recipe that sees the whole picture; give --tile, or --recipe clinic")
         return WholeFrame(size=self.tile or view.size)

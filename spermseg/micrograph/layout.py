@@ -25,7 +25,7 @@ Shape = tuple[int, int]
 """(height, width), px."""
 ALIGNMENT = 16
 """px; windows start at multiples of it, so that each pools on the same grid as the whole picture would. It is that of a
-network of 4 levels, and of fewer."""
+network of 4 levels, and of fewer; a deeper one brings its own `multiple`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +119,22 @@ def _spans(length: int, padded: int, window: int, halo: int) -> tuple[Span, ...]
 
 
 @lru_cache(maxsize=1024)
-def choose_window(padded: Shape, halo: int, most: int) -> Shape:
+def choose_window(padded: Shape, halo: int, most: int, multiple: int = ALIGNMENT) -> Shape:
     """Return the shape of the windows that compute the fewest pixels, halos included, each of at most `most` px.
+
+    Each side is a multiple of `multiple`, as those of `padded` are, and the halo.
 
     Where so few hold no more than the halos, it is the least window that owns pixels.
     """
     height, width = padded
-    least = 2 * halo + ALIGNMENT
+    least = 2 * halo + multiple
     best, fewest = (min(least, height), min(least, width)), float("inf")
     for rows in count(1):
-        high = _shrunk(height, rows, halo)
+        high = _shrunk(height, rows, halo, multiple)
         widest = most // high
-        columns = 1 if widest >= width else _needed(width, widest, halo)
+        columns = 1 if widest >= width else _needed(width, widest, halo, multiple)
         if columns:
-            wide = _shrunk(width, columns, halo)
+            wide = _shrunk(width, columns, halo, multiple)
             if rows * high * columns * wide < fewest:
                 best, fewest = (high, wide), rows * high * columns * wide
         if high <= least:
@@ -140,17 +142,17 @@ def choose_window(padded: Shape, halo: int, most: int) -> Shape:
     raise AssertionError  # there is a least height
 
 
-def _needed(length: int, widest: int, halo: int) -> int:
+def _needed(length: int, widest: int, halo: int, multiple: int) -> int:
     """Return how many windows of at most so many px an axis needs; 0 where none is wide enough."""
-    owned = widest // ALIGNMENT * ALIGNMENT - 2 * halo
+    owned = widest // multiple * multiple - 2 * halo
     return -(-(length - 2 * halo) // owned) if owned > 0 else 0
 
 
-def _shrunk(length: int, windows: int, halo: int) -> int:
+def _shrunk(length: int, windows: int, halo: int, multiple: int) -> int:
     """Return the least length of so many windows that cover an axis."""
-    return length if windows == 1 else aligned(-(-(length - 2 * halo) // windows) + 2 * halo)
+    return length if windows == 1 else aligned(-(-(length - 2 * halo) // windows) + 2 * halo, multiple)
 
 
-def aligned(length: int) -> int:
-    """Return the least multiple of `ALIGNMENT` from a length on, px."""
-    return -(-length // ALIGNMENT) * ALIGNMENT
+def aligned(length: int, multiple: int = ALIGNMENT) -> int:
+    """Return the least multiple of `multiple` from a length on, px."""
+    return -(-length // multiple) * multiple

@@ -32,13 +32,14 @@ class View(Protocol):
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return a mask at the working resolution: a pixel is in when at least half of what it covers is."""
 
-    def layout(self, shape: Shape, *, reach: int, window_px: int) -> Layout:
+    def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
         """Return the windows of a picture of a shape at the working resolution.
 
         Args:
             shape: at the working resolution.
             reach: how far the network sees, px (`UNetConfig.reach`).
             window_px: the most pixels of a window, where that is a matter of memory only.
+            multiple: of which the sides of a window must be multiples, px (`UNetConfig.multiple`).
         """
 
 
@@ -70,7 +71,7 @@ class WholeFrame:
         """Return the mask as (size, size)."""
         return _resize_mask(mask, (self.size, self.size))
 
-    def layout(self, shape: Shape, *, reach: int, window_px: int) -> Layout:  # noqa: ARG002 (there is one window)
+    def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:  # noqa: ARG002 (there is one window)
         """Return the one window."""
         return Layout(shape=shape, padded=shape, window=shape, halo=0)
 
@@ -108,10 +109,11 @@ class Tiles:
         """Return the mask scaled."""
         return _resize_mask(mask, self.working_shape(mask.shape))
 
-    def layout(self, shape: Shape, *, reach: int, window_px: int) -> Layout:
+    def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
         """Return windows of the size of a tile or, where the halo covers the reach, as large as they may be."""
-        padded = (max(aligned(shape[0]), self.tile), max(aligned(shape[1]), self.tile))
-        window = choose_window(padded, self.halo, window_px) if self.halo >= reach else (self.tile, self.tile)
+        step = max(multiple, ALIGNMENT)
+        padded = (max(aligned(shape[0], step), self.tile), max(aligned(shape[1], step), self.tile))
+        window = choose_window(padded, self.halo, window_px, step) if self.halo >= reach else (self.tile, self.tile)
         return Layout(shape=shape, padded=padded, window=window, halo=self.halo)
 
 

@@ -127,7 +127,7 @@ def window_layout(view: View, network: UNetConfig, window_px: int) -> Callable[[
     """
 
     def layout(shape: Shape) -> Layout:
-        found = view.layout(shape, reach=network.reach, window_px=window_px)
+        found = view.layout(shape, reach=network.reach, window_px=window_px, multiple=network.multiple)
         network.check_size(*found.window)
         return found
 

@@ -109,12 +109,19 @@ def computed(padded_shape: tuple[int, int], window: tuple[int, int], halo: int) 
 
 
 @settings(deadline=None)
-@given(st.tuples(st.integers(9, 24), st.integers(9, 24)), st.integers(0, 4), st.integers(1, MOST), st.data())
-def test_no_other_allowed_windows_compute_fewer_pixels(blocks, halo_blocks, most, data):
-    shape, halo = (ALIGNMENT * blocks[0], ALIGNMENT * blocks[1]), ALIGNMENT * halo_blocks
-    chosen = choose_window(shape, halo, most)
+@given(
+    st.tuples(st.integers(9, 24), st.integers(9, 24)),
+    st.integers(0, 4),
+    st.integers(1, MOST),
+    st.sampled_from([ALIGNMENT, 2 * ALIGNMENT]),
+    st.data(),
+)
+def test_no_other_allowed_windows_compute_fewer_pixels(blocks, halo_blocks, most, multiple, data):
+    shape, halo = (multiple * blocks[0], multiple * blocks[1]), multiple * halo_blocks
+    chosen = choose_window(shape, halo, most, multiple)
+    assert not any(side % multiple for side in chosen)
     least = 2 * halo_blocks + 1
-    other = tuple(ALIGNMENT * data.draw(st.integers(least, side)) for side in blocks)
+    other = tuple(multiple * data.draw(st.integers(least, side)) for side in blocks)
     if other[0] * other[1] <= most:
         assert computed(shape, chosen, halo) <= computed(shape, other, halo)
         assert chosen[0] * chosen[1] <= most

@@ -111,6 +111,15 @@ def test_tiles_of_the_default_halo_give_the_map_of_the_whole_picture_with_the_pa
     assert np.allclose(found, whole_map(network, picture(32, 300), view), atol=1e-5)
 
 
+def test_windows_of_a_deeper_network_lie_on_its_own_grid():
+    network = trained_looking(UNetConfig(filters=(2, 2, 2, 2, 2), bridge=3))
+    view = Tiles(scale=1, tile=480, halo=224)
+    assert (network.config.multiple, network.config.reach <= view.halo) == (32, True)
+    pixels = picture(530, 760)
+    found = predictor(view, network, batch_px=480 * 544).predict_at_working(pixels)
+    assert np.allclose(found, whole_map(network, pixels, view, multiple=32), atol=1e-5)
+
+
 def test_a_halo_short_of_the_reach_shows_at_the_seams():
     network = trained_looking(SMALL)
     view = Tiles(scale=1, tile=48, halo=0)
@@ -118,10 +127,10 @@ def test_a_halo_short_of_the_reach_shows_at_the_seams():
     assert not np.allclose(found, whole_map(network, picture(96, 96), view), atol=1e-3)
 
 
-def whole_map(network: UNet, pixels: np.ndarray, view: Tiles) -> np.ndarray:
+def whole_map(network: UNet, pixels: np.ndarray, view: Tiles, multiple: int = 16) -> np.ndarray:
     """Return the map of a picture in one piece, mirrored up to the alignment as the tiles are."""
     height, width = pixels.shape[:2]
-    sides = [max(-(-side // 16) * 16, view.tile) - side for side in (height, width)]
+    sides = [max(-(-side // multiple) * multiple, view.tile) - side for side in (height, width)]
     padded = np.pad(pixels, ((0, sides[0]), (0, sides[1]), (0, 0)), mode="symmetric")
     with torch.inference_mode():
         logits = network(network_input(torch.from_numpy(padded[np.newaxis])))
