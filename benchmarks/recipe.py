@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from spermseg.model.folded import CellProbability
 from spermseg.model.saved import SavedModel, load_model
-from spermseg.model.shipped import SHIPPED
 from spermseg.storage.filesystem import Location
 
 BASE = "recipe"
@@ -64,8 +63,9 @@ VARIANTS = (
     Variant(name="residual", why="learns deeper networks", train=("--residual",)),
     Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
+    Variant(name="ignore loose", why="tails of cells outside are not drawn", train=("--ignore-loose", "shipped")),
     Variant(name="ignore border", why="cut cells are often not drawn", train=("--ignore-border", "40")),
-    Variant(name="started from drawings", why="the model that comes along", train=("--init", str(SHIPPED))),
+    Variant(name="started from drawings", why="the model that comes along", train=("--init", "shipped")),
 )
 
 

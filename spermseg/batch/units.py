@@ -21,6 +21,7 @@ from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.tiling import to_native
+from spermseg.model.headed import keep_headed
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.storage.ahead import map_ahead
@@ -58,8 +59,7 @@ class UnitSegmenter:
         self.settings = settings
         self.spent = Spent()
         """What the last unit took."""
-        headed_from = settings.cells.threshold if settings.cells.headed else None
-        self._predictor = Predictor(saved, settings.view, config, headed_from=headed_from)
+        self._predictor = Predictor(saved, settings.view, config, heads=settings.cells.headed)
         self._confidence = saved.description.confidence
         provenance = Provenance(
             run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px
@@ -122,17 +122,21 @@ class UnitSegmenter:
             yield item, time.perf_counter() - asked
 
     def _measure(self, pair: tuple[Decoded, NDArray[np.float32] | None]) -> Row:
-        one, working = pair
-        if working is None:
+        one, maps = pair
+        if maps is None:
             return one.row
         started, cells_config = time.perf_counter(), self.settings.cells
+        working = maps[0] if cells_config.headed else maps
+        confidence = self._confidence.judge(working, cells_config.threshold)
+        if cells_config.headed:
+            working = keep_headed(working, maps[1], cells_config.threshold)
         probability = to_native(working, one.native_shape)
         labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
         cells = measure_cells(labels, probability, self.settings.um_per_px)
         mask = labels > 0
         return one.row | {
             "foreground_fraction": float(mask.mean()),
-            "confidence": self._confidence.judge(working, cells_config.threshold),
+            "confidence": confidence,
             "mask": encode_mask(mask),
             "n_cells": len(cells),
             "cells": [asdict(cell) for cell in cells],

@@ -26,6 +26,7 @@ from spermseg.micrograph.annotation import HEAD
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
+from spermseg.model.shipped import model_location
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.report.model_card import render_model_card
@@ -66,8 +67,11 @@ class Train:
     ignore_border: int = 0
     """Leave what has no annotation, and is nearer to the edge of its picture than this, out of the loss and of the
     validation scores, px: for annotations that skip cells which the edge cuts."""
+    ignore_loose: OptionalText = None
+    """A model that knows heads, or `shipped`: what it finds, nobody has annotated, and hangs together with no head is
+    left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
     init: OptionalText = None
-    """A model to start from, instead of from chance: the network and its view are that model's."""
+    """A model to start from, or `shipped`, instead of from chance: the network and its view are that model's."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at half the resolution."""
     epochs: RecipeInt = None
@@ -127,7 +131,7 @@ class Train:
         """Train, show how far it is, and print what came of it."""
         out = Location(self.out, self.endpoint_url)
         _check_run(out, resume=self.resume)
-        begun = None if self.init is None else load_model(Location(self.init, self.endpoint_url))
+        begun = None if self.init is None else self._model(self.init)
         chosen = self._recipe(begun)
         data = self._data(chosen)
         _check_data(data, chosen)
@@ -158,13 +162,23 @@ class Train:
         )
         return 0
 
+    def _model(self, given: str) -> SavedModel:
+        """Return a model that is given by its file, or by the word for the one that comes along."""
+        return load_model(model_location(None if given == "shipped" else given, self.endpoint_url))
+
     def _data(self, chosen: Recipe) -> TrainingData:
         if self.synthetic == (self.dataset is not None):
             raise ConfigError("give one of --dataset DATASET and --synthetic")
         seed = chosen.train.seed
         if self.dataset is not None:
             dataset = open_dataset(Location(self.dataset, self.endpoint_url))
-            return AnnotatedData(dataset=dataset, limit=self.pictures, seed=seed, ignore_border=self.ignore_border)
+            return AnnotatedData(
+                dataset=dataset,
+                limit=self.pictures,
+                seed=seed,
+                ignore_border=self.ignore_border,
+                scout=None if self.ignore_loose is None else self._model(self.ignore_loose),
+            )
         return DrawnData(seed=seed) if self.pictures is None else DrawnData(pictures=self.pictures, seed=seed)
 
     def _recipe(self, begun: SavedModel | None) -> Recipe:

@@ -21,7 +21,6 @@ from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, resize, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
 from spermseg.model.folded import WHITE, Gives, cell_channel
-from spermseg.model.headed import headless, keep_headed
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.ahead import map_ahead
@@ -185,7 +184,7 @@ class Predictor:
         view: how pictures are read; usually the model's own.
         config: how the network is run.
         parts: whether `predict_parts` is wanted, rather than the others.
-        headed_from: where it is given, cells without a head are dropped, which is decided at this threshold, 0-1.
+        heads: whether maps are to be (2, Y, X), of the whole cell and of heads.
 
     Raises:
         ConfigError: the machine has no such device or engine, or the network has not learned heads.
@@ -198,14 +197,13 @@ class Predictor:
         config: PredictConfig = PredictConfig(),
         *,
         parts: bool = False,
-        headed_from: float | None = None,
+        heads: bool = False,
     ) -> None:
         self.view = view
         self.classes = saved.network.config.classes
         """What the network has learned."""
         self._cell = cell_channel(saved.network.config)
-        self._headed_from = headed_from
-        if headed_from is not None:
+        if heads:
             check_knows_heads(self.classes)
         device = choose_device(config.device)
         self.engine = choose_engine(config.engine, device)
@@ -214,7 +212,7 @@ class Predictor:
         self.network_s = 0.0
         """Seconds in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
-        gives: Gives = "parts" if parts else "cell" if headed_from is None else "cell and head"
+        gives: Gives = "parts" if parts else "cell and head" if heads else "cell"
         self._engine = make_engine(saved.network, self.engine, device, self.dtype, gives=gives)
         self._run: Run = partial(map_ahead, ThreadPoolExecutor(1), count=GPU_BATCHES) if device.type == "cuda" else map
 
@@ -242,23 +240,15 @@ class Predictor:
 
     def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return class -> probability map (Y, X) at the working resolution of one picture; the cell is among them."""
-        (maps,) = self._stitched([self.view.working_pixels(picture)])  # (classes, Y, X)
+        (maps,) = self.predict_working([self.view.working_pixels(picture)])  # (classes, Y, X)
         cell = maps.max(axis=0) if self._cell is None else maps[self._cell]
-        found = {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
-        if self._headed_from is None:
-            return found
-        dropped = headless(cell, found[HEAD], self._headed_from)
-        return {part: np.where(dropped, np.float32(0), one) for part, one in found.items()}
+        return {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
 
     def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution."""
-        maps = self._stitched(pictures)
-        if self._headed_from is None:
-            return maps
-        return (keep_headed(cell, head, self._headed_from) for cell, head in maps)
+        """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution.
 
-    def _stitched(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """Yield what the network gives for each picture, (..., Y, X)."""
+        With `heads` a map is (2, Y, X), with `parts` (classes, Y, X).
+        """
         return predict_working(self._forward, self._layout, pictures, self.batch_px, self._run)
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

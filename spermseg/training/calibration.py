@@ -82,7 +82,8 @@ class Calibrator:
     def fit_confidence(self, threshold: float) -> Confidence:
         """Return `training.confidence.fit_confidence` of the pictures."""
         found = self._maps("fitting the confidence")
-        return fit_confidence(((self._cell(maps, threshold), truth) for maps, truth in found), threshold)
+        kept = ((maps[0], self._cell(maps, threshold) >= threshold, truth) for maps, truth in found)
+        return fit_confidence(kept, threshold)
 
     def half_precision_agreement(self, threshold: float) -> float:
         """Return `mask_agreement` of pictures spread over the split."""

@@ -21,8 +21,8 @@ TEMPERATURES = (0.2, 10.0)
 BAD_SHARE = 0.1
 """The share of the pictures, those with the lowest Dice, that are to be found."""
 
-Map = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""A probability map and the true mask, both (Y, X)."""
+Map = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
+"""A probability map, the mask that was made of it, and the true one, all (Y, X)."""
 
 
 def fit_confidence(maps: Iterable[Map], threshold: float) -> Confidence:
@@ -32,9 +32,9 @@ def fit_confidence(maps: Iterable[Map], threshold: float) -> Confidence:
 
     Args:
         maps: read once, and not kept.
-        threshold: from which a pixel is in the mask.
+        threshold: from which a pixel is in the mask, unless what it belongs to is dropped (`model.headed`).
     """
-    judged = [_JudgedMap.of(probability, truth, threshold) for probability, truth in maps]
+    judged = [_JudgedMap.of(*one) for one in maps]
     temperature = fit_temperature(*np.sum([(one.every, one.true) for one in judged], axis=0))
     strict, lenient = (logit(one) for one in moved_thresholds(threshold, temperature))
     stable = [stability(one.above(strict), one.above(lenient)) for one in judged]
@@ -69,8 +69,8 @@ class _JudgedMap:
     dice: float
 
     @classmethod
-    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.bool_], threshold: float) -> "_JudgedMap":
-        dice = confusion(probability >= threshold, truth).dice
+    def of(cls, probability: NDArray[np.float32], mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> "_JudgedMap":
+        dice = confusion(mask, truth).dice
         return cls(every=_count_logits(probability), true=_count_logits(probability[truth]), dice=dice)
 
     def above(self, level: float) -> int:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.errors import DatasetError
-from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
+from spermseg.model.headed import headless
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
@@ -51,6 +52,8 @@ class ModelReader:
 
     predictor: Predictor
     threshold: float
+    headed: bool = False
+    """Whether what hangs together with no head is dropped."""
     confidence: Confidence = field(default_factory=Confidence)
     """How it judges its masks."""
     flips: bool = False
@@ -63,10 +66,10 @@ class ModelReader:
         """Return what reads with a model; the threshold is the model's own where none is given."""
         about = saved.description
         threshold = about.threshold if threshold is None else threshold
-        headed_from = threshold if about.headed else None
         return cls(
-            predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True, headed_from=headed_from),
+            predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
             threshold=threshold,
+            headed=about.headed,
             confidence=about.confidence,
             flips=flips,
         )
@@ -79,12 +82,16 @@ class ModelReader:
     def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
         """Return what the network finds."""
         working = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
+        confidence = self.confidence.judge(working[WHOLE_CELL], self.threshold)
+        if self.headed:
+            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold)
+            working = {part: np.where(dropped, np.float32(0), one) for part, one in working.items()}
         native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
         return Reading(
             masks={part: one >= self.threshold for part, one in native.items()},
             probability=native[WHOLE_CELL],
             working=working[WHOLE_CELL] >= self.threshold,
-            confidence=self.confidence.judge(working[WHOLE_CELL], self.threshold),
+            confidence=confidence,
         )
 
     def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -13,10 +13,13 @@ from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.synthetic import draw_micrograph
 from spermseg.micrograph.synthetic_domain import PARTS, annotate, random_drawing
-from spermseg.micrograph.tiling import Tiles, View
+from spermseg.micrograph.tiling import Tiles, View, to_native
+from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
+from spermseg.model.saved import SavedModel
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
 from spermseg.training.dataset import Dataset
+from spermseg.training.incomplete import border, loose_pieces
 from spermseg.training.losses import IGNORED
 from spermseg.training.sampling import WorkingExample
 
@@ -69,10 +72,14 @@ class AnnotatedData:
     """Decides which."""
     ignore_border: int = 0
     """What has no annotation and is nearer to the edge of its picture than this is left out of loss and scores, px."""
+    scout: SavedModel | None = None
+    """A model that knows heads: what it finds and nobody has annotated is left out, too, where it has no head."""
 
     def __post_init__(self) -> None:
         if self.ignore_border < 0:
             raise ConfigError(f"got a border of {self.ignore_border} px to ignore; 0 or more is needed")
+        if self.scout is not None:
+            check_knows_heads(self.scout.network.config.classes)
 
     @property
     def name(self) -> str:
@@ -87,9 +94,10 @@ class AnnotatedData:
     @property
     def sha256(self) -> str:
         """The dataset's, where all of it is seen; else also of what is."""
-        if self.limit is None and not self.ignore_border:
+        if self.limit is None and not self.ignore_border and self.scout is None:
             return self.dataset.sha256
-        seen = [self.dataset.sha256, str(self.ignore_border), *self.names("train")]
+        scout = [] if self.scout is None else [self.scout.sha256]
+        seen = [self.dataset.sha256, str(self.ignore_border), *scout, *self.names("train")]
         return hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
     @property
@@ -120,20 +128,20 @@ class AnnotatedData:
         example = next(one for one in self.dataset.all_examples if one.image == name)
         masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
         mask = np.stack(masks, axis=-1).astype(np.uint8)
+        pixels = self.dataset.read_image(example)
+        drawn = view.working_mask(self.dataset.read_mask(example))
         if self.ignore_border:
-            drawn = view.working_mask(self.dataset.read_mask(example))
             shares = np.divide(drawn.shape, (example.height, example.width))
             mask[border(drawn.shape, self.ignore_border * shares) & ~drawn] = IGNORED
-        return WorkingExample(pixels=view.working_pixels(self.dataset.read_image(example)), mask=mask)
+        if self.scout is not None:
+            mask[self._loose(self.scout, pixels, drawn)] = IGNORED
+        return WorkingExample(pixels=view.working_pixels(pixels), mask=mask)
 
-
-def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return where (Y, X) a picture is nearer to its upper and lower edge, or to its sides, than two widths, px."""
-    near = [
-        np.minimum(np.arange(length), np.arange(length)[::-1]) < width
-        for length, width in zip(shape, widths, strict=True)
-    ]
-    return np.asarray(near[0][:, None] | near[1])
+    def _loose(self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
+        predictor = Predictor(scout, scout.description.view, PredictConfig(device="cpu"), parts=True)
+        maps = {part: to_native(one, drawn.shape) for part, one in predictor.predict_parts(pixels).items()}
+        return loose_pieces(maps, drawn, scout.description.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

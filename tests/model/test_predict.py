@@ -16,7 +16,6 @@ from spermseg.errors import ConfigError, ShapeError
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize, to_native
-from spermseg.model.headed import headless
 from spermseg.model.predict import GPU_BATCHES, PredictConfig, Predictor, network_input, predict_working, window_layout
 from spermseg.model.saved import ModelDescription, SavedModel
 from spermseg.model.unet import UNet, UNetConfig
@@ -162,23 +161,17 @@ def test_the_map_of_a_reduced_picture_is_native_and_that_of_the_pixels_that_are_
     assert np.array_equal(found, to_native(expected, found.shape))
 
 
-def test_cells_without_heads_are_dropped_from_every_map():
+def test_the_cell_and_its_head_are_two_of_the_parts():
     network = trained_looking(UNetConfig(filters=(4, 6), bridge=8, classes=("cell", "head", "tail")))
-    pixels = picture(90, 120)
     saved, config = saved_model(network, TILES), PredictConfig(device="cpu", engine="torch")
-    parts = Predictor(saved, TILES, config, parts=True).predict_parts(pixels)
-    dropped = headless(parts["cell"], parts["head"], 0.8)
-    assert 0 < dropped.mean() < 1
-    by = Predictor(saved, TILES, config, parts=True, headed_from=0.8).predict_parts(pixels)
-    for part, found in by.items():
-        np.testing.assert_array_equal(found, np.where(dropped, 0, parts[part]))
-    cell = Predictor(saved, TILES, config, headed_from=0.8).predict_at_working(pixels)
-    np.testing.assert_allclose(cell, by["cell"], atol=1e-6)
+    parts = Predictor(saved, TILES, config, parts=True).predict_parts(picture(90, 120))
+    (both,) = Predictor(saved, TILES, config, heads=True).predict_working([picture(90, 120)])
+    np.testing.assert_allclose(both, [parts["cell"], parts["head"]], atol=1e-6)
 
 
-def test_a_network_that_knows_no_heads_cannot_drop_what_has_none():
+def test_a_network_that_knows_no_heads_cannot_say_where_they_are():
     with pytest.raises(ConfigError, match="has learned cell; dropping what has no head needs head"):
-        Predictor(saved_model(trained_looking(SMALL), TILES), TILES, headed_from=0.5)
+        Predictor(saved_model(trained_looking(SMALL), TILES), TILES, heads=True)
 
 
 def test_the_cell_is_as_probable_as_its_likeliest_part():

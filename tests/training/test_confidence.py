@@ -21,7 +21,7 @@ def some_map(seed: int, *, boast: float = 1.0, blur: float = 1.0) -> Map:
     discs = [rng.uniform(4, 9) - np.hypot(y - a, x - b) for a, b in rng.uniform(8, 56, (3, 2))]
     distance = np.max(discs, axis=0).clip(-5, 5)
     said = expit(boast * distance / blur).astype(np.float32)
-    return said, rng.random(said.shape) < expit(distance / blur)
+    return said, said >= THRESHOLD, rng.random(said.shape) < expit(distance / blur)
 
 
 def some_maps(count: int, seed: int) -> list[Map]:
@@ -38,8 +38,8 @@ def test_the_temperature_takes_back_what_a_network_boasts(boast):
 def test_what_is_fitted_on_some_pictures_foretells_the_dice_of_others():
     confidence = fit_confidence(some_maps(60, seed=1), THRESHOLD)
     others = some_maps(60, seed=2)
-    said = [confidence.judge(probability, THRESHOLD) for probability, _ in others]
-    came = [confusion(probability >= THRESHOLD, truth).dice for probability, truth in others]
+    said = [confidence.judge(probability, THRESHOLD) for probability, _, _ in others]
+    came = [confusion(mask, truth).dice for _, mask, truth in others]
     found = Reliability.of(said, came)
     assert found.pearson > 0.95
     assert found.auroc > 0.9
@@ -49,13 +49,14 @@ def test_what_is_fitted_on_some_pictures_foretells_the_dice_of_others():
 def test_where_stability_says_nothing_the_mean_dice_is_expected():
     same = [some_map(1)] * 3
     level = fit_confidence(same, THRESHOLD)
-    assert (level.slope, level.offset) == (0, pytest.approx(confusion(same[0][0] >= THRESHOLD, same[0][1]).dice))
+    assert (level.slope, level.offset) == (0, pytest.approx(confusion(*same[0][1:]).dice))
 
 
 def test_a_stability_that_says_the_reverse_counts_nothing():
     empty = np.zeros((8, 8), np.float32)
-    sure_and_wrong = np.full((8, 8), 0.999, np.float32), np.eye(8, dtype=bool)
-    unsure_and_right = np.full((8, 8), 0.6, np.float32), np.ones((8, 8), bool)
+    every = np.ones((8, 8), bool)
+    sure_and_wrong = np.full((8, 8), 0.999, np.float32), every, np.eye(8, dtype=bool)
+    unsure_and_right = np.full((8, 8), 0.6, np.float32), every, every
     found = fit_confidence([sure_and_wrong, unsure_and_right], THRESHOLD)
     assert found.slope == 0
     assert found.judge(empty, THRESHOLD) == pytest.approx((2 * 8 / (64 + 8) + 1) / 2)

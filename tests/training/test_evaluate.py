@@ -12,6 +12,8 @@ from spermseg.cli.evaluate import Evaluate
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
+from spermseg.micrograph.tiling import to_native
+from spermseg.model.headed import headless
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
@@ -87,6 +89,27 @@ def test_what_only_a_model_can_do_is_asked_of_nothing_else(asked, tiny_dataset, 
     evaluate = Evaluate(baseline="otsu", dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), **asked)
     with pytest.raises(ConfigError, match="--flips and --threshold are for a model"):
         evaluate.run()
+
+
+def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_before_that(tiny_dataset, tmp_path):
+    config = UNetConfig(filters=(4,), bridge=4, classes=("cell", "head", "tail"))
+    saved = load_model(Location(str(write_untrained_model(tmp_path / "model", config, seed=3, min_area=0))))
+    example = tiny_dataset.examples("train")[0]
+    pixels = tiny_dataset.read_image(example)
+    maps = Predictor(saved, saved.description.view, parts=True).predict_parts(pixels)
+    threshold = float(np.quantile(maps["cell"], 0.97))  # so high that the mask is in pieces
+    plain, headed = (
+        ModelReader.of(replace(saved, description=replace(saved.description, headed=headed)), threshold=threshold)
+        for headed in (False, True)
+    )
+    dropped = headless(maps["cell"], maps["head"], threshold)
+    assert dropped.any()
+    found = headed.read(example, pixels)
+    assert np.array_equal(found.working, (maps["cell"] >= threshold) & ~dropped)
+    for part, mask in found.masks.items():
+        kept = to_native(np.where(dropped, np.float32(0), maps[part]), pixels.shape[:2]) >= threshold
+        assert np.array_equal(mask, kept), part
+    assert found.confidence == plain.read(example, pixels).confidence
 
 
 def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_dataset):

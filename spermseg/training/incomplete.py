@@ -1,0 +1,38 @@
+"""Annotations that leave cells out: where nobody knows what is there, so that nothing is learned from it."""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
+from spermseg.model.headed import headless
+
+NEAR = 3
+"""Px at the working resolution: what is found this near to an annotated cell is its edge, and no other cell's."""
+
+
+def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where (Y, X) a picture is nearer to its upper and lower edge, or to its sides, than two widths, px."""
+    near = [
+        np.minimum(np.arange(length), np.arange(length)[::-1]) < width
+        for length, width in zip(shape, widths, strict=True)
+    ]
+    return np.asarray(near[0][:, None] | near[1])
+
+
+def loose_pieces(
+    maps: Mapping[str, NDArray[np.float32]], annotated: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
+    """Return where (Y, X) a model finds something that nobody has annotated, and that hangs together with no head.
+
+    Args:
+        maps: class -> probability (Y, X), 0-1, of the whole cell and of heads.
+        annotated: (Y, X), the cells that are annotated.
+        threshold: from which a pixel is found.
+    """
+    square = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
+    elsewhere = cv2.dilate(annotated.astype(np.uint8), square) == 0
+    cell, head = (np.where(elsewhere, maps[part], np.float32(0)) for part in (WHOLE_CELL, HEAD))
+    return np.asarray(headless(cell, head, threshold) & elsewhere)

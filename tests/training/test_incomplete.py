@@ -1,0 +1,67 @@
+"""Annotations that leave cells out, and what is not learned from them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from untrained import write_untrained_model
+
+from spermseg.errors import ConfigError
+from spermseg.micrograph.tiling import Tiles
+from spermseg.model.saved import load_model
+from spermseg.model.unet import UNetConfig
+from spermseg.storage.filesystem import Location
+from spermseg.training.incomplete import NEAR, loose_pieces
+from spermseg.training.losses import IGNORED
+from spermseg.training.source import AnnotatedData
+
+
+@pytest.fixture
+def found():
+    """An annotated cell, a tail across it, and a cell with a head that nobody has annotated; and what is drawn."""
+    cell, head, drawn = (np.zeros((60, 80), np.float32) for _ in range(3))
+    for one in (cell, drawn):
+        one[10:18, 5:13] = one[13:15, 13:70] = 1
+    cell[9:19, 4:14] = 1  # the model draws the head a little larger
+    cell[2:50, 40:42] = 1
+    cell[40:48, 50:58] = cell[43:45, 58:78] = head[40:48, 50:58] = head[10:18, 5:13] = 1
+    return {"cell": 0.9 * cell, "head": 0.9 * head}, drawn > 0
+
+
+def test_a_tail_that_nobody_has_annotated_is_left_out_on_both_sides_of_a_cell_that_it_crosses(found):
+    loose = loose_pieces(*found, 0.5)
+    assert loose[2 : 13 - NEAR, 40:42].all()
+    assert loose[15 + NEAR : 50, 40:42].all()
+
+
+def test_neither_an_annotated_cell_nor_its_edge_nor_a_cell_with_a_head_is_left_out(found):
+    loose = loose_pieces(*found, 0.5)
+    _, drawn = found
+    assert not loose[drawn].any()
+    assert not loose[9:19, 4:14].any()
+    assert not loose[40:48, 50:78].any()
+
+
+@pytest.fixture
+def scout(tmp_path):
+    config = UNetConfig(filters=(4,), bridge=4, classes=("cell", "head"))
+    return load_model(Location(str(write_untrained_model(tmp_path / "model", config, seed=3, min_area=0))))
+
+
+def test_what_a_scout_finds_is_left_out_of_an_example_but_nothing_that_is_annotated(scout, tiny_dataset):
+    view = Tiles(scale=0.5, tile=64, halo=16)
+    certain = replace(scout, description=replace(scout.description, threshold=0.01))  # it finds cells everywhere
+    plain, careful = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, scout=certain)
+    name = plain.names("train")[0]
+    before, after = plain.load(name, view, ("cell",)).mask, careful.load(name, view, ("cell",)).mask
+    ignored = after == IGNORED
+    assert np.array_equal(after[~ignored], before[~ignored])
+    assert not (before[ignored] == 1).any()
+    assert careful.sha256 not in (plain.sha256, replace(careful, scout=replace(scout, sha256="f")).sha256)
+
+
+def test_a_scout_that_knows_no_heads_is_refused(scout, tiny_dataset):
+    blind = replace(scout.network.config, classes=("cell", "tail"))
+    scout.network.config = blind
+    with pytest.raises(ConfigError, match="has learned cell, tail"):
+        AnnotatedData(dataset=tiny_dataset, scout=scout)
