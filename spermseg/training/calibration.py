@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.micrograph.annotation import WHOLE_CELL
-from spermseg.micrograph.tiling import View
+from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.confidence import Confidence
 from spermseg.model.folded import CellProbability
 from spermseg.model.headed import keep_headed
@@ -71,10 +71,14 @@ class Calibrator:
     def choose_threshold(self) -> float:
         """Return the probability from which a pixel is a cell's that gives the best mean Dice of the pictures.
 
-        The Dice is that of the whole cell at the working resolution; among thresholds as good, the one nearest to 0.5.
+        The Dice is that of the whole cell at the native resolution; among thresholds as good, the one nearest to 0.5.
         """
+        classes = judged_classes(self.network)
         levels = np.arange(LEAST, MOST + 1, COARSE if self.headed else 1)
-        curves = [self._dice_curve(maps, truth, levels) for maps, truth in self._maps("choosing the threshold")]
+        curves = [
+            self._dice_curve(maps, self.data.native_cells(name, self.view, classes), levels)
+            for name, maps, _ in self._maps("choosing the threshold")
+        ]
         mean = np.mean(curves, axis=0)
         good = levels[mean >= mean.max() - 1e-9]
         return float(good[np.argmin(np.abs(good - LEVELS // 2))] / LEVELS)
@@ -82,7 +86,7 @@ class Calibrator:
     def fit_confidence(self, threshold: float) -> Confidence:
         """Return `training.confidence.fit_confidence` of the pictures."""
         found = self._maps("fitting the confidence")
-        kept = ((maps[0], self._cell(maps, threshold) >= threshold, truth) for maps, truth in found)
+        kept = ((maps[0], self._cell(maps, threshold) >= threshold, truth) for _, maps, truth in found)
         return fit_confidence(kept, threshold)
 
     def half_precision_agreement(self, threshold: float) -> float:
@@ -99,15 +103,16 @@ class Calibrator:
     ) -> NDArray[np.float64]:
         """Return the Dice of a picture at each of some levels: which cells have heads depends on the level."""
         if not self.headed:
-            return dice_curve(maps[0], truth)[levels]
-        return np.array([confusion(self._cell(maps, one) >= one, truth).dice for one in levels / LEVELS])
+            return dice_curve(to_native(maps[0], truth.shape), truth)[levels]
+        kept = ((to_native(self._cell(maps, one), truth.shape), one) for one in levels / LEVELS)
+        return np.array([confusion(probability >= one, truth).dice for probability, one in kept])
 
     def _cell(self, maps: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
         """Return the probability of the whole cell (Y, X), without the cells that have no head where that is asked."""
         return keep_headed(maps[0], maps[1], threshold) if self.headed else maps[0]
 
-    def _maps(self, step: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """Yield (1, Y, X) of the whole cell, or (2, Y, X) with that of the head, and the mask, of each picture."""
+    def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
+        """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""
         forward = forward_here(CellProbability(self.network, gives="cell and head" if self.headed else "cell"))
         layout = window_layout(self.view, self.network.config, BATCH_PX)
         classes = judged_classes(self.network)
@@ -115,7 +120,7 @@ class Calibrator:
             example: WorkingExample = self.data.load(name, self.view, classes)
             (maps,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
             known = (example.mask != IGNORED).all(axis=-1)
-            yield maps.reshape(-1, *known.shape) * known, whole_cell(example, classes)
+            yield name, maps.reshape(-1, *known.shape) * known, whole_cell(example, classes)
 
 
 def dice_curve(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> NDArray[np.float64]:

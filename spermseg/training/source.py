@@ -18,7 +18,7 @@ from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
-from spermseg.training.dataset import Dataset
+from spermseg.training.dataset import Dataset, Example
 from spermseg.training.incomplete import border, loose_pieces
 from spermseg.training.losses import IGNORED
 from spermseg.training.sampling import WorkingExample
@@ -59,6 +59,9 @@ class TrainingData(Protocol):
 
     def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
         """Return an example at the working resolution."""
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Return the union (Y, X) of some classes of an example, at the resolution at which masks are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ class AnnotatedData:
         Raises:
             DatasetError: a file of it is missing or has changed.
         """
-        example = next(one for one in self.dataset.all_examples if one.image == name)
+        example = self._example(name)
         masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
         mask = np.stack(masks, axis=-1).astype(np.uint8)
         pixels = self.dataset.read_image(example)
@@ -136,6 +139,17 @@ class AnnotatedData:
         if self.scout is not None:
             mask[self._loose(self.scout, pixels, drawn)] = IGNORED
         return WorkingExample(pixels=view.working_pixels(pixels), mask=mask)
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
+        """Return the union (Y, X) of some classes, as annotated.
+
+        Raises:
+            DatasetError: a file of it is missing or has changed.
+        """
+        return np.asarray(np.any([self.dataset.read_mask(self._example(name), part) for part in classes], axis=0))
+
+    def _example(self, name: str) -> Example:
+        return next(one for one in self.dataset.all_examples if one.image == name)
 
     def _loose(self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
@@ -193,6 +207,10 @@ class DrawnData:
     def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
         """Draw a picture of the validation split."""
         return draw_example(np.random.default_rng((self.seed, HELD_OUT, int(name))), view, classes)
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Return the union (Y, X) of some classes, as drawn: there is no other resolution."""
+        return np.asarray(self.load(name, view, classes).mask.max(axis=-1) == 1)
 
     def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
         """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""

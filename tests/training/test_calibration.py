@@ -36,6 +36,9 @@ class FourPictures:
         pixels = rng.integers(0, 256, (view.tile, view.tile, 3), dtype=np.uint8)
         return WorkingExample(pixels=pixels, mask=(pixels[..., :1] < 64).astype(np.uint8))
 
+    def native_cells(self, name, view, classes):
+        return self.load(name, view, classes).mask[..., 0] == 1
+
 
 def network_that_sees_red(bias: float) -> UNet:
     """A network whose probability falls with a pixel's red, and is one half at `bias`."""
@@ -119,3 +122,17 @@ def test_where_cells_need_heads_the_threshold_and_the_confidence_are_those_of_ce
     assert plain.confidence.offset < 0.85
     chosen = Calibrator(network=both, view=WholeFrame(size=64), data=HeadsAndTails(), headed=True).choose_threshold()
     assert chosen in np.arange(10, 91, 5) / 100
+
+
+class FinerCells(FourPictures):
+    """Cells that are less at the native resolution than where the network works: the darkest half of them."""
+
+    def native_cells(self, name, view, classes):
+        return self.load(name, view, classes).pixels[..., 0] < 32
+
+
+def test_the_threshold_is_that_of_the_native_resolution():
+    network, view = network_that_sees_red(0.25), WholeFrame(size=64)
+    coarse = Calibrator(network=network, view=view, data=FourPictures()).choose_threshold()
+    fine = Calibrator(network=network, view=view, data=FinerCells()).choose_threshold()
+    assert fine > coarse + 0.1
