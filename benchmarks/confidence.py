@@ -1,0 +1,96 @@
+"""What tells, without the truth, how good a mask is? Figures of each picture of a split, each held against its Dice.
+
+    python benchmarks/confidence.py --model run/model.safetensors --dataset dataset
+
+Dice is that of the whole cell at the working resolution, no cell dropped. Correlation, and AUROC of finding the tenth
+of the pictures with the lowest Dice. Prints a table and, as its last line, one JSON object of the figures.
+"""
+
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from tqdm import tqdm
+
+from spermseg.micrograph.quality import measure_quality
+from spermseg.model.confidence import Confidence, moved_thresholds, stability
+from spermseg.model.predict import Predictor
+from spermseg.model.saved import load_model
+from spermseg.model.shipped import model_location
+from spermseg.storage.filesystem import Location
+from spermseg.training.confidence import Reliability
+from spermseg.training.dataset import open_dataset
+from spermseg.training.metrics import confusion
+from spermseg.training.readers import FLIPS
+
+SHIFTS = (0.5, 1.0, 2.0, 3.0, 4.0)
+"""Logits by which the threshold is moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Hold figures of pictures against their Dice."""
+
+    dataset: str
+    """A dataset."""
+    model: str | None = None
+    """A model file; the one that comes with spermseg unless given."""
+    split: str = "val"
+    """Of the dataset."""
+
+
+def figures(
+    maps: list[NDArray[np.float32]], pixels: NDArray[np.uint8], threshold: float, confidence: Confidence
+) -> dict[str, float]:
+    """Return what is known of a picture: its map, those of its flips, flipped back, and its pixels."""
+    probability = maps[0]
+    mask = probability >= threshold
+    area = max(1, int(mask.sum()))
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    right = expit(logit(probability.clip(1e-9, 1 - 1e-7)) / confidence.temperature)
+    quality = measure_quality(pixels)
+    found = {"confidence": confidence.judge(probability, threshold)}
+    for shift in SHIFTS:
+        strict, lenient = moved_thresholds(threshold, shift / 2)  # by 2 logits at a temperature of 1
+        found[f"stability, {shift:g} logits"] = stability(
+            int((probability >= strict).sum()), int((probability >= lenient).sum())
+        )
+    return found | {
+        "flips": float(np.mean([confusion(one >= threshold, mask).dice for one in maps[1:]])),
+        "mean probability": float(probability[mask].mean()) if mask.any() else 0.0,
+        "share of the picture": float(mask.mean()),
+        "share on the edge": 1 - int(inner.sum()) / area,
+        "expected Dice": float(2 * right[mask].sum() / (right.sum() + area)),
+        "log focus": float(np.log(max(quality.focus, 1e-9))),
+        "brightness": quality.brightness,
+        "unevenness": quality.unevenness,
+    }
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    saved = load_model(model_location(options.model, None))
+    about, dataset = saved.description, open_dataset(Location(options.dataset))
+    predictor = Predictor(saved, about.view)
+    rows, dice = [], []
+    for example in tqdm(dataset.examples(options.split), unit="picture"):
+        pixels = about.view.working_pixels(dataset.read_image(example))
+        flipped = [np.ascontiguousarray(np.flip(pixels, flip)) for flip in FLIPS]
+        maps = [np.flip(one, flip) for one, flip in zip(predictor.predict_working(flipped), FLIPS, strict=True)]
+        truth = about.view.working_mask(dataset.read_mask(example))
+        rows.append(figures(maps, pixels, about.threshold, about.confidence))
+        dice.append(confusion(maps[0] >= about.threshold, truth).dice)
+    found = {name: Reliability.of([row[name] for row in rows], dice) for name in rows[0]}
+    print(f"{len(dice)} pictures, mean Dice {np.mean(dice):.3f}\n| figure | Pearson | AUROC |\n| --- | --- | --- |")
+    for name, one in found.items():
+        known = ["-" if value is None else f"{value:.3f}" for value in (one.pearson, one.auroc)]
+        print(f"| {name} | {' | '.join(known)} |")
+    print(json.dumps({name: {"pearson": one.pearson, "auroc": one.auroc} for name, one in found.items()}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
