@@ -133,10 +133,11 @@ def choose_window(padded: Shape, halo: int, most: int, multiple: int = ALIGNMENT
         high = _shrunk(height, rows, halo, multiple)
         widest = most // high
         columns = 1 if widest >= width else _needed(width, widest, halo, multiple)
-        if columns:
+        while columns and rows * high * (width + 2 * halo * (columns - 1)) < fewest:  # more would not be fewer pixels
             wide = _shrunk(width, columns, halo, multiple)
             if rows * high * columns * wide < fewest:
                 best, fewest = (high, wide), rows * high * columns * wide
+            columns = 0 if wide <= least else columns + 1
         if high <= least:
             return best
     raise AssertionError  # there is a least height

@@ -108,6 +108,10 @@ def computed(padded_shape: tuple[int, int], window: tuple[int, int], halo: int) 
     return Layout(shape=padded_shape, padded=padded_shape, window=window, halo=halo).pixels
 
 
+def test_more_windows_than_are_needed_may_waste_less():
+    assert computed((144, 144), choose_window((144, 144), 0, 512), 0) == 144 * 144
+
+
 @settings(deadline=None)
 @given(
     st.tuples(st.integers(9, 24), st.integers(9, 24)),
