@@ -49,7 +49,7 @@ def train_side_by_side(trainings: Mapping[str, Train], at_once: int) -> None:
                 failed += [name] if process.returncode else []
             bar.update(sum(_epochs_done(one) for one in trainings.values()) - bar.n)
     if failed:
-        logs = ", ".join(_place(trainings[name]).child(LOG).uri for name in failed)
+        logs = ", ".join(_place(trainings[name]).child(LOG).uri for name in trainings if name in failed)
         raise RunError(f"{len(failed)} of {len(trainings)} trainings failed; see {logs}")
 
 
