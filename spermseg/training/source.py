@@ -132,7 +132,8 @@ class AnnotatedData:
         masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
         mask = np.stack(masks, axis=-1).astype(np.uint8)
         pixels = self.dataset.read_image(example)
-        drawn = view.working_mask(self.dataset.read_mask(example))
+        if self.ignore_border or self.scout is not None:
+            drawn = view.working_mask(self.dataset.read_mask(example))
         if self.ignore_border:
             shares = np.divide(drawn.shape, (example.height, example.width))
             mask[border(drawn.shape, self.ignore_border * shares) & ~drawn] = IGNORED
