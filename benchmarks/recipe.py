@@ -9,21 +9,14 @@ Prints a table and, as its last line, one JSON object of the figures.
 """
 
 import json
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
-from limits import work_of
 from tqdm import tqdm
-
-from spermseg.model.folded import CellProbability
-from spermseg.model.saved import SavedModel, load_model
-from spermseg.storage.filesystem import Location
+from trainings import COLUMNS, cells, scored
 
 BASE = "recipe"
 
@@ -89,62 +82,20 @@ class Options:
     """What is learned."""
 
 
-def spermseg(*words: str) -> None:
-    """Run a command; its output goes to the terminal."""
-    subprocess.run([Path(sys.executable).with_name("spermseg"), *words], check=True)
-
-
-def train(options: Options, variant: Variant, run: Path) -> None:
-    """Train a variant where it is not trained."""
-    if (run / "model.safetensors").exists():
-        return
-    length = ("--epochs", str(options.epochs), "--expansion", str(options.expansion), "--tile", str(options.tile))
-    going_on = ("--resume",) if (run / "checkpoints").exists() else ()
-    what = ("--dataset", options.dataset, "--recipe", "clinic", "--classes", *options.classes, "--out", str(run))
-    spermseg("train", *what, *length, *variant.train, *going_on)
-
-
 def row_of(options: Options, variant: Variant) -> dict[str, Any]:
-    """Return the scores of a variant, trained and evaluated where that is not done."""
+    """Return the row of a variant, trained and scored where that is not done."""
     place = options.out / variant.name.replace(" ", "-")
-    row = place / "row.json"
-    if not row.exists():
-        begun = time.time()
-        run = place if variant.train or variant.name == BASE else options.out / BASE
-        train(options, variant, run)
-        seconds = time.time() - begun
-        model, scores = run / "model.safetensors", place / "evaluation"
-        how = ("--model", str(model), "--dataset", options.dataset, "--split", "val", "--out", str(scores))
-        spermseg("evaluate", *how, *variant.evaluate)
-        found = json.loads((scores / "metrics.json").read_bytes())
-        row.write_text(json.dumps(figures(load_model(Location(str(model))), found) | {"minutes": seconds / 60}))
-    return {"name": variant.name, "why": variant.why} | dict(json.loads(row.read_bytes()))
-
-
-def figures(saved: SavedModel, found: dict[str, Any]) -> dict[str, float]:
-    """Return what stands in the row of a model."""
-    cell = found["per_image"]
-    parts = {
-        part: found["parts"][part]["per_image"]["dice"]["mean"] for part in ("head", "tail") if part in found["parts"]
-    }
-    scale = getattr(saved.description.view, "scale", 1.0)
-    mac = work_of(CellProbability(saved.network), torch.float32).flop / 2
-    return {
-        "dice": cell["dice"]["mean"],
-        "cldice": cell["cldice"]["mean"],
-        **parts,
-        "threshold": found["threshold"],
-        "gmac_per_native_mpx": mac * scale**2 / 1e3,
-    }
+    run = place if variant.train or variant.name == BASE else options.out / BASE
+    length = ("--epochs", str(options.epochs), "--expansion", str(options.expansion), "--tile", str(options.tile))
+    words = ("--classes", *options.classes, *length, *variant.train)
+    return {"name": variant.name, "why": variant.why} | scored(options.dataset, place, run, words, variant.evaluate)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    names = ("dice", "cldice", "head", "tail", "threshold", "gmac_per_native_mpx")
-    lines = ["| variant | why | Dice | clDice | head | tail | threshold | GMAC/Mpx |", "| --- " * 8 + "|"]
-    for row in rows:
-        numbers = [f"{row[name]:.3f}" if name in row else "" for name in names[:-1]]
-        lines.append(f"| {' | '.join([row['name'], row['why'], *numbers, f'{row[names[-1]]:.1f}'])} |")
+    heading = f"| variant | why | {' | '.join(COLUMNS)} | GMAC/Mpx |"
+    texts = [[row["name"], row["why"], *cells(row), f"{row['gmac_per_native_mpx']:.1f}"] for row in rows]
+    lines = [heading, "| --- " * (len(COLUMNS) + 3) + "|", *(f"| {' | '.join(text)} |" for text in texts)]
     return "\n".join(lines)
 
 

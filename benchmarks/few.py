@@ -1,0 +1,67 @@
+"""How many annotated pictures does a laboratory need? From chance, and from the model that comes along.
+
+    python benchmarks/few.py --dataset dataset --out build/few
+
+Trainings of one length: as many tiles, whether they are cut from 5 pictures or from 200. Each is a command of its own:
+what is done stays done, and the same command goes on after a kill.
+
+Prints a table and, as its last line, one JSON object of the figures.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+from trainings import COLUMNS, cells, scored
+
+Start = Literal["chance", "shipped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train on few pictures and on many, from both starts, and score on the validation split."""
+
+    dataset: str
+    """A dataset with splits train and val."""
+    out: Path
+    """Where trainings and scores lie."""
+    pictures: tuple[int, ...] = (20, 5, 200, 50, 10)
+    """Of the training split; fewer ones are among more."""
+    starts: tuple[Start, ...] = ("chance", "shipped")
+    """Of the weights."""
+    tiles: int = 4000
+    """That each training sees."""
+    epochs: int = 4
+    """Into which it is cut; the best one is kept."""
+    tile: int = 256
+    """Side of a tile, px at half the native resolution."""
+    gentle: float = 1e-3
+    """Highest learning rate from a model; from chance it is the recipe's."""
+
+    def words(self, pictures: int, start: Start) -> tuple[str, ...]:
+        """Return the options of one training."""
+        expansion = max(1, round(self.tiles / self.epochs / pictures))
+        begin = ("--init", start, "--learning-rate", str(self.gentle)) if start == "shipped" else ()
+        length = ("--epochs", str(self.epochs), "--expansion", str(expansion), "--tile", str(self.tile))
+        return ("--classes", "cell", "head", "midpiece", "tail", "--pictures", str(pictures), *length, *begin)
+
+
+def main(options: Options) -> None:
+    """Train, score and print."""
+    found = {}
+    wanted = [(pictures, start) for pictures in options.pictures for start in options.starts]
+    for pictures, start in tqdm(wanted, desc="trainings", unit="training"):
+        place = options.out / f"{start}-{pictures}-{options.tiles}"
+        found[pictures, start] = scored(options.dataset, place, place, options.words(pictures, start))
+    print(f"| pictures | start | {' | '.join(COLUMNS)} |")
+    print("| --- " * (len(COLUMNS) + 2) + "|")
+    for (pictures, start), figures in sorted(found.items()):
+        print(f"| {pictures} | {start} | {' | '.join(cells(figures))} |")
+    print(json.dumps({f"{pictures} {start}": figures["dice"] for (pictures, start), figures in found.items()}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
