@@ -90,6 +90,8 @@ class Train:
     """Of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None
     """What is minimised."""
+    soft_labels: Annotated[bool | None, RECIPES] = None
+    """Learn how much of each pixel is cell, instead of whether at least half of it is."""
     filters: RecipeInts = None
     """Filters of each encoder level (paper: 16 32 48 64)."""
     bridge: RecipeInt = None

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from spermseg.errors import ConfigError
 from spermseg.micrograph.layout import ALIGNMENT, Layout, Shape, aligned, choose_window
 
+HALF = 128
+"""Cover of a pixel of which at least half is in a mask."""
+
 
 class View(Protocol):
     """Working resolution, and windows. Shapes: pixels (Y, X, 3) uint8, masks (Y, X)."""
@@ -28,6 +31,9 @@ class View(Protocol):
 
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture at the working resolution."""
+
+    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return how much of what each pixel of the working resolution covers is in a mask, 0 to 255."""
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return a mask at the working resolution: a pixel is in when at least half of what it covers is."""
@@ -67,9 +73,13 @@ class WholeFrame:
         """Return the picture as (size, size, 3)."""
         return resize(pixels, (self.size, self.size))
 
+    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return the cover as (size, size)."""
+        return _cover(mask, (self.size, self.size))
+
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask as (size, size)."""
-        return _resize_mask(mask, (self.size, self.size))
+        return self.working_cover(mask) >= HALF
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:  # noqa: ARG002 (there is one window)
         """Return the one window."""
@@ -105,9 +115,13 @@ class Tiles:
         """Return the picture scaled."""
         return resize(pixels, self.working_shape(pixels.shape[:2]))
 
+    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return the cover scaled."""
+        return _cover(mask, self.working_shape(mask.shape))
+
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask scaled."""
-        return _resize_mask(mask, self.working_shape(mask.shape))
+        return self.working_cover(mask) >= HALF
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
         """Return windows of the size of a tile or, where the halo covers the reach, as large as they may be."""
@@ -133,8 +147,8 @@ def to_native(probability: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     return np.asarray(cv2.resize(probability, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    return resize(mask.astype(np.uint8) * np.uint8(255), shape) >= 128
+def _cover(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    return resize(mask * np.uint8(255), shape)
 
 
 def _check_multiple(name: str, value: int, *, least: int) -> None:

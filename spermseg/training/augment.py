@@ -36,15 +36,15 @@ class Augmentation:
             self._transforms = [A.Compose(_clinic_transforms(), seed=0)]
 
     def variant(
-        self, pixels: NDArray[np.uint8], mask: NDArray[np.uint8], variant: int, seed: int
+        self, pixels: NDArray[np.uint8], cover: NDArray[np.uint8], variant: int, seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return one variant of a square picture (Y, X, 3) and its mask (Y, X, classes), both uint8."""
+        """Return one variant of a square picture (Y, X, 3) and its cover (Y, X, classes), both uint8."""
         if not self._transforms:
-            return pixels, mask
+            return pixels, cover
         transform = self._transforms[variant % len(self._transforms)]
         transform.set_random_seed(seed)
-        changed = transform(image=pixels, mask=mask)
-        return changed["image"], changed["mask"].reshape(mask.shape)
+        changed = transform(image=pixels, mask=cover)
+        return changed["image"], changed["mask"].reshape(cover.shape)
 
 
 def check_expansion(name: AugmentName, expansion: int) -> None:

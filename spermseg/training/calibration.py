@@ -15,7 +15,7 @@ from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
 from spermseg.training.confidence import fit_confidence
-from spermseg.training.losses import IGNORED
+from spermseg.training.cover import UNKNOWN, covered
 from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
 from spermseg.training.source import TrainingData
@@ -119,7 +119,7 @@ class Calibrator:
         for name in self.show(step)(self.data.names("val")):
             example: WorkingExample = self.data.load(name, self.view, classes)
             (maps,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
-            known = (example.mask != IGNORED).all(axis=-1)
+            known = (example.cover != UNKNOWN).all(axis=-1)
             yield name, maps.reshape(-1, *known.shape) * known, whole_cell(example, classes)
 
 
@@ -148,5 +148,5 @@ def judged_classes(network: UNet) -> tuple[str, ...]:
 
 def whole_cell(example: WorkingExample, classes: tuple[str, ...]) -> NDArray[np.bool_]:
     """Return the mask (Y, X) of the whole cell of an example: its own, or the union of the parts."""
-    mask = example.mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else (example.mask == 1).max(axis=-1)
-    return np.asarray(mask == 1)
+    mask = covered(example.cover)
+    return np.asarray(mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else mask.any(axis=-1))

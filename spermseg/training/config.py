@@ -33,6 +33,8 @@ class TrainConfig:
     computes in bfloat16 either way."""
     loss: LossName = "bce"
     """`bce` is binary cross-entropy; see `training.losses`."""
+    soft_labels: bool = False
+    """Learn how much of each pixel is cell, instead of whether at least half of it is."""
     augment: AugmentName = "paper"
     """`paper` is its five transforms, `clinic` a stronger mixture, `none` nothing."""
     expansion: int = 6

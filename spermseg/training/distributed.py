@@ -167,7 +167,7 @@ class _DrawnBatches:
         draw = DrawTile(self.job, self.data, epoch, self.rank, self.size)
         drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=1)
         for batch in drawn.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
-            yield batch["pixels"], batch["mask"]
+            yield batch["pixels"], batch["cover"]
 
 
 def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:

@@ -14,6 +14,7 @@ from spermseg.micrograph.tiling import View
 from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import target_of
 from spermseg.training.learner import Learner, Weights
 from spermseg.training.losses import leave_out, segmentation_loss
 from spermseg.training.metrics import Confusion, confusion
@@ -142,13 +143,13 @@ class Fit:
     def _train_epoch(self, state: FitState, on_step: Callable[[StepReport], None] | None) -> dict[str, float]:
         self.learner.start_epoch()
         loss_sum, counts = 0.0, torch.zeros(4, dtype=torch.int64, device=self.team.device)
-        for step, (tiles, masks) in enumerate(self.train.batches(state.epoch), start=1):
+        for step, (tiles, covers) in enumerate(self.train.batches(state.epoch), start=1):
             x = network_input(torch.from_numpy(tiles).to(self.team.device, non_blocking=True))
-            target = torch.from_numpy(masks).to(self.team.device, non_blocking=True).permute(0, 3, 1, 2).float()
+            target = self._target(torch.from_numpy(covers).to(self.team.device, non_blocking=True))
             loss, logits = self.learner.step(x, target)
             loss_sum += float(loss)
             found, truth = leave_out(logits, target)
-            counts += _count(found > _logit(self.threshold), truth > 0)
+            counts += _count(found > _logit(self.threshold), truth >= 0.5)
             if on_step:
                 on_step(
                     StepReport(
@@ -171,10 +172,10 @@ class Fit:
         layout = window_layout(self.view, self.network_config, batch_px)
         logits = predict_working(self._forward, layout, (e.pixels for e in share), batch_px)
         for example, maps in zip(share, logits, strict=True):
-            target = torch.from_numpy(np.moveaxis(example.mask, -1, 0).copy())[None]
+            target = self._target(torch.from_numpy(example.cover)[None])
             loss_sum += float(segmentation_loss(torch.from_numpy(maps)[None], target, self.config.loss))
             found, truth = leave_out(torch.from_numpy(maps)[None], target)
-            counts += confusion((found > _logit(self.threshold)).numpy(), (truth > 0).numpy())
+            counts += confusion((found > _logit(self.threshold)).numpy(), (truth >= 0.5).numpy())
         return self._record("val", loss_sum, len(share), [counts.tp, counts.fp, counts.fn, counts.tn])
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -182,6 +183,10 @@ class Fit:
         with self.learner.precision():
             logits: NDArray[np.float32] = self.learner.kept(x).float().cpu().numpy()
         return logits
+
+    def _target(self, cover: Tensor) -> Tensor:
+        """Return what is to be learned (N, classes, Y, X) of a cover (N, Y, X, classes)."""
+        return target_of(cover, soft=self.config.soft_labels).permute(0, 3, 1, 2)
 
     def _record(self, split: str, loss_sum: float, terms: int, counts: Sequence[float]) -> dict[str, float]:
         """Sum losses and counts over the workers before any ratio is taken."""

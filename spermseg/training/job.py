@@ -40,8 +40,8 @@ class LoadExample:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row of a row with the name."""
         loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
-        pixels, mask = loaded.pixels.tobytes(), loaded.mask.tobytes()
-        return {"name": row["name"], "height": loaded.mask.shape[0], "pixels": pixels, "mask": mask}
+        pixels, cover = loaded.pixels.tobytes(), loaded.cover.tobytes()
+        return {"name": row["name"], "height": loaded.cover.shape[0], "pixels": pixels, "cover": cover}
 
 
 class DrawTile:
@@ -57,18 +57,18 @@ class DrawTile:
         step, place = divmod(row["id"], batch // self.size)
         slot = (step * batch + place * self.size + self.rank) % self.data.pictures
         drawn = self.data.draw(self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
-        return {"pixels": drawn.pixels, "mask": drawn.mask}
+        return {"pixels": drawn.pixels, "cover": drawn.cover}
 
 
 def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
     """Yield the name and the content of rows that `LoadExample` made, as views of their memory."""
-    columns = [table[name] for name in ("name", "height", "pixels", "mask")]
-    for name, height, pixels, mask in zip(*columns, strict=True):
+    columns = [table[name] for name in ("name", "height", "pixels", "cover")]
+    for name, height, pixels, cover in zip(*columns, strict=True):
         shape = (height.as_py(), -1)
         yield (
             name.as_py(),
             WorkingExample(
                 pixels=np.frombuffer(pixels.as_buffer(), np.uint8).reshape(*shape, 3),
-                mask=np.frombuffer(mask.as_buffer(), np.uint8).reshape(*shape, classes),
+                cover=np.frombuffer(cover.as_buffer(), np.uint8).reshape(*shape, classes),
             ),
         )

@@ -15,7 +15,7 @@ FOCUS = 0.75
 THINNINGS = 4
 """Times that a soft mask is thinned to its centreline: tails are up to 2 x 4 px wide at half the resolution."""
 IGNORED = 2
-"""In a mask: nobody knows what the pixel is."""
+"""In a target: nobody knows what the pixel is."""
 NOWHERE = -30.0
 """Logit of a pixel that is left out: no cell, for certain."""
 PIXELS = (0, 2, 3)
@@ -30,7 +30,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, name: LossName = "bce") ->
 
     Args:
         logits: (N, classes, Y, X) float.
-        target: (N, classes, Y, X), 0, 1 or IGNORED.
+        target: (N, classes, Y, X), 0 to 1, or IGNORED. A probability overlaps it by the lesser of the two (Wang et al.,
+            NeurIPS 2023): their product, where the target is 0 or 1.
         name: `bce` is binary cross-entropy, the paper's. `bce+dice` adds 1 - soft Dice (Milletari et al., 3DV 2016),
             of all pictures of the batch, averaged over classes; `bce+dice+cldice` also the soft centreline Dice (Shit
             et al., CVPR 2021). `focal-tversky` is that of Abraham and Khan (ISBI 2019), which weighs what is missed
@@ -58,14 +59,14 @@ def _bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _dice(probability: Tensor, target: Tensor) -> Tensor:
-    overlap = (probability * target).sum(dim=PIXELS)
+    overlap = torch.minimum(probability, target).sum(dim=PIXELS)
     total = (probability + target).sum(dim=PIXELS)
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
 def _focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
     probability = torch.sigmoid(logits)
-    hit = (probability * target).sum(dim=PIXELS)
+    hit = torch.minimum(probability, target).sum(dim=PIXELS)
     missed = target.sum(dim=PIXELS) - hit
     false = probability.sum(dim=PIXELS) - hit
     # the square root of a loss of nothing has no slope

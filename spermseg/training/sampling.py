@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from spermseg.training.augment import Augmentation, AugmentName
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import covered
 
 T = TypeVar("T")
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Tiles (N, tile, tile, 3) and their masks (N, tile, tile, classes)."""
+"""Tiles (N, tile, tile, 3) and their cover (N, tile, tile, classes)."""
 
 
 class Batches(Protocol):
@@ -36,8 +37,8 @@ class WorkingExample:
 
     pixels: NDArray[np.uint8]
     """(Y, X, 3) RGB."""
-    mask: NDArray[np.uint8]
-    """(Y, X, classes), 0, 1, or 2 where nobody knows (`losses.IGNORED`)."""
+    cover: NDArray[np.uint8]
+    """(Y, X, classes), how much of each pixel is in the class (`training.cover`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class Sampler:
         return np.resize(slots, (self.steps, self.batch_size))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), masks (N, tile, tile, classes).
+        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), cover (N, tile, tile, classes).
 
         The next batch is made in a thread while the network works on this one.
         """
@@ -97,13 +98,13 @@ class Sampler:
 
     def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
         pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
-        return np.stack([pixels for pixels, _ in pairs]), np.stack([mask for _, mask in pairs])
+        return np.stack([pixels for pixels, _ in pairs]), np.stack([cover for _, cover in pairs])
 
     def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         variant, index = divmod(slot, len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, slot))
-        pixels, mask = random_tile(self.examples[index], self.tile, rng, self.places)
-        return augmentation.variant(pixels, mask, variant, int(rng.integers(2**31)))
+        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.places)
+        return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
 
 
 def random_tile(
@@ -113,15 +114,15 @@ def random_tile(
 
     Of several places that are tried, it is the one with the most cell pixels.
     """
-    short = [(0, max(0, tile - side)) for side in example.mask.shape[:2]]
-    pixels, mask = example.pixels, example.mask
+    short = [(0, max(0, tile - side)) for side in example.cover.shape[:2]]
+    pixels, cover = example.pixels, example.cover
     if any(after for _, after in short):
         pixels = np.pad(pixels, (*short, (0, 0)), mode="symmetric")
-        mask = np.pad(mask, (*short, (0, 0)), mode="symmetric")
-    corners = [[int(rng.integers(side - tile + 1)) for side in mask.shape[:2]] for _ in range(places)]
+        cover = np.pad(cover, (*short, (0, 0)), mode="symmetric")
+    corners = [[int(rng.integers(side - tile + 1)) for side in cover.shape[:2]] for _ in range(places)]
     squares = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
-    square = max(squares, key=lambda one: np.count_nonzero(mask[one] == 1)) if places > 1 else squares[0]
-    return pixels[square], mask[square]
+    square = max(squares, key=lambda one: np.count_nonzero(covered(cover[one]))) if places > 1 else squares[0]
+    return pixels[square], cover[square]
 
 
 def _ahead(make: Callable[[int], T], count: int) -> Iterator[T]:

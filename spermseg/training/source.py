@@ -18,9 +18,9 @@ from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import UNKNOWN, cover_of, covered, full_cover
 from spermseg.training.dataset import Dataset, Example
 from spermseg.training.incomplete import border, loose_pieces
-from spermseg.training.losses import IGNORED
 from spermseg.training.sampling import WorkingExample
 
 DRAWING_VERSION = 1
@@ -123,23 +123,22 @@ class AnnotatedData:
         return sorted(np.random.default_rng(self.seed).permutation(names)[: self.limit].tolist())
 
     def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
-        """Return a micrograph and its mask.
+        """Return a micrograph and the cover of its mask.
 
         Raises:
             DatasetError: a file of it is missing or has changed.
         """
         example = self._example(name)
-        masks = [view.working_mask(self.dataset.read_mask(example, part)) for part in classes]
-        mask = np.stack(masks, axis=-1).astype(np.uint8)
+        cover = np.stack([cover_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
         pixels = self.dataset.read_image(example)
         if self.ignore_border or self.scout is not None:
             drawn = view.working_mask(self.dataset.read_mask(example))
         if self.ignore_border:
             shares = np.divide(drawn.shape, (example.height, example.width))
-            mask[border(drawn.shape, self.ignore_border * shares) & ~drawn] = IGNORED
+            cover[border(drawn.shape, self.ignore_border * shares) & ~drawn] = UNKNOWN
         if self.scout is not None:
-            mask[self._loose(self.scout, pixels, drawn)] = IGNORED
-        return WorkingExample(pixels=view.working_pixels(pixels), mask=mask)
+            cover[self._loose(self.scout, pixels, drawn)] = UNKNOWN
+        return WorkingExample(pixels=view.working_pixels(pixels), cover=cover)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
         """Return the union (Y, X) of some classes, as annotated.
@@ -211,15 +210,15 @@ class DrawnData:
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
         """Return the union (Y, X) of some classes, as drawn: there is no other resolution."""
-        return np.asarray(self.load(name, view, classes).mask.max(axis=-1) == 1)
+        return np.asarray(covered(self.load(name, view, classes).cover).any(axis=-1))
 
     def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
         """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""
         rng = np.random.default_rng((self.seed, epoch, slot))
         example = draw_example(rng, view, classes)
         augmentation = Augmentation(config.augment, view.tile)
-        pixels, mask = augmentation.variant(example.pixels, example.mask, slot, int(rng.integers(2**31)))
-        return replace(example, pixels=pixels, mask=mask)
+        pixels, cover = augmentation.variant(example.pixels, example.cover, slot, int(rng.integers(2**31)))
+        return replace(example, pixels=pixels, cover=cover)
 
 
 def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
@@ -230,5 +229,5 @@ def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...])
     drawn = draw_micrograph(int(rng.integers(2**31)), drawing)
     masks = annotate(drawn, drawing.scale)
     pixels = drawn.pixels if tiles else view.working_pixels(drawn.pixels)
-    chosen = [masks[part] if tiles else view.working_mask(masks[part]) for part in classes]
-    return WorkingExample(pixels=pixels, mask=np.stack(chosen, axis=-1).astype(np.uint8))
+    chosen = [full_cover(masks[part]) if tiles else cover_of(masks[part], view) for part in classes]
+    return WorkingExample(pixels=pixels, cover=np.stack(chosen, axis=-1))

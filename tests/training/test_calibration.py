@@ -7,6 +7,7 @@ import torch
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.calibration import LEVELS, Calibrator, dice_curve, whole_cell
+from spermseg.training.cover import FULL, full_cover
 from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
 
@@ -34,10 +35,10 @@ class FourPictures:
     def load(self, name, view, classes):
         rng = np.random.default_rng(int(name))
         pixels = rng.integers(0, 256, (view.tile, view.tile, 3), dtype=np.uint8)
-        return WorkingExample(pixels=pixels, mask=(pixels[..., :1] < 64).astype(np.uint8))
+        return WorkingExample(pixels=pixels, cover=full_cover(pixels[..., :1] < 64))
 
     def native_cells(self, name, view, classes):
-        return self.load(name, view, classes).mask[..., 0] == 1
+        return self.load(name, view, classes).cover[..., 0] > 0
 
 
 def network_that_sees_red(bias: float) -> UNet:
@@ -82,15 +83,15 @@ def test_calibration_chooses_a_threshold_only_where_none_is_given_and_fits_the_c
     maps = [1 / (1 + np.exp(8 * (one.pixels[..., 0] / 255 - 0.25))) for one in pictures]
     said = [found.confidence.judge(one.astype(np.float32), found.threshold) for one in maps]
     came = [
-        confusion(one >= found.threshold, two.mask[..., 0] > 0).dice for one, two in zip(maps, pictures, strict=True)
+        confusion(one >= found.threshold, two.cover[..., 0] > 0).dice for one, two in zip(maps, pictures, strict=True)
     ]
     assert np.mean(said) == pytest.approx(np.mean(came), abs=0.01)
 
 
 def test_the_whole_cell_is_its_own_class_or_the_union_of_the_parts():
-    mask = np.zeros((2, 2, 2), np.uint8)
-    mask[0, 0, 0] = mask[1, 1, 1] = 1
-    example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), mask=mask)
+    cover = np.zeros((2, 2, 2), np.uint8)
+    cover[0, 0, 0] = cover[1, 1, 1] = FULL
+    example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), cover=cover)
     assert whole_cell(example, ("head", "cell")).tolist() == [[False, False], [False, True]]
     assert whole_cell(example, ("head", "tail")).tolist() == [[True, False], [False, True]]
 
@@ -100,10 +101,10 @@ class HeadsAndTails(FourPictures):
 
     def load(self, name, view, classes):
         assert classes == ("cell",)
-        pixels, mask = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 1), np.uint8)
+        pixels, cover = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 1), np.uint8)
         pixels[8:20, 4:16], pixels[12:15, 16:60], pixels[40:44, int(name) :] = 0, 50, 40
-        mask[8:20, 4:16] = mask[12:15, 16:60] = 1
-        return WorkingExample(pixels=pixels, mask=mask)
+        cover[8:20, 4:16] = cover[12:15, 16:60] = FULL
+        return WorkingExample(pixels=pixels, cover=cover)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import cover_of
 from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.fit import Fit, FitState
 from spermseg.training.job import TrainJob
@@ -128,7 +129,7 @@ def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
         split: [
             WorkingExample(
                 pixels=job.view.working_pixels(dataset.read_image(example)),
-                mask=job.view.working_mask(dataset.read_mask(example))[..., None].astype(np.uint8),
+                cover=cover_of(dataset.read_mask(example), job.view)[..., None],
             )
             for example in dataset.examples(split)
         ]
@@ -182,7 +183,7 @@ class DrawnHere:
         for step in range(self.steps):
             slots = range(4 * step, 4 * step + 4)
             drawn = [self.job.data.draw(epoch, s, self.job.view, ("cell",), self.job.config) for s in slots]
-            yield np.stack([one.pixels for one in drawn]), np.stack([one.mask for one in drawn])
+            yield np.stack([one.pixels for one in drawn]), np.stack([one.cover for one in drawn])
 
 
 def test_drawings_stream_to_the_training_in_the_order_of_their_numbers(tiny_dataset, tmp_path):

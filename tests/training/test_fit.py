@@ -11,6 +11,7 @@ from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import full_cover
 from spermseg.training.fit import Fit, Team
 from spermseg.training.sampling import Sampler, WorkingExample
 
@@ -25,7 +26,7 @@ def blob(seed: int, shape=(48, 48)) -> WorkingExample:
     centre, radius = rng.uniform(12, 36, 2), rng.uniform(6, 12)
     mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
     pixels = np.where(mask[..., None], 80, 200) + rng.normal(0, 10, (*shape, 3))
-    return WorkingExample(pixels=pixels.clip(0, 255).astype(np.uint8), mask=mask[..., None].astype(np.uint8))
+    return WorkingExample(pixels=pixels.clip(0, 255).astype(np.uint8), cover=full_cover(mask[..., None]))
 
 
 TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(100, 103)]

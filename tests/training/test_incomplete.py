@@ -11,8 +11,8 @@ from spermseg.micrograph.tiling import Tiles
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
+from spermseg.training.cover import UNKNOWN
 from spermseg.training.incomplete import NEAR, loose_pieces
-from spermseg.training.losses import IGNORED
 from spermseg.training.source import AnnotatedData
 
 
@@ -53,10 +53,10 @@ def test_what_a_scout_finds_is_left_out_of_an_example_but_nothing_that_is_annota
     certain = replace(scout, description=replace(scout.description, threshold=0.01))  # it finds cells everywhere
     plain, careful = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, scout=certain)
     name = plain.names("train")[0]
-    before, after = plain.load(name, view, ("cell",)).mask, careful.load(name, view, ("cell",)).mask
-    ignored = after == IGNORED
+    before, after = plain.load(name, view, ("cell",)).cover, careful.load(name, view, ("cell",)).cover
+    ignored = after == UNKNOWN
     assert np.array_equal(after[~ignored], before[~ignored])
-    assert not (before[ignored] == 1).any()
+    assert not before[ignored].any()
     assert careful.sha256 not in (plain.sha256, replace(careful, scout=replace(scout, sha256="f")).sha256)
 
 

@@ -95,3 +95,12 @@ def test_what_is_ignored_has_no_part_in_the_loss_or_its_slope(name):
     assert losses[0] == losses[1]
     assert not slopes[1][..., :20].any()
     assert slopes[1][..., 25:].any()
+
+
+@pytest.mark.parametrize("name", ["bce", "bce+dice"])
+def test_a_loss_of_soft_labels_is_least_where_the_probability_is_the_label(name):
+    share = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0)).clamp(0.01, 0.99)
+    exact = torch.logit(share)
+    losses = [float(segmentation_loss(exact + shift, share, name)) for shift in (-1.0, -0.2, 0.0, 0.2, 1.0)]
+    assert min(losses) == losses[2]
+    assert losses[0] > losses[1] > losses[2] < losses[3] < losses[4]

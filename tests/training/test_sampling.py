@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spermseg.training.cover import UNKNOWN, covered, full_cover
 from spermseg.training.sampling import Sampler, WorkingExample, random_tile
 
 TILE = 32
 
 
 def example(value: int, shape=(TILE, TILE)) -> WorkingExample:
-    return WorkingExample(pixels=np.full((*shape, 3), value, np.uint8), mask=np.full((*shape, 1), value % 2, np.uint8))
+    return WorkingExample(pixels=np.full((*shape, 3), value, np.uint8), cover=np.full((*shape, 1), value % 2, np.uint8))
 
 
 def sampler(count=5, **changes) -> Sampler:
@@ -44,7 +45,7 @@ def test_the_variant_of_a_slot_is_the_same_whichever_worker_draws_it():
     examples = [
         WorkingExample(
             pixels=rng.integers(0, 256, (48, 40, 3), dtype=np.uint8),
-            mask=rng.integers(0, 2, (48, 40, 1), dtype=np.uint8),
+            cover=rng.integers(0, 2, (48, 40, 1), dtype=np.uint8),
         )
         for _ in range(4)
     ]
@@ -64,30 +65,30 @@ def test_epochs_and_seeds_have_orders_of_their_own_and_the_same_ones_come_back()
 def test_a_random_tile_is_a_square_of_the_picture_with_its_mask(height, width, seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    whole = WorkingExample(pixels=pixels, mask=(pixels[..., :1] > 127).astype(np.uint8))
-    tile, mask = random_tile(whole, TILE, np.random.default_rng(seed))
+    whole = WorkingExample(pixels=pixels, cover=full_cover(pixels[..., :1] > 127))
+    tile, cover = random_tile(whole, TILE, np.random.default_rng(seed))
     assert tile.shape == (TILE, TILE, 3)
-    assert np.array_equal(mask, (tile[..., :1] > 127).astype(np.uint8))
+    assert np.array_equal(cover, full_cover(tile[..., :1] > 127))
 
 
 def test_every_corner_of_a_larger_picture_can_be_drawn():
     pixels = np.zeros((40, 40, 3), np.uint8)
     for value, (y, x) in enumerate([(0, 0), (0, 39), (39, 0), (39, 39)], start=1):
         pixels[y, x] = value
-    whole = WorkingExample(pixels=pixels, mask=np.zeros((40, 40, 1), np.uint8))
+    whole = WorkingExample(pixels=pixels, cover=np.zeros((40, 40, 1), np.uint8))
     seen = {int(v) for seed in range(300) for v in np.unique(random_tile(whole, TILE, np.random.default_rng(seed))[0])}
     assert seen == {0, 1, 2, 3, 4}
 
 
 def test_of_the_places_that_are_tried_the_most_crowded_one_is_taken():
-    mask = (np.random.default_rng(0).random((200, 200, 2)) < np.linspace(0, 1, 200)[:, None]).astype(np.uint8)
-    mask[:100] = 2  # nobody knows: no cell
-    whole = WorkingExample(pixels=np.zeros((200, 200, 3), np.uint8), mask=mask)
+    cover = full_cover(np.random.default_rng(0).random((200, 200, 2)) < np.linspace(0, 1, 200)[:, None])
+    cover[:100] = UNKNOWN  # no cell
+    whole = WorkingExample(pixels=np.zeros((200, 200, 3), np.uint8), cover=cover)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         tried = [random_tile(whole, TILE, rng)[1] for _ in range(4)]
         _, chosen = random_tile(whole, TILE, np.random.default_rng(seed), places=4)
-        assert (chosen == 1).sum() == max((one == 1).sum() for one in tried)
+        assert covered(chosen).sum() == max(covered(one).sum() for one in tried)
 
 
 def test_an_error_while_a_batch_is_made_reaches_the_training():

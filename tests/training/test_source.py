@@ -13,6 +13,7 @@ from spermseg.model.saved import load_model
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import UNKNOWN
 from spermseg.training.learner import first_weights
 from spermseg.training.source import AnnotatedData, DrawnData
 
@@ -49,8 +50,8 @@ def test_an_annotated_example_has_the_size_and_the_classes_that_were_asked_for(t
     data = AnnotatedData(dataset=tiny_dataset)
     example = data.load(data.names("train")[0], WholeFrame(size=64), ("cell", "tail"))
     assert example.pixels.shape == (64, 64, 3)
-    assert example.mask.shape == (64, 64, 2)
-    assert (example.mask[..., 0] >= example.mask[..., 1]).all()
+    assert example.cover.shape == (64, 64, 2)
+    assert (example.cover[..., 0] >= example.cover[..., 1]).all()
 
 
 def test_a_drawn_tile_is_a_function_of_seed_epoch_and_slot_alone():
@@ -68,10 +69,10 @@ def test_drawn_examples_have_masks_of_all_parts_within_the_cell(view):
     for name in data.names("val")[:6]:
         example = data.load(name, view, data.classes)
         assert example.pixels.shape == (128, 128, 3)
-        assert example.mask.shape == (128, 128, 4)
-        found += example.mask.sum(axis=(0, 1), dtype=np.int64)
+        assert example.cover.shape == (128, 128, 4)
+        found += example.cover.sum(axis=(0, 1), dtype=np.int64)
         if isinstance(view, Tiles):
-            assert (example.mask[..., 0] == example.mask[..., 1:].max(axis=-1)).all()
+            assert (example.cover[..., 0] == example.cover[..., 1:].max(axis=-1)).all()
     assert (found > 0).all()
 
 
@@ -111,8 +112,8 @@ def test_a_model_of_another_shape_is_refused(begun):
 def test_unannotated_pixels_near_the_edge_are_ignored_where_it_is_asked_for(tiny_dataset):
     plain, ignoring = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, ignore_border=20)
     name, view = plain.names("train")[0], Tiles(scale=0.5, tile=64, halo=16)
-    mask, with_ignored = (data.load(name, view, ("cell", "tail")).mask for data in (plain, ignoring))
-    ignored = with_ignored == 2
+    mask, with_ignored = (data.load(name, view, ("cell", "tail")).cover for data in (plain, ignoring))
+    ignored = with_ignored == UNKNOWN
     assert ignored.any()
     assert np.array_equal(with_ignored[~ignored], mask[~ignored])
     assert not ignored[10:-10, 10:-10].any()
