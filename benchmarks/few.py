@@ -38,6 +38,8 @@ class Options:
     """Into which it is cut; the best one is kept."""
     tile: int = 256
     """Side of a tile, px at half the native resolution."""
+    batch_size: int = 4
+    """Tiles a step."""
     gentle: float = 1e-3
     """Highest learning rate from a model; from chance it is the recipe's."""
 
@@ -46,6 +48,7 @@ class Options:
         expansion = max(1, round(self.tiles / self.epochs / pictures))
         begin = ("--init", start, "--learning-rate", str(self.gentle)) if start == "shipped" else ()
         length = ("--epochs", str(self.epochs), "--expansion", str(expansion), "--tile", str(self.tile))
+        length += ("--batch-size", str(self.batch_size))
         return ("--classes", "cell", "head", "midpiece", "tail", "--pictures", str(pictures), *length, *begin)
 
 

@@ -81,10 +81,12 @@ class Options:
     """Names of variants; none are all."""
     epochs: int = 4
     """Of each training."""
-    expansion: int = 8
+    expansion: int = 5
     """Tiles of each picture in an epoch."""
     tile: int = 256
     """Side of a tile, px at half the native resolution."""
+    batch_size: int = 4
+    """Tiles a step."""
     classes: tuple[str, ...] = ("cell", "head", "midpiece", "tail")
     """What is learned."""
 
@@ -93,7 +95,8 @@ def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     """Return the row of a variant, trained and scored where that is not done."""
     place = options.out / variant.name.replace(" ", "-")
     run = place if variant.train or variant.name == BASE else options.out / BASE
-    length = ("--epochs", str(options.epochs), "--expansion", str(options.expansion), "--tile", str(options.tile))
+    numbers = {name: str(getattr(options, name)) for name in ("epochs", "expansion", "tile", "batch_size")}
+    length = [word for name, number in numbers.items() for word in (f"--{name.replace('_', '-')}", number)]
     words = ("--classes", *options.classes, *length, *variant.train)
     return {"name": variant.name, "why": variant.why} | scored(options.dataset, place, run, words, variant.evaluate)
 
