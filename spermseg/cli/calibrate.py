@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, replace
 
+from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import EndpointUrl, ModelFile, ModelSwitch, OptionalText, is_on
-from spermseg.cli.train import show_calibration
+from spermseg.cli.trained_model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.predict import check_knows_heads
 from spermseg.model.saved import encode_model, load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.training.calibration import Calibrator, judged_classes
-from spermseg.training.dataset import open_dataset
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
 
@@ -66,8 +66,5 @@ class Calibrate:
         return 0
 
     def _data(self) -> TrainingData:
-        if self.synthetic == (self.dataset is not None):
-            raise ConfigError("give one of --dataset DATASET and --synthetic")
-        if self.dataset is None:
-            return DrawnData()
-        return AnnotatedData(dataset=open_dataset(Location(self.dataset, self.endpoint_url)))
+        dataset = given_dataset(self.dataset, self.endpoint_url, synthetic=self.synthetic)
+        return DrawnData() if dataset is None else AnnotatedData(dataset=dataset)

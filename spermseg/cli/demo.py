@@ -11,7 +11,8 @@ from spermseg.cli.evaluate import Evaluate
 from spermseg.cli.prepare import Prepare
 from spermseg.cli.report import Report
 from spermseg.cli.segment import Segment
-from spermseg.cli.train import MODEL, Train
+from spermseg.cli.train import Train
+from spermseg.cli.trained_model import MODEL
 from spermseg.cli.verify import Verify
 from spermseg.errors import ConfigError, RunError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic

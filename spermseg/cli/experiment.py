@@ -11,7 +11,8 @@ from tqdm import tqdm
 from spermseg.cli.evaluate import ranked_figure
 from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
 from spermseg.cli.side_by_side import train_side_by_side
-from spermseg.cli.train import Train, snapshot_name
+from spermseg.cli.train import Train
+from spermseg.cli.trained_model import snapshot_name
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure

@@ -1,13 +1,11 @@
 """`spermseg train`: a dataset -> a model."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
-from tqdm import tqdm
-
-import spermseg
+from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import (
     RECIPES,
     Address,
@@ -20,30 +18,22 @@ from spermseg.cli.options import (
     RecipeInts,
     wants_gpu,
 )
+from spermseg.cli.trained_model import MODEL, write_models
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
-from spermseg.micrograph.annotation import HEAD
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model.saved import ModelDescription, SavedModel, encode_model, load_model
+from spermseg.model.saved import SavedModel, load_model
 from spermseg.model.shipped import model_location
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
-from spermseg.report.model_card import render_model_card
 from spermseg.storage.filesystem import Location
-from spermseg.training.calibration import Calibrator
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
-from spermseg.training.dataset import open_dataset
 from spermseg.training.distributed import Scaling, train_on_ray
-from spermseg.training.fit import FitState
 from spermseg.training.job import TrainJob
-from spermseg.training.learner import Weights, first_weights
+from spermseg.training.learner import first_weights
 from spermseg.training.losses import LossName
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
-
-MODEL = "model.safetensors"
-SHOW_AFTER_S = 5.0
-"""A bar of what is done sooner would only flicker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +143,7 @@ class Train:
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
-        for epoch, weights in state.snapshots.items():
-            name = snapshot_name(epoch)
-            out.child(name).write_bytes(encode_model(weights, describe_model(chosen, data, state, epoch, weights)))
-        write_model(out, chosen, data, state)
+        write_models(out, chosen, data, state)
         best = state.history[state.best_epoch - 1]
         print(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "
@@ -169,11 +156,9 @@ class Train:
         return load_model(model_location(None if given == "shipped" else given, self.endpoint_url))
 
     def _data(self, chosen: Recipe) -> TrainingData:
-        if self.synthetic == (self.dataset is not None):
-            raise ConfigError("give one of --dataset DATASET and --synthetic")
         seed = chosen.train.seed
-        if self.dataset is not None:
-            dataset = open_dataset(Location(self.dataset, self.endpoint_url))
+        dataset = given_dataset(self.dataset, self.endpoint_url, synthetic=self.synthetic)
+        if dataset is not None:
             return AnnotatedData(
                 dataset=dataset,
                 limit=self.pictures,
@@ -242,46 +227,3 @@ def _check_data(data: TrainingData, chosen: Recipe) -> None:
     unknown = set(chosen.network.classes) - set(data.classes)
     if unknown:
         raise DatasetError(f"{data.name} has no part {', '.join(sorted(unknown))}; it has {', '.join(data.classes)}")
-
-
-def snapshot_name(epoch: int) -> str:
-    """Return the name of the model file of an epoch."""
-    return f"model-epoch-{epoch}.safetensors"
-
-
-def write_model(out: Location, chosen: Recipe, data: TrainingData, state: FitState) -> None:
-    """Write the model file of the best epoch, and its card."""
-    description = describe_model(chosen, data, state, state.best_epoch, state.best_weights)
-    out.child(MODEL).write_bytes(encode_model(state.best_weights, description))
-    card = render_model_card(description, data.counts, state.best_epoch, len(state.history))
-    out.child("model_card.md").write_bytes(card.encode())
-
-
-def describe_model(
-    chosen: Recipe, data: TrainingData, state: FitState, epoch: int, weights: Weights
-) -> ModelDescription:
-    """Return what the model file of an epoch says of itself; it is calibrated for it."""
-    record = state.history[epoch - 1]
-    network = UNet(chosen.network).eval()
-    network.load_state_dict(weights)
-    threshold = None if chosen.choose_threshold else chosen.cells.threshold
-    headed = chosen.cells.headed and HEAD in chosen.network.classes
-    calibrator = Calibrator(network=network, view=chosen.view, data=data, headed=headed, show=show_calibration)
-    return ModelDescription(
-        network=chosen.network,
-        view=chosen.view,
-        **vars(calibrator.calibrate(threshold)),
-        min_area=chosen.cells.min_area,
-        headed=headed,
-        recipe=chosen.name,
-        settings=asdict(chosen),
-        training_data_sha256=data.sha256,
-        scores={name: value for name, value in record.items() if name.startswith("val_")},
-        calibration_data_sha256=data.sha256,
-        version=spermseg.__version__,
-    )
-
-
-def show_calibration(name: str) -> Callable[[Sequence[str]], Iterable[str]]:
-    """Return the bar of a step of a calibration."""
-    return lambda names: tqdm(names, desc=name, unit="picture", leave=False, delay=SHOW_AFTER_S)

@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -136,6 +137,14 @@ class Dataset:
             have = ", ".join(f"{name} ({self.description.counts[name]})" for name in self.splits)
             raise DatasetError(f"split {split!r} of {self.location.uri} {problem}; it has {have}")
         return found
+
+    def example(self, image: str) -> Example:
+        """Return the example of an image by its name, which is in the dataset."""
+        return self._by_image[image]
+
+    @cached_property
+    def _by_image(self) -> dict[str, Example]:
+        return {example.image: example for example in self.all_examples}
 
     def read_image(self, example: Example) -> NDArray[np.uint8]:
         """Return the pixels of an example's micrograph.

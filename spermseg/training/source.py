@@ -19,7 +19,7 @@ from spermseg.model.saved import SavedModel
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import UNKNOWN, cover_of, covered, full_cover
-from spermseg.training.dataset import Dataset, Example
+from spermseg.training.dataset import Dataset
 from spermseg.training.incomplete import border, loose_pieces
 from spermseg.training.sampling import WorkingExample
 
@@ -128,7 +128,7 @@ class AnnotatedData:
         Raises:
             DatasetError: a file of it is missing or has changed.
         """
-        example = self._example(name)
+        example = self.dataset.example(name)
         cover = np.stack([cover_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
         pixels = self.dataset.read_image(example)
         if self.ignore_border or self.scout is not None:
@@ -146,10 +146,9 @@ class AnnotatedData:
         Raises:
             DatasetError: a file of it is missing or has changed.
         """
-        return np.asarray(np.any([self.dataset.read_mask(self._example(name), part) for part in classes], axis=0))
-
-    def _example(self, name: str) -> Example:
-        return next(one for one in self.dataset.all_examples if one.image == name)
+        return np.asarray(
+            np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
+        )
 
     def _loose(self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
