@@ -12,8 +12,9 @@ from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import View
 from spermseg.model.saved import SavedModel
 from spermseg.training.confidence import Reliability
-from spermseg.training.dataset import Dataset, Example
+from spermseg.training.dataset import Dataset
 from spermseg.training.detection import Detected, InstancePair, average_precision, match_centres
+from spermseg.training.index import Example
 from spermseg.training.metrics import Confusion, confusion, pooled, summarise
 from spermseg.training.readers import Reader, Reading
 from spermseg.training.shape_metrics import TOLERANCE, centreline_dice, surface_dice

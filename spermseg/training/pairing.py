@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_formats import read_annotations
-from spermseg.training.dataset import LeftOut
+from spermseg.training.index import LeftOut
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 

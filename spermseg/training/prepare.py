@@ -26,7 +26,8 @@ from spermseg.errors import (
 from spermseg.micrograph.annotation import check_inside, drawn_frame, list_parts, part_flags, part_of
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, Header, decode_micrograph, read_header
 from spermseg.storage.filesystem import Location
-from spermseg.training.dataset import DESCRIPTION, Dataset, Example, LeftOut, encode_mask, write_index
+from spermseg.training.dataset import Dataset, encode_flags, open_dataset
+from spermseg.training.index import DESCRIPTION, Example, LeftOut, write_index
 from spermseg.training.pairing import MALFORMED, Pair, Problems, pair_images
 from spermseg.training.split import SPLITS, Placement, SplitConfig, place_images, split_groups
 
@@ -132,7 +133,7 @@ def prepare_dataset(
     if not examples:
         first = problems.left_out[0].detail
         raise DatasetError(f"none of the images in {images} can be used; the first problem: {first}")
-    dataset = write_index(
+    write_index(
         out,
         _assign_splits(examples, config.split),
         problems.left_out,
@@ -141,7 +142,7 @@ def prepare_dataset(
         split_settings=config.split.describe(),
         splits=SPLITS,
     )
-    return PrepareSummary(dataset=dataset, left_out=tuple(problems.left_out))
+    return PrepareSummary(dataset=open_dataset(out), left_out=tuple(problems.left_out))
 
 
 def _check_places(images: Path, annotations: Path, out: Location, config: PrepareConfig) -> None:
@@ -220,7 +221,7 @@ def _prepare_one(
         kept = [region for region in annotation.regions if part_of(annotation, region, config.labels) is not None]
     with _leaving_out(image, MALFORMED):
         flags = part_flags(annotation, frame, parts, config.labels)
-    mask = encode_mask(flags)
+    mask = encode_flags(flags)
     out.child("images", image).write_bytes(data)
     out.child("masks", f"{image}.png").write_bytes(mask)  # the suffix stays, so that a.jpg and a.tif both have one
     return Example(

@@ -15,7 +15,8 @@ from spermseg.model.headed import headless
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
-from spermseg.training.dataset import Dataset, Example
+from spermseg.training.dataset import Dataset
+from spermseg.training.index import Example
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 """Axes along which a picture is flipped."""
