@@ -30,7 +30,7 @@ def full_cover(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def covered(cover: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where at least half of a pixel is known to be cell."""
-    return (cover >= HALF) & (cover != UNKNOWN)
+    return np.asarray((cover >= HALF) & (cover != UNKNOWN))
 
 
 def target_of(cover: Tensor, *, soft: bool) -> Tensor:
