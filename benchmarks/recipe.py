@@ -38,13 +38,22 @@ VARIANTS = (
     Variant(name="wider", why="it underfits", train=("--filters", "16", "32", "64", "128", "--bridge", "256")),
     Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
     Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
-    Variant(name="soft labels", why="a pixel is seldom all tail", train=("--soft-labels",)),
+    Variant(
+        name="soft labels",
+        why="a pixel is seldom all tail",
+        train=(
+            "--soft-labels",
+            "yes",
+        ),
+    ),
     Variant(name="scale 0.25", why="a quarter of the pixels", train=("--scale", "0.25")),
-    Variant(name="scale 0.25, soft labels", why="the same, together", train=("--scale", "0.25", "--soft-labels")),
+    Variant(
+        name="scale 0.25, soft labels", why="the same, together", train=("--scale", "0.25", "--soft-labels", "yes")
+    ),
     Variant(
         name="scale 0.25, soft labels, twice the filters",
         why="for the same arithmetic",
-        train=("--scale", "0.25", "--soft-labels", "--filters", "32", "64", "96", "128", "--bridge", "128"),
+        train=("--scale", "0.25", "--soft-labels", "yes", "--filters", "32", "64", "96", "128", "--bridge", "128"),
     ),
     Variant(name="scale 0.75", why="tails are 3 px wide at a half", train=("--scale", "0.75")),
     Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),

@@ -14,7 +14,9 @@ _MODEL = "(default: the model's)"
 ModelInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_MODEL)]
 ModelFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_MODEL)]
 
-ModelSwitch = Annotated[Literal["yes", "no"] | None, tyro.conf.arg(help_behavior_hint=_MODEL)]
+Switch = Literal["yes", "no"]
+RecipeSwitch = Annotated[Switch | None, RECIPES]
+ModelSwitch = Annotated[Switch | None, tyro.conf.arg(help_behavior_hint=_MODEL)]
 
 ModelFile = Annotated[
     str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the one that comes with spermseg)")
@@ -30,7 +32,7 @@ Address = Annotated[
 ]
 
 
-def is_on(switch: Literal["yes", "no"] | None, otherwise: bool) -> bool:
+def is_on(switch: Switch | None, otherwise: bool) -> bool:
     """Return whether a switch is on; one that is not given is as the model has it."""
     return otherwise if switch is None else switch == "yes"
 

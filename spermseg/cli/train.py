@@ -16,6 +16,8 @@ from spermseg.cli.options import (
     RecipeFloat,
     RecipeInt,
     RecipeInts,
+    RecipeSwitch,
+    is_on,
     wants_gpu,
 )
 from spermseg.cli.trained_model import MODEL, write_models
@@ -80,7 +82,7 @@ class Train:
     """Of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None
     """What is minimised."""
-    soft_labels: Annotated[bool | None, RECIPES] = None
+    soft_labels: RecipeSwitch = None
     """Learn how much of each pixel is cell, instead of whether at least half of it is."""
     filters: RecipeInts = None
     """Filters of each encoder level (paper: 16 32 48 64)."""
@@ -173,6 +175,7 @@ class Train:
         if begun is not None:
             chosen = replace(chosen, network=begun.description.network, view=begun.description.view)
         given = self._given(field.name for field in fields(TrainConfig) if field.name != "augment")
+        given["soft_labels"] = is_on(self.soft_labels, chosen.train.soft_labels)
         if not self.augment:
             given |= {"augment": "none", "expansion": 1}
         network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
