@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 from tqdm import tqdm
-from trainings import COLUMNS, cells, scored
+from trainings import COLUMNS, cells, option_words, scored
 
 Start = Literal["chance", "shipped"]
 
@@ -46,10 +46,11 @@ class Options:
     def words(self, pictures: int, start: Start) -> tuple[str, ...]:
         """Return the options of one training."""
         expansion = max(1, round(self.tiles / self.epochs / pictures))
-        begin = ("--init", start, "--learning-rate", str(self.gentle)) if start == "shipped" else ()
-        length = ("--epochs", str(self.epochs), "--expansion", str(expansion), "--tile", str(self.tile))
-        length += ("--batch-size", str(self.batch_size))
-        return ("--classes", "cell", "head", "midpiece", "tail", "--pictures", str(pictures), *length, *begin)
+        begin = ("--init", start, *option_words(learning_rate=self.gentle)) if start == "shipped" else ()
+        length = option_words(
+            pictures=pictures, epochs=self.epochs, expansion=expansion, tile=self.tile, batch_size=self.batch_size
+        )
+        return ("--classes", "cell", "head", "midpiece", "tail", *length, *begin)
 
 
 def main(options: Options) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 from tqdm import tqdm
-from trainings import COLUMNS, cells, scored
+from trainings import COLUMNS, cells, option_words, scored
 
 BASE = "recipe"
 
@@ -38,14 +38,7 @@ VARIANTS = (
     Variant(name="wider", why="it underfits", train=("--filters", "16", "32", "64", "128", "--bridge", "256")),
     Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
     Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
-    Variant(
-        name="soft labels",
-        why="a pixel is seldom all tail",
-        train=(
-            "--soft-labels",
-            "yes",
-        ),
-    ),
+    Variant(name="soft labels", why="a pixel is seldom all tail", train=("--soft-labels", "yes")),
     Variant(name="scale 0.25", why="a quarter of the pixels", train=("--scale", "0.25")),
     Variant(
         name="scale 0.25, soft labels", why="the same, together", train=("--scale", "0.25", "--soft-labels", "yes")
@@ -104,8 +97,9 @@ def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     """Return the row of a variant, trained and scored where that is not done."""
     place = options.out / variant.name.replace(" ", "-")
     run = place if variant.train or variant.name == BASE else options.out / BASE
-    numbers = {name: str(getattr(options, name)) for name in ("epochs", "expansion", "tile", "batch_size")}
-    length = [word for name, number in numbers.items() for word in (f"--{name.replace('_', '-')}", number)]
+    length = option_words(
+        epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
+    )
     words = ("--classes", *options.classes, *length, *variant.train)
     return {"name": variant.name, "why": variant.why} | scored(options.dataset, place, run, words, variant.evaluate)
 

@@ -17,14 +17,6 @@ from spermseg.storage.filesystem import Location
 COLUMNS = ("dice", "cldice", "head", "tail", "threshold")
 
 
-def train(dataset: str, run: Path, words: tuple[str, ...]) -> None:
-    """Train the recipe `clinic`, changed by the words, into a folder, unless the model is there."""
-    if (run / "model.safetensors").exists():
-        return
-    going_on = ("--resume",) if (run / "checkpoints").exists() else ()
-    _spermseg("train", "--recipe", "clinic", "--dataset", dataset, "--out", str(run), *words, *going_on)
-
-
 def scored(dataset: str, place: Path, run: Path, train_words: tuple[str, ...], words: tuple[str, ...] = ()) -> Any:
     """Return the figures of a training on the validation split at native resolution: from `place`, if they are there.
 
@@ -38,7 +30,7 @@ def scored(dataset: str, place: Path, run: Path, train_words: tuple[str, ...], w
     row = place / "row.json"
     if not row.exists():
         begun = time.time()
-        train(dataset, run, train_words)
+        _train(dataset, run, train_words)
         seconds = time.time() - begun
         model, scores = run / "model.safetensors", place / "evaluation"
         what = ("--model", str(model), "--dataset", dataset, "--split", "val", "--out", str(scores))
@@ -48,9 +40,26 @@ def scored(dataset: str, place: Path, run: Path, train_words: tuple[str, ...], w
     return json.loads(row.read_bytes())
 
 
+def option_words(**options: float) -> tuple[str, ...]:
+    """Return options as words of a command line.
+
+    >>> option_words(batch_size=4)
+    ('--batch-size', '4')
+    """
+    return tuple(word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value)))
+
+
 def cells(figures: dict[str, Any]) -> list[str]:
     """Return what stands in a row of a table: `COLUMNS`."""
     return [f"{figures[name]:.3f}" if name in figures else "" for name in COLUMNS]
+
+
+def _train(dataset: str, run: Path, words: tuple[str, ...]) -> None:
+    """Train the recipe `clinic`, changed by the words, into a folder, unless the model is there."""
+    if (run / "model.safetensors").exists():
+        return
+    going_on = ("--resume",) if (run / "checkpoints").exists() else ()
+    _spermseg("train", "--recipe", "clinic", "--dataset", dataset, "--out", str(run), *words, *going_on)
 
 
 def _spermseg(*words: str) -> None:

@@ -35,5 +35,5 @@ def covered(cover: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def target_of(cover: Tensor, *, soft: bool) -> Tensor:
     """Return what is to be learned: float, IGNORED where nobody knows, else 0 or 1, or 0 to 1 with soft labels."""
-    share = (cover / FULL).clamp(max=1) if soft else (cover >= HALF).float()
+    share = cover / FULL if soft else (cover >= HALF).float()
     return torch.where(cover == UNKNOWN, IGNORED, share)
