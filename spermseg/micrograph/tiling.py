@@ -46,6 +46,9 @@ class View(Protocol):
             reach: how far the network sees, px (`UNetConfig.reach`).
             window_px: the most pixels of a window, where that is a matter of memory only.
             multiple: of which the sides of a window must be multiples, px (`UNetConfig.multiple`).
+
+        Raises:
+            ConfigError: a halo covers neither the reach nor leaves a tile anything of its own.
         """
 
 
@@ -104,8 +107,6 @@ class Tiles:
             raise ConfigError(f"got scale {self.scale}; more than 0 and at most 1 is needed")
         _check_multiple("tile", self.tile, least=ALIGNMENT)
         _check_multiple("halo", self.halo, least=0)
-        if self.tile <= 2 * self.halo:
-            raise ConfigError(f"got tile {self.tile} and halo {self.halo}; a tile larger than two halos is needed")
 
     def working_shape(self, shape: Shape) -> Shape:
         """Return the shape scaled."""
@@ -127,7 +128,15 @@ class Tiles:
         """Return windows of the size of a tile or, where the halo covers the reach, as large as they may be."""
         step = max(multiple, ALIGNMENT)
         padded = (max(aligned(shape[0], step), self.tile), max(aligned(shape[1], step), self.tile))
-        window = choose_window(padded, self.halo, window_px, step) if self.halo >= reach else (self.tile, self.tile)
+        if self.halo >= reach:
+            window = choose_window(padded, self.halo, window_px, step)
+        elif self.tile > 2 * self.halo:
+            window = (self.tile, self.tile)
+        else:
+            raise ConfigError(
+                f"got tile {self.tile}, halo {self.halo} and a network that sees {reach} px around a pixel; a halo of "
+                "as much, or a tile larger than two halos, is needed"
+            )
         return Layout(shape=shape, padded=padded, window=window, halo=self.halo)
 
 

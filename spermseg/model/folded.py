@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
@@ -66,6 +67,7 @@ class FoldedUNet(nn.Module):
     def __init__(self, network: UNet) -> None:
         super().__init__()
         config = network.config
+        self.subpixel = config.subpixel
         levels = [_folded(level) for level in network.encoder]
         levels[0] = _scaled(levels[0], 1 / WHITE)
         self.encoder = nn.ModuleList(_with_relu(level) for level in levels)
@@ -80,6 +82,7 @@ class FoldedUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes, Y, X) of pixels (N, C, Y, X), 0 to 255."""
+        x = functional.pixel_unshuffle(x, self.subpixel)
         skips = []
         for level in self.encoder:
             x = level(x)  # (N, filters, Y / 2**k, X / 2**k)
@@ -88,8 +91,7 @@ class FoldedUNet(nn.Module):
         x = self.bridge(x)  # (N, bridge, Y / 2**levels, X / 2**levels)
         for level, skip in zip(self.decoder, reversed(skips), strict=True):
             x = level(x, skip)
-        logits: Tensor = self.head(x)
-        return logits
+        return functional.pixel_shuffle(self.head(x), self.subpixel)
 
 
 class _PixelConvolution(nn.Conv2d):

@@ -12,6 +12,7 @@ from spermseg.errors import ConfigError, ShapeError
 MAX_LEVELS = 8
 """More would halve a tile to nothing."""
 MAX_FILTERS = 4096
+MAX_SUBPIXEL = 8
 DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Along one axis, a kernel of 3 over doubled values as one of 4 that doubles itself: which of the 3 weights meet."""
 
@@ -30,6 +31,9 @@ class UNetConfig:
     """One output channel a class, in this order."""
     residual: bool = False
     """Whether the second convolution of each level adds to what it sees (He et al., CVPR 2016)."""
+    subpixel: int = 1
+    """Pixels along each axis that go in, and come out, as channels of one (Shi et al., CVPR 2016): with 2, every level
+    works at half of its resolution."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.filters) <= MAX_LEVELS:
@@ -40,24 +44,27 @@ class UNetConfig:
                 f"got filters {self.filters}, bridge {self.bridge}, in_channels {self.in_channels}; "
                 f"1 to {MAX_FILTERS} of each is needed"
             )
+        if not 1 <= self.subpixel <= MAX_SUBPIXEL:
+            raise ConfigError(f"got subpixel {self.subpixel}; 1 to {MAX_SUBPIXEL} is needed")
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"got classes {self.classes}; at least one, each once, is needed")
 
     @property
     def multiple(self) -> int:
         """Height and width of the input must be multiples of this, px."""
-        return int(2 ** len(self.filters))
+        return int(self.subpixel * 2 ** len(self.filters))
 
     @property
     def reach(self) -> int:
         """What is farther than this from a pixel, along either axis, has no part in its logits, px.
 
-        The convolutions see 6 x `multiple` - 4 px, and pooling joins whole blocks of `multiple` px.
+        The convolutions see 6 x `multiple` - 4 px, and pooling joins whole blocks of `multiple` px; where a subpixel
+        is one of several, so many times as much, and its neighbours within.
 
         >>> UNetConfig().reach
         107
         """
-        return 7 * self.multiple - 5
+        return 7 * self.multiple - 4 * self.subpixel - 1
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ShapeError for a height or width that does not halve evenly at each level."""
@@ -120,7 +127,8 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig = UNetConfig()) -> None:
         super().__init__()
         self.config = config
-        widths = (config.in_channels, *config.filters)
+        ways = config.subpixel**2
+        widths = (config.in_channels * ways, *config.filters)
         self.encoder = nn.ModuleList(
             DoubleConvolution(i, o, residual=config.residual) for i, o in zip(widths, config.filters, strict=False)
         )
@@ -131,7 +139,7 @@ class UNet(nn.Module):
             DecoderLevel(up + skip, skip, residual=config.residual)
             for up, skip in zip(below, config.filters[::-1], strict=True)
         )
-        self.head = nn.Conv2d(config.filters[0], len(config.classes), kernel_size=1)
+        self.head = nn.Conv2d(config.filters[0], len(config.classes) * ways, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes, Y, X) for a picture (N, in_channels, Y, X) of values 0 to 1.
@@ -140,6 +148,7 @@ class UNet(nn.Module):
             ShapeError: another number of channels, or a height or width that does not halve evenly at each level.
         """
         self._check(x)
+        x = functional.pixel_unshuffle(x, self.config.subpixel)
         skips = []
         for level in self.encoder:
             x = level(x)  # (N, filters, Y / 2**k, X / 2**k)
@@ -148,8 +157,7 @@ class UNet(nn.Module):
         x = self.bridge(x)  # (N, bridge, Y / 2**levels, X / 2**levels)
         for level, skip in zip(self.decoder, reversed(skips), strict=True):
             x = level(x, skip)
-        logits: Tensor = self.head(x)
-        return logits
+        return functional.pixel_shuffle(self.head(x), self.config.subpixel)
 
     def _check(self, x: Tensor) -> None:
         channels = self.config.in_channels

@@ -104,7 +104,6 @@ def test_a_map_brought_to_native_keeps_its_range_and_a_flat_one_its_value(shape,
         (Tiles, {"tile": 500}),
         (Tiles, {"halo": 100}),
         (Tiles, {"halo": -16}),
-        (Tiles, {"tile": 224, "halo": 112}),
         (WholeFrame, {"size": 0}),
         (WholeFrame, {"size": 250}),
     ],
@@ -113,6 +112,13 @@ def test_a_map_brought_to_native_keeps_its_range_and_a_flat_one_its_value(shape,
 def test_settings_that_cannot_be_used_say_what_is_needed(view, wrong):
     with pytest.raises(ConfigError, match=r"^got .* is needed$"):
         view(**wrong)
+
+
+def test_tiles_of_which_the_halos_leave_nothing_are_of_use_only_where_these_cover_the_reach():
+    view = Tiles(scale=1.0, tile=224, halo=112)
+    assert view.layout((1000, 1000), reach=107, window_px=512**2).window[0] > 224
+    with pytest.raises(ConfigError, match=r"^got tile 224, halo 112 and a network that sees 219 px .* is needed$"):
+        view.layout((1000, 1000), reach=219, window_px=512**2)
 
 
 def test_the_default_halo_is_the_least_that_covers_the_reach_of_the_paper_network():

@@ -17,7 +17,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, UNetConfig(), UNetConfig(filters=(4,), bridge=4, classes=("a", "b"))], ids=str
+    "config",
+    [SMALL, UNetConfig(), UNetConfig(filters=(4,), bridge=4, subpixel=2, classes=("a", "b"))],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_engines_give_the_same_for_tiles_of_any_shape(config, dtype):

@@ -13,6 +13,7 @@ CONFIGS = [
     UNetConfig(filters=(3,), bridge=3, classes=("head", "tail")),
     UNetConfig(filters=(2, 3, 4, 5, 6), bridge=7, in_channels=1),
     UNetConfig(filters=(4, 6), bridge=8, residual=True),
+    UNetConfig(filters=(4, 6), bridge=8, subpixel=2, classes=("head", "tail")),
 ]
 
 

@@ -13,6 +13,7 @@ CONFIGS = {
     "paper": UNetConfig(),
     "one level": UNetConfig(filters=(5,), bridge=7),
     "narrowing": UNetConfig(filters=(8, 4, 2), bridge=3),
+    "subpixels": UNetConfig(filters=(4, 8), bridge=8, subpixel=2, classes=("cell", "head")),
     "grey, many classes": UNetConfig(filters=(4, 8), bridge=8, in_channels=1, classes=("head", "midpiece", "tail")),
 }
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -109,9 +110,9 @@ def test_the_decoder_joins_each_level_with_the_skip_of_its_size():
         assert torch.allclose(network(x), network.head(up), atol=1e-6)
 
 
-def open_network(levels: int) -> UNet:
+def open_network(levels: int, subpixel: int) -> UNet:
     """Positive weights: no ReLU closes, so all that may have a part in a logit has one."""
-    network = UNet(UNetConfig(filters=(3,) * levels, bridge=3)).double().eval()
+    network = UNet(UNetConfig(filters=(3,) * levels, bridge=3, subpixel=subpixel)).double().eval()
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d):
@@ -124,16 +125,17 @@ def seen_along_x(network: UNet, column: int, width: int) -> torch.Tensor:
     """Columns with a part in the logits of one column, over pictures enough for each pixel to win a max-pooling."""
     seen = torch.zeros(width, dtype=torch.float64)
     for seed in range(6):
-        x = torch.rand(1, 3, 32, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        shape = (1, 3, 2 * network.config.multiple, width)
+        x = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         x.requires_grad_()
         network(x)[..., column].sum().backward()
         seen += x.grad.abs().sum((0, 1, 2))
     return seen.nonzero().flatten()
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 4])
-def test_a_pixel_sees_just_as_far_as_its_reach(levels):
-    network = open_network(levels)
+@pytest.mark.parametrize(("levels", "subpixel"), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2), (1, 3)])
+def test_a_pixel_sees_just_as_far_as_its_reach(levels, subpixel):
+    network = open_network(levels, subpixel)
     m, reach = network.config.multiple, network.config.reach
     left = right = 0
     for column in range(8 * m, 9 * m):
@@ -151,6 +153,7 @@ def test_a_pixel_sees_just_as_far_as_its_reach(levels):
         {"filters": (100_000,)},
         {"bridge": 0},
         {"in_channels": -1},
+        {"subpixel": 0},
         {"classes": ()},
         {"classes": ("tail", "tail")},
     ],
