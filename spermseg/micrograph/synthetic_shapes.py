@@ -13,6 +13,8 @@ from matplotlib.path import Path as OutlinePath
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+from spermseg.micrograph.rasterise import Polygon
+
 Points = NDArray[np.float64]
 """(N, 2) float64, one (x, y) a vertex, px."""
 
@@ -46,6 +48,10 @@ class Shape:
     def area(self) -> float:
         """The exact area, px2."""
         return abs(signed_area(self.points))
+
+    def outline(self, finer: int = 1) -> Polygon:
+        """Return its polygon, px, of which so many lie in one of the micrograph along each axis."""
+        return Polygon(points=tuple((x, y) for x, y in (self.points * finer).tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)

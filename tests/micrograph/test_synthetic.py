@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.annotation_formats import read_annotations
-from spermseg.micrograph.rasterise import Polygon, rasterise
+from spermseg.micrograph.rasterise import rasterise
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph, labelme_annotation, paint
 from spermseg.micrograph.synthetic_shapes import (
     ACROSOME,
@@ -32,17 +32,12 @@ CLEAN = replace(
 SEEDS = st.integers(0, 2**32)
 
 
-def polygon_mask(points, height, width):
-    """The pixels whose centre lies inside."""
-    return rasterise([Polygon(points=tuple(map(tuple, points)))], height, width)
-
-
 def cell_mask(drawn, fine=1):
     """The union of all labelled shapes, on a grid this many times finer than the picture's."""
     height, width = (length * fine for length in drawn.pixels.shape[:2])
     mask = np.zeros((height, width), bool)
     for shape in drawn.shapes:
-        mask |= polygon_mask(shape.points * fine, height, width)
+        mask |= rasterise([shape.outline(fine)], height, width)
     return mask
 
 
@@ -78,7 +73,7 @@ def test_the_edge_of_a_drawn_part_is_the_edge_of_its_mask(seed):
     cell = draw_cell(np.random.default_rng(seed), (160, 128), 0.5, 0)
     for shape in cell:
         covered = paint([[shape.points]], [1.0], 256, 320) > 0.5
-        mask = polygon_mask(shape.points, 256, 320)
+        mask = rasterise([shape.outline()], 256, 320)
         differing = (covered ^ mask).sum()
         # Half covered and centre inside are the same thing for a straight edge, nearly for a curved one.
         assert differing <= 3 + 0.03 * grow(mask).sum() if shape.label != VACUOLE else differing <= 6
@@ -118,7 +113,8 @@ def test_no_outline_crosses_itself(seed):
     for shape in draw_cell(np.random.default_rng(seed), (0, 0), 4.0, 0):  # large, so that pixels are a fine grid
         points = shape.points - shape.points.min(axis=0)
         width, height = np.ceil(points.max(axis=0)).astype(int)
-        assert polygon_mask(points, height, width).sum() == pytest.approx(shape.area, rel=0.02, abs=24)
+        mask = rasterise([replace(shape, points=points).outline()], height, width)
+        assert mask.sum() == pytest.approx(shape.area, rel=0.02, abs=24)
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,7 +134,7 @@ def test_a_cell_is_one_connected_thing(seed):
     size = 1200
     mask = np.zeros((size, size), bool)
     for shape in draw_cell(np.random.default_rng(seed), (size / 2, size / 2), 0.5, 0):
-        mask |= polygon_mask(shape.points, size, size)
+        mask |= rasterise([shape.outline()], size, size)
     assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 2
 
 
