@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from spermseg.cells.instances import CellConfig
+from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet import UNetConfig
 from spermseg.training.config import TrainConfig
 
 RecipeName = Literal["paper", "clinic"]
+PARTS = ("cell", "head", "acrosome", "midpiece", "tail")
+"""What `clinic` learns, as far as it is annotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +33,27 @@ def paper() -> Recipe:
 
 
 def clinic() -> Recipe:
-    """Return tiles at half the native resolution, which keep the aspect and the tails, and stronger augmentation."""
+    """Return tiles at a quarter of the native resolution, which keep the aspect, and stronger augmentation.
+
+    The network sees blocks of 2 x 2 pixels: as fast as the paper's, it looks twice as far.
+    """
+    network = UNetConfig(filters=(32, 48, 64, 96), bridge=96, subpixel=2, classes=PARTS)
     return Recipe(
         name="clinic",
-        view=Tiles(scale=0.5, tile=512, halo=112),
+        network=network,
+        view=Tiles(scale=0.25, tile=256, halo=aligned(network.reach, network.multiple)),
         train=TrainConfig(
-            batch_size=8,
+            batch_size=4,
+            optimizer="muon",
             learning_rate=3e-3,
             schedule="one-cycle",
             weight_decay=0.01,
-            average=0.99,
+            average=0.995,
             precision="auto",
             loss="bce+dice",
+            soft_labels=True,
             augment="clinic",
-            expansion=2,
+            expansion=4,
         ),
         cells=CellConfig(headed=True),
         choose_threshold=True,

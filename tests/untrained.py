@@ -24,8 +24,11 @@ def trained_looking(config: UNetConfig, seed: int = 0) -> UNet:
             if name.endswith("bias"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
         logits = network.eval()(torch.rand(4, config.in_channels, 64, 64))
-        scale = 1.5 / logits.std(dim=(0, 2, 3))
-        network.head.bias.sub_(logits.mean(dim=(0, 2, 3))).mul_(scale)
+        centre, scale = (
+            each.repeat_interleave(config.subpixel**2)
+            for each in (logits.mean(dim=(0, 2, 3)), 1.5 / logits.std(dim=(0, 2, 3)))
+        )
+        network.head.bias.sub_(centre).mul_(scale)
         network.head.weight.mul_(scale[:, None, None, None])
     return network
 

@@ -111,7 +111,7 @@ class Experiment:
             dataset=self.dataset,
             out=place.uri,
             recipe="paper",
-            augment=rows[0].augmented,
+            augment="paper" if rows[0].augmented else "none",
             epochs=max(epochs),
             snapshots=epochs,
             seed=self.seed,

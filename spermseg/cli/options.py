@@ -8,6 +8,7 @@ _RECIPE = "(default: the recipe's)"
 RECIPES = tyro.conf.arg(help_behavior_hint=_RECIPE)
 RecipeInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_RECIPE)]
 RecipeInts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N [N ...]", help_behavior_hint=_RECIPE)]
+RecipeParts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="PART [PART ...]", help_behavior_hint=_RECIPE)]
 RecipeFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_RECIPE)]
 
 _MODEL = "(default: the model's)"

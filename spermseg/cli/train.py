@@ -16,6 +16,7 @@ from spermseg.cli.options import (
     RecipeFloat,
     RecipeInt,
     RecipeInts,
+    RecipeParts,
     RecipeSwitch,
     is_on,
     wants_gpu,
@@ -30,11 +31,13 @@ from spermseg.model.shipped import model_location
 from spermseg.model.unet import UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.storage.filesystem import Location
+from spermseg.training.augment import AugmentName
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
 from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.job import TrainJob
 from spermseg.training.learner import first_weights
 from spermseg.training.losses import LossName
+from spermseg.training.optimizers import OptimizerName
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
 
@@ -62,16 +65,22 @@ class Train:
     ignore_loose: OptionalText = None
     """A model that knows heads, or `shipped`: what it finds, nobody has annotated, and hangs together with no head is
     left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
+    ignore_cut: RecipeSwitch = None
+    """Learn nothing from cells whose heads a tile cuts off, where `head` is among the classes: they look like the
+    tails, from cells outside of the picture, that annotations skip."""
     init: OptionalText = None
-    """A model to start from, or `shipped`, instead of from chance: the network and its view are that model's."""
+    """A model to start from, or `shipped`, instead of from chance: its network, classes and view are taken over."""
     recipe: RecipeName = "paper"
-    """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at half the resolution."""
+    """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at a quarter of
+    the resolution."""
     epochs: RecipeInt = None
     """Times that the training split is seen (paper: 30)."""
     batch_size: RecipeInt = None
     """Pictures a step, over all workers (paper: 4)."""
+    optimizer: Annotated[OptimizerName | None, RECIPES] = None
+    """What moves the weights: `adam`, the paper's; or `muon`, which learns as much in fewer steps."""
     learning_rate: RecipeFloat = None
-    """Of Adam; the highest one of a schedule (paper: 3e-4)."""
+    """Of the optimiser; the highest one of a schedule (paper: 3e-4)."""
     schedule: Annotated[ScheduleName | None, RECIPES] = None
     """Of the learning rate."""
     weight_decay: RecipeFloat = None
@@ -90,12 +99,15 @@ class Train:
     """Filters of the bridge (paper: 64)."""
     residual: bool = False
     """Let the second convolution of each level add to what it sees."""
+    subpixel: RecipeInt = None
+    """Pixels along each axis that go into the network, and come out of it, as channels of one."""
     scale: RecipeFloat = None
-    """Working resolution over native resolution, where the recipe has tiles (clinic: 0.5)."""
+    """Working resolution over native resolution, where the recipe has tiles (clinic: 0.25)."""
     tile: RecipeInt = None
     """Side of a tile, or of the whole picture, that the network learns from, px (paper: 256)."""
-    augment: bool = True
-    """Whether an epoch also sees the recipe's variants of each picture."""
+    augment: Annotated[AugmentName | None, RECIPES] = None
+    """Variants that an epoch sees of each picture: `none`; the `paper`'s five; `symmetries` of a square; or the recipe
+    `clinic`'s, which also differ in scale, light, stain, blur and noise."""
     expansion: RecipeInt = None
     """Pictures that an epoch makes of each: itself and its variants (paper: 6)."""
     places: RecipeInt = None
@@ -104,8 +116,9 @@ class Train:
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False
     """Keep the statistics of batch normalisation as they are."""
-    classes: tuple[str, ...] = ("cell",)
-    """Parts to learn, one output each; `cell` is the whole cell."""
+    classes: RecipeParts = None
+    """Parts to learn, one output each; `cell` is the whole cell (paper: cell; clinic: those of cell, head, acrosome,
+    midpiece and tail that are annotated)."""
     snapshots: tuple[int, ...] = ()
     """Epochs whose models are kept, too, as OUT/model-epoch-N.safetensors."""
     resume: bool = False
@@ -128,7 +141,8 @@ class Train:
         begun = None if self.init is None else self._model(self.init)
         chosen = self._recipe(begun)
         data = self._data(chosen)
-        _check_data(data, chosen)
+        chosen = self._with_classes(chosen, data)
+        _check_data(data)
         _keep_settings(out, chosen, data, begun)
         job = TrainJob(
             data=data,
@@ -174,15 +188,25 @@ class Train:
         chosen = recipe(self.recipe)
         if begun is not None:
             chosen = replace(chosen, network=begun.description.network, view=begun.description.view)
-        given = self._given(field.name for field in fields(TrainConfig) if field.name != "augment")
-        given["soft_labels"] = is_on(self.soft_labels, chosen.train.soft_labels)
-        if not self.augment:
-            given |= {"augment": "none", "expansion": 1}
-        network = replace(chosen.network, classes=self.classes, **self._given(["filters", "bridge"]))
+        given = self._given(field.name for field in fields(TrainConfig))
+        for name in ("soft_labels", "ignore_cut"):
+            given[name] = is_on(getattr(self, name), getattr(chosen.train, name))
+        if self.augment == "none":
+            given["expansion"] = 1
+        network = replace(chosen.network, **self._given(["filters", "bridge", "subpixel"]))
         network = replace(network, residual=network.residual or self.residual)
         view = self._view(chosen.view, network)
         network.check_size(view.tile, view.tile)
         return replace(chosen, train=replace(chosen.train, **given), network=network, view=view)
+
+    def _with_classes(self, chosen: Recipe, data: TrainingData) -> Recipe:
+        """Return the recipe with the classes that were asked for, or those of its own that there are."""
+        own = chosen.network.classes
+        classes = self.classes or tuple(name for name in own if name in data.classes) or own
+        unknown = [name for name in classes if name not in data.classes]
+        if unknown:
+            raise DatasetError(f"{data.name} has no part {', '.join(unknown)}; it has {', '.join(data.classes)}")
+        return replace(chosen, network=replace(chosen.network, classes=classes))
 
     def _view(self, view: WholeFrame | Tiles, network: UNetConfig) -> WholeFrame | Tiles:
         if isinstance(view, Tiles):
@@ -223,10 +247,7 @@ def _keep_settings(out: Location, chosen: Recipe, data: TrainingData, begun: Sav
     place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _check_data(data: TrainingData, chosen: Recipe) -> None:
+def _check_data(data: TrainingData) -> None:
     if isinstance(data, AnnotatedData):
         for split in ("train", "val"):
             data.names(split)
-    unknown = set(chosen.network.classes) - set(data.classes)
-    if unknown:
-        raise DatasetError(f"{data.name} has no part {', '.join(sorted(unknown))}; it has {', '.join(data.classes)}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
 
-AugmentName = Literal["none", "paper", "clinic"]
+AugmentName = Literal["none", "symmetries", "paper", "clinic"]
 PAPER_VARIANTS = ("as it is", "centre crop", "rotation by 90", "grid distortion", "horizontal flip", "vertical flip")
 """Of the augmentation `paper`, in the order of their numbers."""
 CROP_SHARE = 0.75
@@ -23,8 +23,8 @@ class Augmentation:
     """Variants of a picture, each a function of (seed, variant) alone. Not safe to share between threads.
 
     Variant 0 of `none` and `paper` is the picture itself; the others are the paper's five, one each: CenterCrop
-    (brought back to size), RandomRotate90, GridDistortion, HorizontalFlip, VerticalFlip. Every variant of `clinic` is
-    drawn anew from symmetries, scale, light, stain, blur and noise.
+    (brought back to size), RandomRotate90, GridDistortion, HorizontalFlip, VerticalFlip. Every variant of `symmetries`
+    is drawn anew from those of a square, and every one of `clinic` from these, scale, light, stain, blur and noise.
     """
 
     def __init__(self, name: AugmentName, size: int) -> None:
@@ -32,6 +32,8 @@ class Augmentation:
         self._transforms: list[A.Compose] = []
         if name == "paper":
             self._transforms = [A.Compose([], seed=0), *(A.Compose([one], seed=0) for one in _paper_transforms(size))]
+        elif name == "symmetries":
+            self._transforms = [A.Compose([A.SquareSymmetry(p=1.0)], seed=0)]
         elif name == "clinic":
             self._transforms = [A.Compose(_clinic_transforms(), seed=0)]
 
@@ -71,11 +73,12 @@ def _paper_transforms(size: int) -> list[A.BasicTransform]:
 
 
 def _clinic_transforms() -> list[A.BasicTransform]:
+    """Return what no camera would spoil: light that saturates would wipe out faint tails that are annotated."""
     return [
         A.SquareSymmetry(p=1.0),
         A.Affine(scale=(0.8, 1.25), rotate=(-20, 20), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
-        A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.25, p=0.6),
-        A.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=25, val_shift_limit=10, p=0.5),
+        A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.25, ensure_safe_range=True, p=0.6),
+        A.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=25, val_shift_limit=0, p=0.5),
         A.GaussianBlur(sigma_limit=(0.2, 1.5), p=0.2),
         A.GaussNoise(std_range=(0.01, 0.05), p=0.3),
     ]

@@ -6,6 +6,7 @@ from typing import Literal
 from spermseg.errors import ConfigError
 from spermseg.training.augment import AugmentName, check_expansion
 from spermseg.training.losses import LossName
+from spermseg.training.optimizers import OptimizerName
 
 ScheduleName = Literal["constant", "one-cycle"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
@@ -19,8 +20,10 @@ class TrainConfig:
     """Times that the training split is seen, each with its variants."""
     batch_size: int = 4
     """Pictures a step, over all workers."""
+    optimizer: OptimizerName = "adam"
+    """`muon` moves the kernels of convolutions by Muon, and the rest by Adam (`training.optimizers`)."""
     learning_rate: float = 3e-4
-    """Of Adam; the highest one of a schedule."""
+    """Of the optimisers; the highest one of a schedule."""
     schedule: ScheduleName = "constant"
     """Of the learning rate: `one-cycle` rises for a third of the steps and falls to nothing (Smith and Topin, 2019)."""
     weight_decay: float = 0.0
@@ -36,11 +39,13 @@ class TrainConfig:
     soft_labels: bool = False
     """Learn how much of each pixel is cell, instead of whether at least half of it is."""
     augment: AugmentName = "paper"
-    """`paper` is its five transforms, `clinic` a stronger mixture, `none` nothing."""
+    """`paper` is its five transforms, `symmetries` those of a square, `clinic` a stronger mixture, `none` nothing."""
     expansion: int = 6
     """Pictures that an epoch makes of each: itself and its variants."""
     places: int = 1
     """Squares of a picture that are tried for a tile; the one with the most cells is taken: hard tiles, more often."""
+    ignore_cut: bool = False
+    """Learn nothing from cells whose heads a tile cuts off, where heads are learned, too (`training.incomplete`)."""
     seed: int = 0
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False

@@ -33,6 +33,11 @@ def covered(cover: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((cover >= HALF) & (cover != UNKNOWN))
 
 
+def known(cover: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the share of each pixel, 0-1, that is known to be in the class."""
+    return np.where(cover == UNKNOWN, np.float32(0), cover / np.float32(FULL))
+
+
 def target_of(cover: Tensor, *, soft: bool) -> Tensor:
     """Return what is to be learned: float, IGNORED where nobody knows, else 0 or 1, or 0 to 1 with soft labels."""
     share = cover / FULL if soft else (cover >= HALF).float()

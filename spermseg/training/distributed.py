@@ -31,6 +31,8 @@ LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
 TILES_A_TASK = 4
 """Drawn by one task."""
+DRAWING_CPUS = 0.5
+"""Reserved for such a task: where the network takes all but one, two tasks draw while it waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,14 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         on_report: called in a thread of this process, about twice a second.
 
     Raises:
+        ConfigError: the batch cannot be shared out among the workers.
         DatasetError: the dataset is missing or damaged.
         RunError: the training failed more often than `max_failures`.
     """
+    if job.config.batch_size % scaling.workers:
+        raise ConfigError(
+            f"got batch size {job.config.batch_size} for {scaling.workers} workers; a multiple of them is needed"
+        )
     connect(ray.init, scaling.address)
     try:
         configure_ray_data(ray.data.DataContext.get_current())
@@ -74,11 +81,20 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         with result.checkpoint.as_directory() as folder:
             return read_state(Path(folder))
     except ray.train.TrainingFailedError as error:
-        raise RunError(f"the training failed: {first_line(error)}; its last epoch is kept: --resume goes on") from error
+        raise RunError(f"the training failed: {cause_of(error)}; its last epoch is kept: --resume goes on") from error
     except ray.exceptions.RayTaskError as error:
         raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
     finally:
         ray.shutdown()
+
+
+def cause_of(error: ray.train.TrainingFailedError) -> str:
+    """Return what went wrong, in a line: that of the first worker, where workers failed."""
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    failure = failures[min(failures)]
+    lines = str(failure).strip().splitlines()
+    told_last = any(line.startswith("Traceback") for line in lines)
+    return lines[-1] if told_last else first_line(failure)
 
 
 def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.train.torch.TorchTrainer:
@@ -165,7 +181,7 @@ class _DrawnBatches:
         context.execution_options.preserve_order = True
         tiles = self.steps * share
         draw = DrawTile(self.job, self.data, epoch, self.rank, self.size)
-        drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=1)
+        drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=DRAWING_CPUS)
         for batch in drawn.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
             yield batch["pixels"], batch["cover"]
 
@@ -189,7 +205,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     if isinstance(job.data, DrawnData):
         batches = _DrawnBatches(job=job, data=job.data, rank=rank, size=size)
     else:
-        batches = Sampler.of(job.config, _read_examples("train", job), job.view.tile, rank, size)
+        train, classes = _read_examples("train", job), job.network.classes
+        batches = Sampler.of(job.config, train, job.view.tile, rank, size, classes=classes)
     fit = Fit(
         network_config=job.network,
         view=job.view,

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
 from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet, UNetConfig
@@ -47,7 +46,7 @@ class FitState:
     """That learn."""
     average: Weights = field(default_factory=dict)
     """Their average, where there is one."""
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizers: dict[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
     best_weights: Weights = field(default_factory=dict)
     """Those of the epoch with the highest Dice on the validation split."""
@@ -91,10 +90,6 @@ class Fit:
     team: Team = field(default_factory=Team)
 
     def __post_init__(self) -> None:
-        if self.config.batch_size % self.team.size:
-            raise ConfigError(
-                f"got batch size {self.config.batch_size} for {self.team.size} workers; a multiple of them is needed"
-            )
         torch.manual_seed(self.config.seed)
         network = UNet(self.network_config)
         if self.first_weights is not None:
@@ -104,7 +99,7 @@ class Fit:
     def run(
         self,
         state: FitState | None = None,
-        on_epoch: Callable[[FitState], None] | None = None,
+        on_epoch: Callable[[FitState], object] | None = None,
         on_step: Callable[[StepReport], None] | None = None,
     ) -> FitState:
         """Train until the last epoch.
@@ -117,7 +112,7 @@ class Fit:
         state = state or FitState()
         if state.epoch:
             self.learner.go_on(
-                weights=state.weights, average=state.average, optimizer=state.optimizer, epochs=state.epoch
+                weights=state.weights, average=state.average, optimizers=state.optimizers, epochs=state.epoch
             )
         if self.team.size > 1:
             self.learner.share()

@@ -1,6 +1,6 @@
-"""Annotations that leave cells out: where nobody knows what is there, so that nothing is learned from it."""
+"""Cells that are left out, by who annotates or by the edge of a tile: where nothing is to be learned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.model.headed import headless
+from spermseg.training.cover import UNKNOWN, known
 
 NEAR = 3
 """Px at the working resolution: what is found this near to an annotated cell is its edge, and no other cell's."""
@@ -20,6 +21,22 @@ def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bo
         for length, width in zip(shape, widths, strict=True)
     ]
     return np.asarray(near[0][:, None] | near[1])
+
+
+def forget_cut_off(cover: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Return the cover of a tile in which cells that show no head are UNKNOWN: the tile has cut it off.
+
+    Tails whose heads are outside of a picture are not annotated. What a tile shows of a cell without its head looks
+    just the same, so what it is cannot be learned from this tile.
+
+    Args:
+        cover: (Y, X, classes), how much of each pixel is in the class.
+        classes: their names. Without heads among them nothing is known to be cut off, and nothing changes.
+    """
+    if not {WHOLE_CELL, HEAD} <= set(classes):
+        return cover
+    cell, head = (known(cover[..., classes.index(part)]) for part in (WHOLE_CELL, HEAD))
+    return np.where(headless(cell, head, 0.5)[..., np.newaxis], np.uint8(UNKNOWN), cover)
 
 
 def loose_pieces(

@@ -1,6 +1,8 @@
 """What is to be trained, and its examples as rows that travel between processes."""
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +58,9 @@ class DrawTile:
         batch = self.job.config.batch_size
         step, place = divmod(row["id"], batch // self.size)
         slot = (step * batch + place * self.size + self.rank) % self.data.pictures
-        drawn = self.data.draw(self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
+        wanted = (self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
+        with ThreadPoolExecutor(1, initializer=_take_what_is_left) as thread:
+            drawn = thread.submit(self.data.draw, *wanted).result()
         return {"pixels": drawn.pixels, "cover": drawn.cover}
 
 
@@ -72,3 +76,13 @@ def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExa
                 cover=np.frombuffer(cover.as_buffer(), np.uint8).reshape(*shape, classes),
             ),
         )
+
+
+def _take_what_is_left() -> None:
+    """Let this thread run only on what others leave of the CPUs, where the system knows how (Linux).
+
+    A network whose threads wait for each other loses far more by a CPU that is taken from one of them than is taken.
+    Only root could take it back, so it is a thread's to end with.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

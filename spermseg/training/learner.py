@@ -1,4 +1,4 @@
-"""One network that learns: its optimiser, its learning rate, and the average of its weights."""
+"""One network that learns: its optimisers, their learning rate, and the average of its weights."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.config import TrainConfig
 from spermseg.training.losses import segmentation_loss
+from spermseg.training.optimizers import make_optimizers
 
 Weights = dict[str, Tensor]
 
@@ -27,14 +28,14 @@ class Learner:
         self.config, self.steps, self.device = config, steps, device
         self.network = network.to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        self.optimizers = make_optimizers(
+            self.network, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
         self.average: AveragedModel | None = None
         if config.average:
             keep = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.network, multi_avg_fn=keep, use_buffers=True)
-        self._schedule = self._start_schedule()
+        self._schedules = self._start_schedules()
         self._wrapped: nn.Module = self.network
 
     @property
@@ -60,11 +61,12 @@ class Learner:
         with self.precision():
             logits = self._wrapped(x)
         loss = segmentation_loss(logits.float(), target, self.config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        if self._schedule:
-            self._schedule.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        for schedule in self._schedules:
+            schedule.step()
         if self.average:
             self.average.update_parameters(self.network)
         return loss.detach(), logits.detach()
@@ -76,29 +78,31 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half or self.device.type == "cuda")
 
     def state(self) -> dict[str, Any]:
-        """Return copies of all that learns: `weights`, their `average` (empty where there is none), `optimizer`."""
+        """Return copies of all that learns: `weights`, their `average` (empty where there is none), `optimizers`."""
         return {
             "weights": _copy(self.network),
             "average": _copy(self.average.module) if self.average else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
         }
 
-    def go_on(self, *, weights: Weights, average: Weights, optimizer: dict[str, Any], epochs: int) -> None:
+    def go_on(self, *, weights: Weights, average: Weights, optimizers: dict[str, Any], epochs: int) -> None:
         """Go on from a state, after so many epochs."""
         self.network.load_state_dict(weights)
         if self.average:
             self.average.module.load_state_dict(average)
             self.average.n_averaged.fill_(epochs * self.steps)
-        self.optimizer.load_state_dict(optimizer)
-        self._schedule = self._start_schedule(epochs)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizers[name])
+        self._schedules = self._start_schedules(epochs)
 
-    def _start_schedule(self, epochs_done: int = 0) -> LRScheduler | None:
-        """Return what moves the learning rate after every step, where it moves."""
+    def _start_schedules(self, epochs_done: int = 0) -> list[LRScheduler]:
+        """Return what moves the learning rates after every step, where they move."""
         if self.config.schedule == "constant":
-            return None
+            return []
         total = self.config.epochs * self.steps + 1
         last = epochs_done * self.steps - 1
-        return OneCycleLR(self.optimizer, self.config.learning_rate, total_steps=total, last_epoch=last)
+        rate = self.config.learning_rate
+        return [OneCycleLR(one, rate, total_steps=total, last_epoch=last) for one in self.optimizers.values()]
 
 
 def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
@@ -110,17 +114,19 @@ def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
     if replace(begun.description.network, classes=config.classes) != config:
         begun_with = begun.description.network
         raise ConfigError(
-            f"got a model with filters {begun_with.filters} and bridge {begun_with.bridge}; "
-            f"{config.filters} and {config.bridge} are needed: leave out --filters, --bridge and --residual"
+            f"got a model with filters {begun_with.filters} and bridge {begun_with.bridge}; {config.filters} and "
+            f"{config.bridge} are needed: leave out --filters, --bridge, --residual and --subpixel"
         )
     torch.manual_seed(seed)
     weights = {**begun.network.state_dict()}
     for name, fresh in UNet(config).state_dict().items():
         if name.startswith("head."):
             old = weights[name]
+            rows = config.subpixel**2
             for row, part in enumerate(config.classes):
                 if part in begun.description.network.classes:
-                    fresh[row] = old[begun.description.network.classes.index(part)]
+                    before = begun.description.network.classes.index(part)
+                    fresh[row * rows : (row + 1) * rows] = old[before * rows : (before + 1) * rows]
             weights[name] = fresh
     return weights
 

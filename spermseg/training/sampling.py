@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spermseg.training.augment import Augmentation, AugmentName
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import covered
+from spermseg.training.incomplete import forget_cut_off
 
 T = TypeVar("T")
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -56,12 +57,23 @@ class Sampler:
     seed: int
     places: int = 1
     """Squares of an example that are tried for a tile; the one with the most cell pixels is taken."""
+    classes: tuple[str, ...] = ()
+    """What there is cover of."""
+    ignore_cut: bool = False
+    """Whether nothing is to be learned from cells whose heads a tile cuts off."""
     rank: int = 0
     workers: int = 1
 
     @classmethod
     def of(
-        cls, config: TrainConfig, examples: Sequence[WorkingExample], tile: int, rank: int = 0, workers: int = 1
+        cls,
+        config: TrainConfig,
+        examples: Sequence[WorkingExample],
+        tile: int,
+        rank: int = 0,
+        workers: int = 1,
+        *,
+        classes: tuple[str, ...] = (),
     ) -> "Sampler":
         """Return what cuts the epochs of a training."""
         return cls(
@@ -72,6 +84,8 @@ class Sampler:
             augment=config.augment,
             seed=config.seed,
             places=config.places,
+            classes=classes,
+            ignore_cut=config.ignore_cut,
             rank=rank,
             workers=workers,
         )
@@ -104,7 +118,8 @@ class Sampler:
         variant, index = divmod(slot, len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, slot))
         pixels, cover = random_tile(self.examples[index], self.tile, rng, self.places)
-        return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
+        pixels, cover = augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
+        return pixels, forget_cut_off(cover, self.classes) if self.ignore_cut else cover
 
 
 def random_tile(

@@ -18,15 +18,17 @@ from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import UNKNOWN, cover_of, covered, full_cover
+from spermseg.training.cover import UNKNOWN, cover_of, covered
 from spermseg.training.dataset import Dataset
-from spermseg.training.incomplete import border, loose_pieces
+from spermseg.training.incomplete import border, forget_cut_off, loose_pieces
 from spermseg.training.sampling import WorkingExample
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 4
 """Counts the changes of what is drawn: part of the digest of drawn data."""
 FRAME, FRAME_SCALE = (512, 640), 0.5
 """What is drawn for a network that sees the whole picture."""
+FINER = 4
+"""Pixels of a mask, along each axis, in one of a tile that is drawn: how much of it is cell is known to a 16th."""
 HELD_OUT = 2**32 - 1
 """In place of an epoch, in the seeds of the validation split."""
 
@@ -217,7 +219,7 @@ class DrawnData:
         example = draw_example(rng, view, classes)
         augmentation = Augmentation(config.augment, view.tile)
         pixels, cover = augmentation.variant(example.pixels, example.cover, slot, int(rng.integers(2**31)))
-        return replace(example, pixels=pixels, cover=cover)
+        return replace(example, pixels=pixels, cover=forget_cut_off(cover, classes) if config.ignore_cut else cover)
 
 
 def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
@@ -226,7 +228,7 @@ def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...])
     size, scale = ((view.tile, view.tile), view.scale) if isinstance(view, Tiles) else (FRAME, FRAME_SCALE)
     drawing = random_drawing(rng, *size, scale)
     drawn = draw_micrograph(int(rng.integers(2**31)), drawing)
-    masks = annotate(drawn, drawing.scale)
-    pixels = drawn.pixels if tiles else view.working_pixels(drawn.pixels)
-    chosen = [full_cover(masks[part]) if tiles else cover_of(masks[part], view) for part in classes]
-    return WorkingExample(pixels=pixels, cover=np.stack(chosen, axis=-1))
+    masks = annotate(drawn, drawing.scale, finer=FINER if tiles else 1)
+    reading = Tiles(scale=1 / FINER) if tiles else view
+    cover = np.stack([cover_of(masks[part], reading) for part in classes], axis=-1)
+    return WorkingExample(pixels=drawn.pixels if tiles else view.working_pixels(drawn.pixels), cover=cover)

@@ -82,7 +82,7 @@ def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(st
 
 def test_a_training_is_started_by_the_words_that_give_it():
     training = Train(
-        dataset="here", out="there", epochs=3, snapshots=(1, 3), augment=False, resume=True, learning_rate=0.5
+        dataset="here", out="there", epochs=3, snapshots=(1, 3), augment="none", resume=True, learning_rate=0.5
     )
     words = command_line(training)
     assert tyro.cli(Train, args=words) == training

@@ -40,7 +40,7 @@ def test_variant_0_is_the_picture_itself_and_the_five_others_are_not(picture_and
     assert all(not np.array_equal(one, picture_and_mask[0]) for one in (changed[1], changed[3]))
 
 
-@pytest.mark.parametrize("name", ["paper", "clinic"])
+@pytest.mark.parametrize("name", ["paper", "symmetries", "clinic"])
 def test_the_same_seed_gives_the_same_variant_and_seeds_differ(picture_and_mask, name):
     for variant in (2, 3):
         draws = [Augmentation(name, SIZE).variant(*picture_and_mask, variant, seed)[0] for seed in range(12)]
@@ -55,6 +55,16 @@ def test_a_variant_does_not_depend_on_those_drawn_before_it(picture_and_mask):
     assert np.array_equal(one.variant(*picture_and_mask, 1, 5)[0], other.variant(*picture_and_mask, 1, 5)[0])
 
 
+def test_symmetries_are_the_eight_of_a_square_and_nothing_else(picture_and_mask):
+    pixels, mask = picture_and_mask
+    turned = [np.rot90(one, times) for one in (pixels, pixels[::-1]) for times in range(4)]
+    augmentation = Augmentation("symmetries", SIZE)
+    drawn = [augmentation.variant(pixels, mask, 0, seed) for seed in range(60)]
+    seen = {next(n for n, one in enumerate(turned) if np.array_equal(one, found)) for found, _ in drawn}
+    assert seen == set(range(8))
+    assert all(np.array_equal(found[..., 0], 255 * moved[..., 0]) for found, moved in drawn)
+
+
 def test_several_classes_keep_their_channels(picture_and_mask):
     pixels, mask = picture_and_mask
     two = np.concatenate([mask, 1 - mask], axis=-1)
@@ -66,3 +76,13 @@ def test_several_classes_keep_their_channels(picture_and_mask):
 def test_an_expansion_that_cannot_be_given_is_refused(name, expansion):
     with pytest.raises(ConfigError, match=f"expansion {expansion}"):
         check_expansion(name, expansion)
+
+
+def test_faint_stain_is_never_lost_in_the_light():
+    """What saturates is white, and a tail that is annotated there would be learned as one that nobody sees."""
+    pixels, mask = np.full((SIZE, SIZE, 3), 244, np.uint8), np.zeros((SIZE, SIZE, 1), np.uint8)
+    pixels[:, 20:44], mask[:, 20:44] = 230, 1
+    clinic = Augmentation("clinic", SIZE)
+    for seed in range(100):
+        varied, tail = clinic.variant(pixels, mask, 0, seed)
+        assert varied[tail[..., 0] == 0].mean() - varied[tail[..., 0] == 1].mean() > 6

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray.train
 import torch
 
+from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import cover_of
-from spermseg.training.distributed import Scaling, train_on_ray
+from spermseg.training.distributed import Scaling, cause_of, train_on_ray
 from spermseg.training.fit import Fit, FitState
 from spermseg.training.job import TrainJob
 from spermseg.training.sampling import Sampler, WorkingExample
@@ -39,7 +41,7 @@ def own_cluster(monkeypatch):
 
 
 def train_command(dataset, run: Path, *more: str) -> list[str]:
-    words = ["train", "--dataset", dataset.location.uri, "--out", str(run), "--no-augment"]
+    words = ["train", "--dataset", dataset.location.uri, "--out", str(run), "--augment", "none"]
     return [*SPERMSEG, *words, "--epochs", str(EPOCHS), "--learning-rate", "0.003", *more]
 
 
@@ -196,3 +198,17 @@ def test_drawings_stream_to_the_training_in_the_order_of_their_numbers(tiny_data
         assert_same(streamed, fit.run())
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused_before_anything_starts(tiny_dataset, tmp_path):
+    with pytest.raises(ConfigError, match="batch size 4 for 3 workers"):
+        train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(workers=3), lambda report: None)
+
+
+def test_the_cause_of_a_failed_training_is_what_a_worker_raised():
+    raised = "Traceback (most recent call last):\n  File ...\nRuntimeError: size mismatch for head.weight"
+    workers = ray.train.WorkerGroupError("[Rank 1 Error Snippet]: ...", {1: RuntimeError(raised)})
+    assert cause_of(workers) == "RuntimeError: size mismatch for head.weight"
+    assert cause_of(ray.train.ControllerError(OSError("no space left\nfor 2 GB"))) == "no space left"
+    died = ray.train.WorkerGroupError("...", {0: RuntimeError("The actor died.\n\tclass_name: RayTrainWorker")})
+    assert cause_of(died) == "The actor died."

@@ -11,8 +11,8 @@ from spermseg.micrograph.tiling import Tiles
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.cover import UNKNOWN
-from spermseg.training.incomplete import NEAR, loose_pieces
+from spermseg.training.cover import FULL, UNKNOWN
+from spermseg.training.incomplete import NEAR, forget_cut_off, loose_pieces
 from spermseg.training.source import AnnotatedData
 
 
@@ -40,6 +40,34 @@ def test_neither_an_annotated_cell_nor_its_edge_nor_a_cell_with_a_head_is_left_o
     assert not loose[drawn].any()
     assert not loose[9:19, 4:14].any()
     assert not loose[40:48, 50:78].any()
+
+
+@pytest.fixture
+def tile():
+    """The cover (Y, X, 3) of cells, heads and tails: a whole cell, and one whose head is outside, above."""
+    cover = np.zeros((60, 80, 3), np.uint8)
+    cover[40:48, 5:13, :2] = FULL
+    cover[43:45, 5:60, 0] = cover[43:45, 13:60, 2] = FULL
+    cover[0:20, 50:52, ::2] = FULL
+    cover[0:20, 49, ::2] = FULL // 4  # its edge
+    return cover
+
+
+def test_of_a_cell_whose_head_a_tile_cuts_off_nothing_is_learned_and_its_edge_goes_with_it(tile):
+    learned = forget_cut_off(tile, ("cell", "head", "tail"))
+    assert (learned[0:20, 49:52] == UNKNOWN).all()
+    assert np.array_equal(learned[30:], tile[30:])
+    assert np.array_equal(learned[:, :40], tile[:, :40])
+    assert not (tile == UNKNOWN).any(), "what is given stays as it is"
+
+
+def test_a_head_of_which_nothing_is_known_is_no_head(tile):
+    tile[40:48, 5:13] = UNKNOWN
+    assert (forget_cut_off(tile, ("cell", "head", "tail"))[43:45, 13:60] == UNKNOWN).all()
+
+
+def test_where_no_heads_are_learned_all_is_learned(tile):
+    assert np.array_equal(forget_cut_off(tile[..., ::2], ("cell", "tail")), tile[..., ::2])
 
 
 @pytest.fixture

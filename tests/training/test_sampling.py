@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spermseg.training.cover import UNKNOWN, covered, full_cover
+from spermseg.model.headed import LEAST_HEAD
+from spermseg.training.cover import FULL, UNKNOWN, covered, full_cover
 from spermseg.training.sampling import Sampler, WorkingExample, random_tile
 
 TILE = 32
@@ -89,6 +90,25 @@ def test_of_the_places_that_are_tried_the_most_crowded_one_is_taken():
         tried = [random_tile(whole, TILE, rng)[1] for _ in range(4)]
         _, chosen = random_tile(whole, TILE, np.random.default_rng(seed), places=4)
         assert covered(chosen).sum() == max(covered(one).sum() for one in tried)
+
+
+def test_a_tile_that_cuts_the_head_off_a_cell_says_nothing_of_that_cell_where_this_is_asked_for():
+    cover = np.zeros((TILE, 2 * TILE, 2), np.uint8)
+    cover[12:20, 4:12] = FULL  # a head at the left, and a tail to the right end
+    cover[15:17, 12:, 0] = FULL
+    whole = WorkingExample(pixels=np.zeros((*cover.shape[:2], 3), np.uint8), cover=cover)
+    settings = {"tile": TILE, "batch_size": 16, "expansion": 16, "augment": "clinic", "seed": 0}
+    plain, careful = (
+        next(Sampler(examples=[whole], **settings, classes=("cell", "head"), ignore_cut=ignore).batches(0))[1]
+        for ignore in (False, True)
+    )
+    headed = [(tile[..., 1] == FULL).sum() >= LEAST_HEAD for tile in plain]
+    assert 0 < sum(headed) < 16
+    for before, after, has_head in zip(plain, careful, headed, strict=True):
+        known = after != UNKNOWN
+        assert np.array_equal(after[known], before[known])
+        assert known.all() == has_head
+        assert known[before == FULL].any() == has_head
 
 
 def test_an_error_while_a_batch_is_made_reaches_the_training():

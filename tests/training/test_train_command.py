@@ -1,0 +1,63 @@
+"""What `spermseg train` hands to the training."""
+
+import pytest
+from untrained import write_untrained_model
+
+from spermseg.cli.train import Train
+from spermseg.errors import DatasetError
+from spermseg.model.unet import UNetConfig
+from spermseg.training.source import DrawnData
+
+
+class HandedOverError(Exception):
+    """Stops the command where the training would begin."""
+
+
+@pytest.fixture
+def job_of(monkeypatch, tmp_path):
+    """Return the job of a command with these options."""
+
+    def stop(job, *_):
+        raise HandedOverError(job)
+
+    monkeypatch.setattr("spermseg.cli.train.train_on_ray", stop)
+
+    def job_of(**options):
+        with pytest.raises(HandedOverError) as stopped:
+            Train(out=str(tmp_path / "run"), **options).run()
+        return stopped.value.args[0]
+
+    return job_of
+
+
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        ({"recipe": "paper"}, ("cell",)),
+        ({"recipe": "clinic"}, ("cell", "head", "midpiece", "tail")),  # the tiny dataset has no acrosome
+        ({"recipe": "clinic", "classes": ("tail", "head")}, ("tail", "head")),
+    ],
+)
+def test_the_classes_are_those_asked_for_or_those_of_the_recipe_that_are_annotated(
+    job_of, tiny_dataset, options, classes
+):
+    assert job_of(dataset=tiny_dataset.location.uri, **options).network.classes == classes
+
+
+def test_drawn_micrographs_have_all_classes_of_the_recipe(job_of):
+    job = job_of(synthetic=True, recipe="clinic")
+    assert job.network.classes == DrawnData().classes == ("cell", "head", "acrosome", "midpiece", "tail")
+
+
+def test_a_class_that_is_not_annotated_is_one_line(tiny_dataset, tmp_path):
+    training = Train(out=str(tmp_path), dataset=tiny_dataset.location.uri, recipe="clinic", classes=("nucleus",))
+    with pytest.raises(DatasetError, match="has no part nucleus; it has cell, "):
+        training.run()
+
+
+def test_a_start_whose_classes_are_all_unknown_to_the_dataset_is_one_line(tiny_dataset, tmp_path):
+    network = UNetConfig(filters=(4, 6), bridge=8, classes=("acrosome",))
+    model = write_untrained_model(tmp_path / "model", network, seed=0, min_area=0)
+    training = Train(out=str(tmp_path / "run"), dataset=tiny_dataset.location.uri, init=str(model))
+    with pytest.raises(DatasetError, match="has no part acrosome; it has cell, "):
+        training.run()
