@@ -189,7 +189,7 @@ def sent(head: Head, clinic: Clinic, model: Path, tmp_path_factory: pytest.TempP
     with ThreadPoolExecutor(3) as pool:
         segment = pool.submit(send, "segment", uploads, model=model, out=out)
         without_model = pool.submit(send, "segment", uploads, model=MISSING, out="nowhere")
-        train = send("train", "--epochs", "1", "--no-augment", dataset=dataset, out="run")
+        train = send("train", "--epochs", "1", "--augment", "none", dataset=dataset, out="run")
         evaluate = send("evaluate", model=written, dataset=dataset, out=scores)
     return Sent(segment.result(), train, evaluate, without_model.result(), folder)
 

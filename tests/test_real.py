@@ -55,7 +55,8 @@ def dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def model(dataset) -> Path:
     run = dataset.parent / "run"
-    succeed("train", "--dataset", dataset, "--out", run, "--recipe", "paper", "--no-augment", "--epochs", 3)
+    learn = ("train", "--recipe", "paper", "--augment", "none", "--pictures", 100, "--epochs", 3)
+    succeed(*learn, "--dataset", dataset, "--out", run)
     return run / "model.safetensors"
 
 

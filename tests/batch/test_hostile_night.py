@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from archive_files import tar_gz_of
 from dark_cells import night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
@@ -63,10 +64,12 @@ def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every
 def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_were_done(cluster, tmp_path, out, model):
     uploads = Location(str(tmp_path / "uploads"))
     failing = FAILURES_AT_FIRST + 2
-    for unit in range(1 + failing):
-        for number in range(4):
-            data = picture(number)
-            uploads.child(f"{unit:02}/{number}.png").write_bytes(marked(data, b"crowd") if unit and number else data)
+    members = [
+        (f"{unit:02}/{number}.png", marked(picture(number), b"crowd") if unit and number else picture(number))
+        for unit in range(1 + failing)
+        for number in range(4)
+    ]
+    uploads.child("in-order.tar.gz").write_bytes(tar_gz_of(members))  # one fetch job: the unit that succeeds is first
     workers = Workers(count=1, address=cluster, decode=decode)
     (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
     assert (receipt.units, receipt.ok, receipt.rejected) == (1 + failing, 4 * (1 + failing), 0)

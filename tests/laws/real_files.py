@@ -19,7 +19,7 @@ from laws.kinds import HEIGHT, WIDTH
 from picture_files import encode, encode_tiff
 from PIL import Image, PngImagePlugin
 
-from spermseg.micrograph.rasterise import Polygon, rasterise
+from spermseg.micrograph.rasterise import rasterise
 from spermseg.micrograph.synthetic import DrawConfig, DrawnMicrograph, draw_micrograph, labelme_annotation
 
 
@@ -182,7 +182,7 @@ def vias() -> list[bytes]:
 
 
 def cocos() -> list[bytes]:
-    polygons = [Polygon(points=tuple(map(tuple, shape.points.tolist()))) for shape in drawn(0).shapes[:4]]
+    polygons = [shape.outline() for shape in drawn(0).shapes[:4]]
     packed = pycocotools.mask.encode(np.asfortranarray(rasterise(polygons[:1], HEIGHT, WIDTH).astype(np.uint8)))
     segmentations: list[Any] = [
         *([np.ravel(polygon.points).tolist()] for polygon in polygons),
