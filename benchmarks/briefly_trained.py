@@ -5,18 +5,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from spermseg.micrograph.rasterise import Polygon, rasterise
+from spermseg.micrograph.rasterise import rasterise
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.precision import mask_agreement
 from spermseg.model.saved import ModelDescription, SavedModel, decode_model, encode_model
 from spermseg.model.unet import UNet, UNetConfig
 from spermseg.training.config import TrainConfig
+from spermseg.training.cover import full_cover
 from spermseg.training.fit import Fit
 from spermseg.training.sampling import Sampler, WorkingExample
 
 SCALE = 0.5
-"""Of the drawn cells: as the clinic recipe sees them."""
+"""Of the drawn cells."""
 PICTURES, HELD_OUT = 24, 4
 NETWORK = UNetConfig()
 VIEW = Tiles(scale=1.0, tile=256, halo=112)
@@ -26,9 +27,8 @@ THRESHOLD = 0.5
 def example(seed: int, height: int = 512, width: int = 640) -> WorkingExample:
     """Draw one annotated micrograph."""
     drawn = draw_micrograph(seed, DrawConfig(height=height, width=width, scale=SCALE))
-    polygons = [Polygon(points=shape.points) for shape in drawn.shapes]
-    mask = rasterise(polygons, height, width)
-    return WorkingExample(pixels=drawn.pixels, mask=mask[..., np.newaxis].astype(np.uint8))
+    mask = rasterise((shape.outline() for shape in drawn.shapes), height, width)
+    return WorkingExample(pixels=drawn.pixels, cover=full_cover(mask[..., np.newaxis]))
 
 
 def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:

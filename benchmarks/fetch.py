@@ -22,7 +22,8 @@ from conftest import KEYS
 from fault_proxy import Fault, FaultProxy, Kind
 
 from spermseg.batch import fetch
-from spermseg.batch.plan import Identity, Planned, list_uploads
+from spermseg.batch.listing import list_uploads
+from spermseg.batch.plan import Identity, Planned
 from spermseg.storage.filesystem import Location
 
 

@@ -37,7 +37,7 @@ class Options:
     epochs: int = 4
     """Into which it is cut; the best one is kept."""
     tile: int = 256
-    """Side of a tile, px at half the native resolution."""
+    """Side of a tile, px at the working resolution."""
     batch_size: int = 4
     """Tiles a step."""
     gentle: float = 1e-3

@@ -25,8 +25,8 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.worker import Segmenting
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
+from spermseg.micrograph.tiling import Tiles
 from spermseg.model.predict import PredictConfig
-from spermseg.recipes import clinic
 
 GIB = 2**30
 
@@ -70,7 +70,7 @@ def measure(megapixels: int, suffix: str, model: bytes) -> Measured:
     """Segment one picture in a process of its own."""
     segmenting = Segmenting(
         model=model,
-        settings=SegmentSettings(view=clinic().view, max_megapixels=megapixels),
+        settings=SegmentSettings(view=Tiles(), max_megapixels=megapixels),
         predict=PredictConfig(device="cpu"),
         run_id="benchmark",
         decode=decode_micrograph,

@@ -21,9 +21,10 @@ import psutil
 import tyro
 from tqdm import tqdm
 
+from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.receipt import verify
-from spermseg.batch.run import Night, Progress, segment_night
+from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.micrograph.synthetic import draw_micrograph
 from spermseg.model.predict import PredictConfig

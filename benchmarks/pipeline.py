@@ -18,6 +18,7 @@ object of the figures.
 import json
 import multiprocessing as mp
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,13 +52,13 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
-from spermseg.micrograph.tiling import resize
+from spermseg.micrograph.tiling import Tiles, resize
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import decode_model
-from spermseg.recipes import clinic
 from spermseg.storage.filesystem import Location
 
-SETTINGS = SegmentSettings(view=clinic().view)
+SETTINGS = SegmentSettings(view=Tiles())
+"""Half of the resolution."""
 SIZES = {1.3: (1024, 1280), 5.0: (2056, 2456), 20.0: (3648, 5472)}
 """Megapixels -> (height, width), px."""
 DRAWN = 12
@@ -153,7 +154,7 @@ def in_processes(make: Make, model: bytes, files: list[bytes], workers: int) -> 
     ends = [times.get() for _ in processes]
     for one in processes:
         one.join()
-    return max(end for _, end in ends) - min(start for start, _ in ends)
+    return float(max(end for _, end in ends) - min(start for start, _ in ends))
 
 
 _segmenter: UnitSegmenter
@@ -206,6 +207,8 @@ def pipeline(model: bytes, source: Location, workers: int, pictures: int, *, dec
 @contextmanager
 def s3_server(files: dict[str, bytes], folder: Path) -> Iterator[Location]:
     """Start Ceph's S3 server and put the files there."""
+    if not shutil.which("radosgw"):
+        sys.exit("got no radosgw, Ceph's S3 server; run `bash tests/radosgw.sh install`, or leave S3 out of --sources")
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing12", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ.update(keys)
     try:
@@ -227,9 +230,9 @@ def measure(options: Options, model: bytes, size: tuple[int, int], folder: Path)
         name: Location(str(folder / name)) for name in ("folder", "zip") if name in options.sources
     }
     seconds: dict[str, list[float]] = {}
-    with s3_server(files if "S3" in options.sources else {}, folder / "radosgw") as bucket:
+    with ExitStack() as servers:
         if "S3" in options.sources:
-            places["S3"] = bucket
+            places["S3"] = servers.enter_context(s3_server(files, folder / "radosgw"))
         todo: list[tuple[str, Callable[[], float]]] = []
         for workers in options.workers:
             data = list(files.values())
@@ -258,7 +261,7 @@ def measure(options: Options, model: bytes, size: tuple[int, int], folder: Path)
 
 def report(megapixels: float, seconds: dict[str, list[float]], pictures: int) -> dict[str, float]:
     """Print the table of one size and return its figures: each way over the predictor with as many processes."""
-    figures = {}
+    figures: dict[str, float] = {}
     print(f"\n{megapixels} megapixels{'':13}{'Mpx/s':>8}{'of the predictor':>18}{'spread':>14}")
     for name, took in seconds.items():
         bare = seconds[f"predictor x{name.rpartition('x')[2]}"]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 from briefly_trained import THRESHOLD, VIEW, briefly_trained
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -94,19 +94,14 @@ def monai(saved: SavedModel, device: str) -> Way:
     """Return MONAI's sliding window with Gaussian weights, float32, as its documentation shows it."""
     network = saved.network.to(device)
 
+    def whole(x: torch.Tensor) -> torch.Tensor:
+        logits = sliding_window_inference(x, (TILE, TILE), 4, network, overlap=OVERLAP, mode="gaussian")
+        assert isinstance(logits, torch.Tensor)  # a network of several outputs has several
+        return logits
+
     @torch.inference_mode()
     def run(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        return [
-            _cut(
-                torch.sigmoid(
-                    sliding_window_inference(
-                        _input(one, device).contiguous(), (TILE, TILE), 4, network, overlap=OVERLAP, mode="gaussian"
-                    )
-                ),
-                one,
-            )
-            for one in pictures
-        ]
+        return [_cut(torch.sigmoid(whole(_input(one, device).contiguous())), one) for one in pictures]
 
     return run
 

@@ -35,20 +35,29 @@ class Variant:
 
 VARIANTS = (
     Variant(name=BASE, why="what all others are held against"),
-    Variant(name="wider", why="it underfits", train=("--filters", "16", "32", "64", "128", "--bridge", "256")),
     Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
     Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
-    Variant(name="soft labels", why="a pixel is seldom all tail", train=("--soft-labels", "yes")),
-    Variant(name="scale 0.25", why="a quarter of the pixels", train=("--scale", "0.25")),
+    Variant(name="started from drawings", why="the model that comes along", train=("--init", "shipped")),
+    Variant(name="half the resolution", why="tails are 5 px wide there", train=("--scale", "0.5")),
+    Variant(name="a third of the resolution", why="in between", train=("--scale", "0.33")),
+    Variant(name="hard labels", why="a pixel is cell or not", train=("--soft-labels", "no")),
     Variant(
-        name="scale 0.25, soft labels", why="the same, together", train=("--scale", "0.25", "--soft-labels", "yes")
+        name="pixel by pixel",
+        why="the paper's network",
+        train=("--subpixel", "1", "--filters", "16", "32", "48", "64", "--bridge", "64"),
     ),
     Variant(
-        name="scale 0.25, soft labels, twice the filters",
-        why="for the same arithmetic",
-        train=("--scale", "0.25", "--soft-labels", "yes", "--filters", "32", "64", "96", "128", "--bridge", "128"),
+        name="pixel by pixel, five levels",
+        why="sees as far",
+        train=("--subpixel", "1", "--filters", "16", "32", "48", "64", "96", "--bridge", "96"),
     ),
-    Variant(name="scale 0.75", why="tails are 3 px wide at a half", train=("--scale", "0.75")),
+    Variant(
+        name="wider",
+        why="half as much arithmetic again",
+        train=("--filters", "32", "64", "96", "128", "--bridge", "128"),
+    ),
+    Variant(name="narrower", why="a third of it", train=("--filters", "16", "32", "48", "64", "--bridge", "64")),
+    Variant(name="adam", why="the paper's optimiser", train=("--optimizer", "adam")),
     Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),
     Variant(name="focal Tversky", why="weighs what is missed", train=("--loss", "focal-tversky")),
     Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
@@ -56,18 +65,13 @@ VARIANTS = (
     Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
     Variant(name="no average", why="of the weights", train=("--average", "0")),
     Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
-    Variant(
-        name="deeper", why="sees twice as far", train=("--filters", "16", "32", "48", "64", "64", "--bridge", "64")
-    ),
-    Variant(
-        name="narrower", why="half of the arithmetic", train=("--filters", "8", "16", "32", "64", "--bridge", "64")
-    ),
     Variant(name="residual", why="learns deeper networks", train=("--residual",)),
+    Variant(name="symmetries", why="no light, stain, scale, blur, noise", train=("--augment", "symmetries")),
     Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
+    Variant(name="ignore cut", why="a tail without its head looks the same", train=("--ignore-cut", "yes")),
     Variant(name="ignore loose", why="tails of cells outside are not drawn", train=("--ignore-loose", "shipped")),
     Variant(name="ignore border", why="cut cells are often not drawn", train=("--ignore-border", "40")),
-    Variant(name="started from drawings", why="the model that comes along", train=("--init", "shipped")),
 )
 
 
@@ -86,7 +90,7 @@ class Options:
     expansion: int = 5
     """Tiles of each picture in an epoch."""
     tile: int = 256
-    """Side of a tile, px at half the native resolution."""
+    """Side of a tile, px at the working resolution."""
     batch_size: int = 4
     """Tiles a step."""
     classes: tuple[str, ...] = ("cell", "head", "midpiece", "tail")
@@ -95,13 +99,14 @@ class Options:
 
 def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     """Return the row of a variant, trained and scored where that is not done."""
-    place = options.out / variant.name.replace(" ", "-")
+    place = options.out / variant.name.replace(",", "").replace(" ", "-")
     run = place if variant.train or variant.name == BASE else options.out / BASE
     length = option_words(
         epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
     )
     words = ("--classes", *options.classes, *length, *variant.train)
-    return {"name": variant.name, "why": variant.why} | scored(options.dataset, place, run, words, variant.evaluate)
+    figures = scored(options.dataset, place, run, words, variant.evaluate)
+    return {"name": variant.name, "why": variant.why, **figures}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
