@@ -40,17 +40,14 @@ class Options:
     """Side of a tile, px at the working resolution."""
     batch_size: int = 4
     """Tiles a step."""
-    gentle: float = 1e-3
-    """Highest learning rate from a model; from chance it is the recipe's."""
 
     def words(self, pictures: int, start: Start) -> tuple[str, ...]:
         """Return the options of one training."""
         expansion = max(1, round(self.tiles / self.epochs / pictures))
-        begin = ("--init", start, *option_words(learning_rate=self.gentle)) if start == "shipped" else ()
         length = option_words(
             pictures=pictures, epochs=self.epochs, expansion=expansion, tile=self.tile, batch_size=self.batch_size
         )
-        return ("--classes", "cell", "head", "midpiece", "tail", *length, *begin)
+        return ("--init", start, *length)
 
 
 def main(options: Options) -> None:

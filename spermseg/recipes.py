@@ -10,6 +10,7 @@ from spermseg.model.unet import UNetConfig
 from spermseg.training.config import TrainConfig
 
 RecipeName = Literal["paper", "clinic"]
+Start = Literal["chance", "shipped"]
 PARTS = ("cell", "head", "acrosome", "midpiece", "tail")
 """What `clinic` learns, as far as it is annotated."""
 
@@ -23,6 +24,8 @@ class Recipe:
     view: WholeFrame | Tiles
     train: TrainConfig
     cells: CellConfig
+    start: Start = "chance"
+    """What the first weights are: drawn at random, or those of the model that comes along."""
     choose_threshold: bool = False
     """Whether the threshold is chosen on the validation split, rather than that of `cells`."""
 
@@ -33,7 +36,7 @@ def paper() -> Recipe:
 
 
 def clinic() -> Recipe:
-    """Return tiles at a quarter of the native resolution, which keep the aspect, and stronger augmentation.
+    """Return tiles at a quarter of the native resolution, which keep the aspect, stronger augmentation, and a start.
 
     The network sees blocks of 2 x 2 pixels: as fast as the paper's, it looks twice as far.
     """
@@ -45,7 +48,7 @@ def clinic() -> Recipe:
         train=TrainConfig(
             batch_size=4,
             optimizer="muon",
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             schedule="one-cycle",
             weight_decay=0.01,
             average=0.995,
@@ -56,6 +59,7 @@ def clinic() -> Recipe:
             expansion=4,
         ),
         cells=CellConfig(headed=True),
+        start="shipped",
         choose_threshold=True,
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 from spermseg.cli.given_data import given_dataset
@@ -21,7 +21,7 @@ from spermseg.cli.options import (
     is_on,
     wants_gpu,
 )
-from spermseg.cli.trained_model import MODEL, write_models
+from spermseg.cli.trained_model import MODEL, settings_of, write_models
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.layout import aligned
@@ -69,7 +69,8 @@ class Train:
     """Learn nothing from cells whose heads a tile cuts off, where `head` is among the classes: they look like the
     tails, from cells outside of the picture, that annotations skip."""
     init: OptionalText = None
-    """A model to start from, or `shipped`, instead of from chance: its network, classes and view are taken over."""
+    """What to start from: a model, whose network, classes and view are taken over; `shipped`, the one that comes with
+    spermseg; or `chance` (paper: chance; clinic: shipped, or chance where --synthetic draws or the network is another)."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at a quarter of
     the resolution."""
@@ -138,7 +139,7 @@ class Train:
         """Train, show how far it is, and print what came of it."""
         out = Location(self.out, self.endpoint_url)
         _check_run(out, resume=self.resume)
-        begun = None if self.init is None else self._model(self.init)
+        begun = self._begun()
         chosen = self._recipe(begun)
         data = self._data(chosen)
         chosen = self._with_classes(chosen, data)
@@ -159,13 +160,19 @@ class Train:
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
-        write_models(out, chosen, data, state)
+        write_models(out, chosen, begun, data, state)
         best = state.history[state.best_epoch - 1]
         print(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "
             f"IoU {best['val_iou']:.3f}, at network resolution"
         )
         return 0
+
+    def _begun(self) -> SavedModel | None:
+        """Return the model to start from, or None to start from chance."""
+        start = self.init or recipe(self.recipe).start
+        fits = not (self.synthetic or self.residual or self._given(["filters", "bridge", "subpixel"]))
+        return None if start == "chance" or (self.init is None and not fits) else self._model(start)
 
     def _model(self, given: str) -> SavedModel:
         """Return a model that is given by its file, or by the word for the one that comes along."""
@@ -231,11 +238,7 @@ def _check_run(out: Location, *, resume: bool) -> None:
 def _keep_settings(out: Location, chosen: Recipe, data: TrainingData, begun: SavedModel | None) -> None:
     """Write down the settings of a new training; a resumed one must have the same, but for the number of epochs."""
     place = out.child("settings.json")
-    about = {
-        "training_data_sha256": data.sha256,
-        **({} if begun is None else {"init_sha256": begun.sha256}),
-    }
-    settings = json.loads(json.dumps(asdict(chosen) | about))
+    settings = json.loads(json.dumps(settings_of(chosen, begun) | {"training_data_sha256": data.sha256}))
     if place.exists():
         before = json.loads(place.read_bytes())
         before["train"]["epochs"] = settings["train"]["epochs"]

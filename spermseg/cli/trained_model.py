@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from tqdm import tqdm
 
 import spermseg
 from spermseg.micrograph.annotation import HEAD
-from spermseg.model.saved import ModelDescription, encode_model
+from spermseg.model.saved import ModelDescription, SavedModel, encode_model
 from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe
 from spermseg.report.model_card import render_model_card
@@ -27,18 +28,26 @@ def snapshot_name(epoch: int) -> str:
     return f"model-epoch-{epoch}.safetensors"
 
 
-def write_models(out: Location, chosen: Recipe, data: TrainingData, state: FitState) -> None:
+def settings_of(chosen: Recipe, begun: SavedModel | None) -> dict[str, Any]:
+    """Return all settings of a training; `start` is `chance`, or the digest of the model that it started from."""
+    return asdict(chosen) | {"start": "chance" if begun is None else begun.sha256}
+
+
+def write_models(out: Location, chosen: Recipe, begun: SavedModel | None, data: TrainingData, state: FitState) -> None:
     """Write the model files of the snapshots and of the best epoch, and its card."""
+    settings = settings_of(chosen, begun)
     for epoch, weights in state.snapshots.items():
-        description = _describe(chosen, data, state, epoch, weights)
+        description = _describe(chosen, settings, data, state, epoch, weights)
         out.child(snapshot_name(epoch)).write_bytes(encode_model(weights, description))
-    description = _describe(chosen, data, state, state.best_epoch, state.best_weights)
+    description = _describe(chosen, settings, data, state, state.best_epoch, state.best_weights)
     out.child(MODEL).write_bytes(encode_model(state.best_weights, description))
     card = render_model_card(description, data.counts, state.best_epoch, len(state.history))
     out.child("model_card.md").write_bytes(card.encode())
 
 
-def _describe(chosen: Recipe, data: TrainingData, state: FitState, epoch: int, weights: Weights) -> ModelDescription:
+def _describe(
+    chosen: Recipe, settings: dict[str, Any], data: TrainingData, state: FitState, epoch: int, weights: Weights
+) -> ModelDescription:
     """Return what the model file of an epoch says of itself; it is calibrated for it."""
     record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
@@ -53,7 +62,7 @@ def _describe(chosen: Recipe, data: TrainingData, state: FitState, epoch: int, w
         min_area=chosen.cells.min_area,
         headed=headed,
         recipe=chosen.name,
-        settings=asdict(chosen),
+        settings=settings,
         training_data_sha256=data.sha256,
         scores={name: value for name, value in record.items() if name.startswith("val_")},
         calibration_data_sha256=data.sha256,

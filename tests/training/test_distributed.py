@@ -70,7 +70,9 @@ def test_a_training_ends_with_a_model_its_curves_its_card_and_tensorboard_files(
     best = max(float(record["val_dice"]) for record in history(run))
     assert saved.description.scores["val_dice"] == pytest.approx(best)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "8 pictures" in (run / "model_card.md").read_text()
+    card = (run / "model_card.md").read_text()
+    assert "8 pictures" in card
+    assert "| started from | chance |" in card
     assert any((run / "tensorboard").iterdir())
 
 

@@ -114,5 +114,5 @@ def test_an_empty_mask_scores_1_against_an_empty_one_and_0_against_any_other(sco
 def test_masks_of_different_shapes_and_a_tolerance_below_0_are_refused():
     with pytest.raises(ShapeError, match=r"\(8, 8\) for a truth \(8, 9\)"):
         centreline_dice(np.ones((8, 8), bool), np.ones((8, 9), bool))
-    with pytest.raises(ConfigError, match="-1 px; 0 or more"):
+    with pytest.raises(ConfigError, match="-1 px; 0 to 100"):
         surface_dice(np.ones((8, 8), bool), np.ones((8, 8), bool), -1)

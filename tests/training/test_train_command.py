@@ -1,11 +1,15 @@
 """What `spermseg train` hands to the training."""
 
 import pytest
+import torch
 from untrained import write_untrained_model
 
 from spermseg.cli.train import Train
 from spermseg.errors import DatasetError
+from spermseg.model.saved import load_model
+from spermseg.model.shipped import SHIPPED
 from spermseg.model.unet import UNetConfig
+from spermseg.storage.filesystem import Location
 from spermseg.training.source import DrawnData
 
 
@@ -42,6 +46,29 @@ def test_the_classes_are_those_asked_for_or_those_of_the_recipe_that_are_annotat
     job_of, tiny_dataset, options, classes
 ):
     assert job_of(dataset=tiny_dataset.location.uri, **options).network.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"recipe": "paper"}, None),
+        ({"recipe": "clinic"}, SHIPPED),
+        ({"recipe": "clinic", "classes": ("tail",), "scale": 0.5}, SHIPPED),
+        ({"recipe": "clinic", "init": "chance"}, None),
+        ({"recipe": "clinic", "bridge": 64}, None),
+        ({"recipe": "clinic", "residual": True}, None),
+        ({"recipe": "clinic", "synthetic": True}, None),
+        ({"recipe": "clinic", "synthetic": True, "init": "shipped"}, SHIPPED),
+    ],
+)
+def test_the_start_is_the_one_asked_for_or_the_recipes_where_its_network_is(job_of, tiny_dataset, options, start):
+    dataset = None if options.get("synthetic") else tiny_dataset.location.uri
+    found = job_of(dataset=dataset, **options).first_weights
+    if start is None:
+        assert found is None
+    else:
+        expected = load_model(Location(str(start))).network.state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("head."))
 
 
 def test_drawn_micrographs_have_all_classes_of_the_recipe(job_of):
