@@ -70,7 +70,8 @@ class Train:
     tails, from cells outside of the picture, that annotations skip."""
     init: OptionalText = None
     """What to start from: a model, whose network, classes and view are taken over; `shipped`, the one that comes with
-    spermseg; or `chance` (paper: chance; clinic: shipped, or chance where --synthetic draws or the network is another)."""
+    spermseg; or `chance` (paper: chance; clinic: shipped, and chance where the network is told to be another or
+    --synthetic draws)."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at a quarter of
     the resolution."""
