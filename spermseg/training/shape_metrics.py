@@ -87,7 +87,7 @@ def _skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     side_neighbours = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inner = cv2.erode(mask.astype(np.uint8), side_neighbours, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask & (inner == 0)
+    return np.asarray(mask & (inner == 0), bool)
 
 
 def _within(distance: float, *, of: NDArray[np.bool_]) -> NDArray[np.bool_]:
