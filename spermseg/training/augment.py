@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
+from spermseg.training.cover import FULL, UNKNOWN
 
 AugmentName = Literal["none", "symmetries", "paper", "clinic"]
 PAPER_VARIANTS = ("as it is", "centre crop", "rotation by 90", "grid distortion", "horizontal flip", "vertical flip")
@@ -45,8 +46,14 @@ class Augmentation:
             return pixels, cover
         transform = self._transforms[variant % len(self._transforms)]
         transform.set_random_seed(seed)
-        changed = transform(image=pixels, mask=cover)
-        return changed["image"], changed["mask"].reshape(cover.shape)
+        unknown = cover == UNKNOWN  # no amount of cell, so it must not be averaged with one
+        if not unknown.any():
+            changed = transform(image=pixels, mask=cover)
+            return changed["image"], changed["mask"].reshape(cover.shape)
+        both = np.concatenate([np.where(unknown, np.uint8(0), cover), unknown * np.uint8(FULL)], axis=-1)
+        changed = transform(image=pixels, mask=both)
+        known, unknown = np.split(changed["mask"], 2, axis=-1)
+        return changed["image"], np.where(unknown > 0, np.uint8(UNKNOWN), known)
 
 
 def check_expansion(name: AugmentName, expansion: int) -> None:
@@ -76,7 +83,13 @@ def _clinic_transforms() -> list[A.BasicTransform]:
     """Return what no camera would spoil: light that saturates would wipe out faint tails that are annotated."""
     return [
         A.SquareSymmetry(p=1.0),
-        A.Affine(scale=(0.8, 1.25), rotate=(-20, 20), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        A.Affine(
+            scale=(0.8, 1.25),
+            rotate=(-20, 20),
+            mask_interpolation=cv2.INTER_LINEAR,  # the cover is an amount: of the nearest pixel it would be ragged
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.5,
+        ),
         A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.25, ensure_safe_range=True, p=0.6),
         A.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=25, val_shift_limit=0, p=0.5),
         A.GaussianBlur(sigma_limit=(0.2, 1.5), p=0.2),

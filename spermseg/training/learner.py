@@ -1,5 +1,6 @@
 """One network that learns: its optimisers, their learning rate, and the average of its weights."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,9 @@ from spermseg.training.losses import segmentation_loss
 from spermseg.training.optimizers import make_optimizers
 
 Weights = dict[str, Tensor]
+Tensors = tuple[Tensor, ...] | list[Tensor]
+AVERAGE_RISE = 10
+"""After n steps the average of the weights is over the last n / 10 or so, until it is as long as it may be."""
 
 
 class Learner:
@@ -33,8 +37,7 @@ class Learner:
         )
         self.average: AveragedModel | None = None
         if config.average:
-            keep = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.network, multi_avg_fn=keep, use_buffers=True)
+            self.average = AveragedModel(self.network, multi_avg_fn=_averaging(config.average), use_buffers=True)
         self._schedules = self._start_schedules()
         self._wrapped: nn.Module = self.network
 
@@ -103,6 +106,16 @@ class Learner:
         last = epochs_done * self.steps - 1
         rate = self.config.learning_rate
         return [OneCycleLR(one, rate, total_steps=total, last_epoch=last) for one in self.optimizers.values()]
+
+
+def _averaging(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Return what moves averages (kept, latest, steps before): they keep `most` of themselves, and less at first."""
+
+    def move(kept: Tensors, latest: Tensors, steps: Tensor | int) -> None:
+        share = min(most, (1 + int(steps)) / (AVERAGE_RISE + int(steps)))
+        get_ema_multi_avg_fn(share)(kept, latest, steps)  # type: ignore[no-untyped-call]
+
+    return move
 
 
 def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:

@@ -5,6 +5,7 @@ import pytest
 
 from spermseg.errors import ConfigError
 from spermseg.training.augment import Augmentation, check_expansion
+from spermseg.training.cover import FULL, UNKNOWN
 
 SIZE = 64
 
@@ -70,6 +71,29 @@ def test_several_classes_keep_their_channels(picture_and_mask):
     two = np.concatenate([mask, 1 - mask], axis=-1)
     _, changed = Augmentation("paper", SIZE).variant(pixels, two, 4, seed=0)
     assert np.array_equal(changed, two[:, ::-1])
+
+
+def test_the_cover_of_a_turned_picture_is_as_smooth_as_the_picture():
+    """Where red is the cover, both are moved alike; only light and stain are changed afterwards, all over."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    cover = np.where(np.abs(y - x) < 2, np.uint8(FULL), np.uint8(0))[..., np.newaxis]
+    smooth = 0
+    for seed in range(40):
+        _, moved = Augmentation("clinic", SIZE).variant(np.repeat(cover, 3, -1), cover, 0, seed)
+        assert not (moved == UNKNOWN).any()
+        smooth += len(np.unique(moved)) > 10
+    assert 10 <= smooth <= 30  # half of the variants are turned by some angle
+
+
+def test_what_is_unknown_stays_so_and_is_not_averaged_with_what_is_known():
+    cover = np.zeros((SIZE, SIZE, 2), np.uint8)
+    cover[20:40, :, 0] = UNKNOWN
+    cover[20:40, :, 1] = FULL
+    pixels = np.repeat(cover[..., 1:], 3, -1)
+    for seed in range(20):
+        _, moved = Augmentation("clinic", SIZE).variant(pixels, cover, 0, seed)
+        assert set(np.unique(moved[..., 0])) == {0, UNKNOWN}
+        assert np.array_equal(moved[..., 0] == UNKNOWN, moved[..., 1] > 0)
 
 
 @pytest.mark.parametrize(("name", "expansion"), [("none", 6), ("paper", 0), ("clinic", -1)])
