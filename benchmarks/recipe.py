@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 from tqdm import tqdm
-from trainings import COLUMNS, cells, option_words, scored
+from trainings import COLUMNS, FROM_CHANCE, cells, option_words, scored
 
 BASE = "recipe"
 
@@ -61,12 +61,14 @@ VARIANTS = (
     Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),
     Variant(name="focal Tversky", why="weighs what is missed", train=("--loss", "focal-tversky")),
     Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
-    Variant(name="constant rate", why="the paper's schedule", train=("--schedule", "constant")),
+    Variant(name="constant rate", why="the recipe's, where a network has begun", train=("--schedule", "constant")),
     Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
     Variant(name="no average", why="of the weights", train=("--average", "0")),
     Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
     Variant(name="residual", why="learns deeper networks", train=("--residual",)),
     Variant(name="symmetries", why="no light, stain, scale, blur, noise", train=("--augment", "symmetries")),
+    Variant(name="no tile on another", why="do crossings that never were help?", train=("--superpose", "0")),
+    Variant(name="half of the tiles on others", why="more of them", train=("--superpose", "0.5")),
     Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
     Variant(name="ignore cut", why="a tail without its head looks the same", train=("--ignore-cut", "yes")),
@@ -102,7 +104,7 @@ def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     length = option_words(
         epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
     )
-    start = () if "--init" in variant.train else ("--init", "chance")  # networks of any shape begin alike
+    start = () if "--init" in variant.train else ("--init", "chance", *FROM_CHANCE)  # networks of any shape begin alike
     words = (*start, *length, *variant.train)
     figures = scored(options.dataset, place, run, words, variant.evaluate)
     return {"name": variant.name, "why": variant.why, **figures}

@@ -114,6 +114,9 @@ class Train:
     """Pictures that an epoch makes of each: itself and its variants (paper: 6)."""
     places: RecipeInt = None
     """Squares of a picture that are tried for a tile: the one with the most cells is taken."""
+    superpose: RecipeFloat = None
+    """Share of the tiles of a dataset that another one is laid on, as two smears on one slide: cells cross, and faint
+    tails lie on the ground of other pictures; 0 has none."""
     seed: RecipeInt = None
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False

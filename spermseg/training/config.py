@@ -44,6 +44,8 @@ class TrainConfig:
     """Pictures that an epoch makes of each: itself and its variants."""
     places: int = 1
     """Squares of a picture that are tried for a tile; the one with the most cells is taken: hard tiles, more often."""
+    superpose: float = 0.0
+    """Share of the tiles of annotated pictures that another one is laid on (`training.superpose`)."""
     ignore_cut: bool = False
     """Learn nothing from cells whose heads a tile cuts off, where heads are learned, too (`training.incomplete`)."""
     seed: int = 0
@@ -64,4 +66,6 @@ class TrainConfig:
                 f"got average {self.average:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and 0 or "
                 "more, are needed"
             )
+        if not 0 <= self.superpose <= 1:
+            raise ConfigError(f"got {self.superpose:g} of the tiles to lay another one on; 0 to 1 is needed")
         check_expansion(self.augment, self.expansion)

@@ -15,6 +15,7 @@ from spermseg.training.augment import Augmentation, AugmentName
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import covered
 from spermseg.training.incomplete import forget_cut_off
+from spermseg.training.superpose import FADED, superpose
 
 T = TypeVar("T")
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -59,6 +60,8 @@ class Sampler:
     """Squares of an example that are tried for a tile; the one with the most cell pixels is taken."""
     classes: tuple[str, ...] = ()
     """What there is cover of."""
+    superpose: float = 0.0
+    """Share of the tiles that another one is laid on."""
     ignore_cut: bool = False
     """Whether nothing is to be learned from cells whose heads a tile cuts off."""
     rank: int = 0
@@ -84,6 +87,7 @@ class Sampler:
             augment=config.augment,
             seed=config.seed,
             places=config.places,
+            superpose=config.superpose,
             classes=classes,
             ignore_cut=config.ignore_cut,
             rank=rank,
@@ -117,9 +121,17 @@ class Sampler:
     def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         variant, index = divmod(slot, len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, slot))
-        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.places)
-        pixels, cover = augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
+        pixels, cover = self._variant(index, variant, rng, augmentation)
+        if rng.random() < self.superpose:
+            another = self._variant(int(rng.integers(len(self.examples))), variant, rng, augmentation)
+            pixels, cover = superpose(pixels, cover, *another, rng.uniform(*FADED))
         return pixels, forget_cut_off(cover, self.classes) if self.ignore_cut else cover
+
+    def _variant(
+        self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.places)
+        return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
 
 
 def random_tile(
