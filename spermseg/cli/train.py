@@ -88,7 +88,8 @@ class Train:
     weight_decay: RecipeFloat = None
     """Share of the weights taken off, times the learning rate, every step."""
     average: RecipeFloat = None
-    """Share that the average of the weights, which is what is kept, keeps at every step, as 0.998; 0 has none."""
+    """Share that the average of the weights, which is what is kept, keeps at every step, as 0.998, and less at first;
+    0 has none."""
     precision: Annotated[PrecisionName | None, RECIPES] = None
     """Of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None

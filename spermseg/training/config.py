@@ -29,8 +29,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Share of the weights taken off, times the learning rate, every step, apart from the gradient (AdamW)."""
     average: float = 0.0
-    """Share that the average of all weights so far keeps at every step, as 0.998; it is the average that is scored and
-    kept. 0 keeps the weights themselves."""
+    """Share that the average of all weights so far keeps at every step, as 0.998, and less at first; it is the average
+    that is scored and kept. 0 keeps the weights themselves."""
     precision: PrecisionName = "float32"
     """Of the convolutions on a CPU, with weights in float32; `auto` is bfloat16 where the machine is fast at it. A GPU
     computes in bfloat16 either way."""
