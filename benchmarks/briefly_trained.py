@@ -40,7 +40,11 @@ def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
             epochs=epochs, learning_rate=5e-3, schedule="one-cycle", loss="bce+dice", augment="none", expansion=1
         )
         fit = Fit(
-            network_config=NETWORK, view=VIEW, config=config, train=Sampler.of(config, train, VIEW.tile), val=held_out
+            network_config=NETWORK,
+            view=VIEW,
+            config=config,
+            train=Sampler(examples=train, tile=VIEW.tile, config=config),
+            val=held_out,
         )
         with tqdm(total=epochs, desc="training a model", unit="epoch") as bar:
             state = fit.run(on_epoch=lambda _: bar.update())

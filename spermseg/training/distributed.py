@@ -205,8 +205,14 @@ def _train_worker(config: dict[str, Any]) -> None:
     if isinstance(job.data, DrawnData):
         batches = _DrawnBatches(job=job, data=job.data, rank=rank, size=size)
     else:
-        train, classes = _read_examples("train", job), job.network.classes
-        batches = Sampler.of(job.config, train, job.view.tile, rank, size, classes=classes)
+        batches = Sampler(
+            examples=_read_examples("train", job),
+            tile=job.view.tile,
+            config=job.config,
+            classes=job.network.classes,
+            rank=rank,
+            workers=size,
+        )
     fit = Fit(
         network_config=job.network,
         view=job.view,

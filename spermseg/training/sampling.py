@@ -11,13 +11,15 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.training.augment import Augmentation, AugmentName
+from spermseg.training.augment import Augmentation
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import covered
 from spermseg.training.incomplete import forget_cut_off
 from spermseg.training.superpose import FADED, superpose
 
 T = TypeVar("T")
+Tile = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Pixels (tile, tile, 3) and their cover (tile, tile, classes)."""
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Tiles (N, tile, tile, 3) and their cover (N, tile, tile, classes)."""
 
@@ -50,60 +52,23 @@ class Sampler:
     examples: Sequence[WorkingExample]
     tile: int
     """Side of what the network reads, px; larger examples are cropped at random, smaller ones mirrored."""
-    batch_size: int
-    """Of the global batch."""
-    expansion: int
-    """Variants of each example in an epoch."""
-    augment: AugmentName
-    seed: int
-    places: int = 1
-    """Squares of an example that are tried for a tile; the one with the most cell pixels is taken."""
+    config: TrainConfig
+    """Batch size, seed, and what is done to an example."""
     classes: tuple[str, ...] = ()
     """What there is cover of."""
-    superpose: float = 0.0
-    """Share of the tiles that another one is laid on."""
-    ignore_cut: bool = False
-    """Whether nothing is to be learned from cells whose heads a tile cuts off."""
     rank: int = 0
     workers: int = 1
-
-    @classmethod
-    def of(
-        cls,
-        config: TrainConfig,
-        examples: Sequence[WorkingExample],
-        tile: int,
-        rank: int = 0,
-        workers: int = 1,
-        *,
-        classes: tuple[str, ...] = (),
-    ) -> "Sampler":
-        """Return what cuts the epochs of a training."""
-        return cls(
-            examples=examples,
-            tile=tile,
-            batch_size=config.batch_size,
-            expansion=config.expansion,
-            augment=config.augment,
-            seed=config.seed,
-            places=config.places,
-            superpose=config.superpose,
-            classes=classes,
-            ignore_cut=config.ignore_cut,
-            rank=rank,
-            workers=workers,
-        )
 
     @property
     def steps(self) -> int:
         """Global batches of an epoch; the last one is filled up from the start of the epoch."""
-        return -(-len(self.examples) * self.expansion // self.batch_size)
+        return -(-len(self.examples) * self.config.expansion // self.config.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the slots of an epoch (steps, batch_size): slot s is variant s // n of example s % n."""
-        rng = np.random.default_rng((self.seed, epoch))
-        slots = rng.permutation(len(self.examples) * self.expansion)
-        return np.resize(slots, (self.steps, self.batch_size))
+        rng = np.random.default_rng((self.config.seed, epoch))
+        slots = rng.permutation(len(self.examples) * self.config.expansion)
+        return np.resize(slots, (self.steps, self.config.batch_size))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), cover (N, tile, tile, classes).
@@ -111,32 +76,28 @@ class Sampler:
         The next batch is made in a thread while the network works on this one.
         """
         shares = self.order(epoch)[:, self.rank :: self.workers]
-        augmentation = Augmentation(self.augment, self.tile)
+        augmentation = Augmentation(self.config.augment, self.tile)
         return _ahead(lambda step: self._batch(epoch, shares[step], augmentation), self.steps)
 
     def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
         pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
         return np.stack([pixels for pixels, _ in pairs]), np.stack([cover for _, cover in pairs])
 
-    def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> Tile:
         variant, index = divmod(slot, len(self.examples))
-        rng = np.random.default_rng((self.seed, epoch, slot))
+        rng = np.random.default_rng((self.config.seed, epoch, slot))
         pixels, cover = self._variant(index, variant, rng, augmentation)
-        if rng.random() < self.superpose:
+        if rng.random() < self.config.superpose:
             another = self._variant(int(rng.integers(len(self.examples))), variant, rng, augmentation)
             pixels, cover = superpose(pixels, cover, *another, rng.uniform(*FADED))
-        return pixels, forget_cut_off(cover, self.classes) if self.ignore_cut else cover
+        return pixels, forget_cut_off(cover, self.classes) if self.config.ignore_cut else cover
 
-    def _variant(
-        self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.places)
+    def _variant(self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation) -> Tile:
+        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.config.places)
         return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
 
 
-def random_tile(
-    example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1) -> Tile:
     """Return a random square of an example, mirrored at the edges where the example is smaller.
 
     Of several places that are tried, it is the one with the most cell pixels.

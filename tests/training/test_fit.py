@@ -33,7 +33,7 @@ TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(10
 
 
 def fit(config=CONFIG, **changes) -> Fit:
-    train = Sampler.of(config, TRAIN, 48)
+    train = Sampler(examples=TRAIN, tile=48, config=config)
     return Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, **changes)
 
 
@@ -162,7 +162,7 @@ def test_tiles_train_on_random_squares_and_validate_whole_pictures():
         network_config=SMALL,
         view=Tiles(scale=1.0, tile=48, halo=16),
         config=config,
-        train=Sampler.of(config, big, 48),
+        train=Sampler(examples=big, tile=48, config=config),
         val=[blob(seed, (70, 90)) for seed in (200, 201, 202)],
     )
     state = tiles.run()

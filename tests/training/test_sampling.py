@@ -1,11 +1,14 @@
 """Which examples a step sees: a function of seed and epoch alone, whoever trains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spermseg.model.headed import LEAST_HEAD
+from spermseg.training.config import TrainConfig
 from spermseg.training.cover import FULL, UNKNOWN, covered, full_cover
 from spermseg.training.sampling import Sampler, WorkingExample, random_tile
 
@@ -16,9 +19,10 @@ def example(value: int, shape=(TILE, TILE)) -> WorkingExample:
     return WorkingExample(pixels=np.full((*shape, 3), value, np.uint8), cover=np.full((*shape, 1), value % 2, np.uint8))
 
 
-def sampler(count=5, **changes) -> Sampler:
-    settings = {"tile": TILE, "batch_size": 4, "expansion": 1, "augment": "none", "seed": 7} | changes
-    return Sampler(examples=[example(i) for i in range(count)], **settings)
+def sampler(count=5, rank=0, workers=1, **changes) -> Sampler:
+    config = replace(TrainConfig(batch_size=4, expansion=1, augment="none", seed=7), **changes)
+    examples = [example(i) for i in range(count)]
+    return Sampler(examples=examples, tile=TILE, config=config, rank=rank, workers=workers)
 
 
 @given(
@@ -50,9 +54,10 @@ def test_the_variant_of_a_slot_is_the_same_whichever_worker_draws_it():
         )
         for _ in range(4)
     ]
-    settings = {"tile": TILE, "batch_size": 4, "expansion": 2, "augment": "clinic", "seed": 1}
-    alone = [pixels for pixels, _ in Sampler(examples=examples, **settings).batches(2)]
-    second = [pixels for pixels, _ in Sampler(examples=examples, **settings, rank=1, workers=2).batches(2)]
+    config = TrainConfig(batch_size=4, expansion=2, augment="clinic", superpose=0.5, seed=1)
+    whole = Sampler(examples=examples, tile=TILE, config=config)
+    alone = [pixels for pixels, _ in whole.batches(2)]
+    second = [pixels for pixels, _ in replace(whole, rank=1, workers=2).batches(2)]
     assert all(np.array_equal(mine[1::2], its) for mine, its in zip(alone, second, strict=True))
 
 
@@ -97,11 +102,10 @@ def test_a_tile_that_cuts_the_head_off_a_cell_says_nothing_of_that_cell_where_th
     cover[12:20, 4:12] = FULL  # a head at the left, and a tail to the right end
     cover[15:17, 12:, 0] = FULL
     whole = WorkingExample(pixels=np.zeros((*cover.shape[:2], 3), np.uint8), cover=cover)
-    settings = {"tile": TILE, "batch_size": 16, "expansion": 16, "augment": "clinic", "seed": 0}
-    plain, careful = (
-        next(Sampler(examples=[whole], **settings, classes=("cell", "head"), ignore_cut=ignore).batches(0))[1]
-        for ignore in (False, True)
-    )
+    config = TrainConfig(batch_size=16, expansion=16, augment="clinic")
+    cut = Sampler(examples=[whole], tile=TILE, config=config, classes=("cell", "head"))
+    careful_one = replace(cut, config=replace(config, ignore_cut=True))
+    plain, careful = (next(one.batches(0))[1] for one in (cut, careful_one))
     headed = [(tile[..., 1] == FULL).sum() >= LEAST_HEAD for tile in plain]
     assert 0 < sum(headed) < 16
     for before, after, has_head in zip(plain, careful, headed, strict=True):
@@ -112,7 +116,6 @@ def test_a_tile_that_cuts_the_head_off_a_cell_says_nothing_of_that_cell_where_th
 
 
 def test_an_error_while_a_batch_is_made_reaches_the_training():
-    broken = sampler(3, augment="nonsense-size")
-    object.__setattr__(broken, "examples", [None, None, None])
+    broken = replace(sampler(3), examples=[None, None, None])
     with pytest.raises(AttributeError):
         list(broken.batches(0))
