@@ -112,7 +112,8 @@ def _averaging(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Return what moves averages (kept, latest, steps before): they keep `most` of themselves, and less at first."""
 
     def move(kept: Tensors, latest: Tensors, steps: Tensor | int) -> None:
-        share = min(most, (1 + int(steps)) / (AVERAGE_RISE + int(steps)))
+        done = int(steps)  # waits for a GPU, so it is asked once
+        share = min(most, (1 + done) / (AVERAGE_RISE + done))
         get_ema_multi_avg_fn(share)(kept, latest, steps)  # type: ignore[no-untyped-call]
 
     return move

@@ -73,8 +73,7 @@ def test_several_classes_keep_their_channels(picture_and_mask):
     assert np.array_equal(changed, two[:, ::-1])
 
 
-def test_the_cover_of_a_turned_picture_is_as_smooth_as_the_picture():
-    """Where red is the cover, both are moved alike; only light and stain are changed afterwards, all over."""
+def test_the_cover_of_a_turned_picture_has_more_than_the_two_amounts_it_had():
     y, x = np.mgrid[:SIZE, :SIZE]
     cover = np.where(np.abs(y - x) < 2, np.uint8(FULL), np.uint8(0))[..., np.newaxis]
     smooth = 0
