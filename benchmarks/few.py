@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 from tqdm import tqdm
-from trainings import COLUMNS, FROM_CHANCE, cells, option_words, scored
+from trainings import COLUMNS, cells, option_words, scored
 
 Start = Literal["chance", "shipped"]
 
@@ -47,7 +47,7 @@ class Options:
         length = option_words(
             pictures=pictures, epochs=self.epochs, expansion=expansion, tile=self.tile, batch_size=self.batch_size
         )
-        return ("--init", start, *length, *(FROM_CHANCE if start == "chance" else ()))
+        return ("--init", start, *length)
 
 
 def main(options: Options) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 from tqdm import tqdm
-from trainings import COLUMNS, FROM_CHANCE, cells, option_words, scored
+from trainings import COLUMNS, cells, option_words, scored
 
 BASE = "recipe"
 
@@ -61,7 +61,11 @@ VARIANTS = (
     Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),
     Variant(name="focal Tversky", why="weighs what is missed", train=("--loss", "focal-tversky")),
     Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
-    Variant(name="constant rate", why="the recipe's, where a network has begun", train=("--schedule", "constant")),
+    Variant(
+        name="constant rate",
+        why="as for a network that has begun",
+        train=("--schedule", "constant", "--learning-rate", "1e-3"),
+    ),
     Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
     Variant(name="no average", why="of the weights", train=("--average", "0")),
     Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
@@ -104,7 +108,7 @@ def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     length = option_words(
         epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
     )
-    start = () if "--init" in variant.train else ("--init", "chance", *FROM_CHANCE)  # networks of any shape begin alike
+    start = () if "--init" in variant.train else ("--init", "chance")  # networks of any shape begin alike
     words = (*start, *length, *variant.train)
     figures = scored(options.dataset, place, run, words, variant.evaluate)
     return {"name": variant.name, "why": variant.why, **figures}

@@ -15,8 +15,6 @@ from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
 
 COLUMNS = ("dice", "cldice", "head", "tail", "threshold")
-FROM_CHANCE = ("--schedule", "one-cycle", "--learning-rate", "0.003")
-"""The recipe's schedule is for a network that has begun; from chance, and for few steps, this one is better."""
 
 
 def scored(dataset: str, place: Path, run: Path, train_words: tuple[str, ...], words: tuple[str, ...] = ()) -> Any:

@@ -1,6 +1,6 @@
 """Complete, named configurations: `paper` and `clinic`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from spermseg.cells.instances import CellConfig
@@ -28,6 +28,15 @@ class Recipe:
     """What the first weights are: drawn at random, or those of the model that comes along."""
     choose_threshold: bool = False
     """Whether the threshold is chosen on the validation split, rather than that of `cells`."""
+
+    def from_chance(self) -> "Recipe":
+        """Return the recipe for first weights that are drawn at random.
+
+        Where it is made to go on from a network that has begun, one that has not takes larger steps, which end small.
+        """
+        if self.start == "chance":
+            return self
+        return replace(self, start="chance", train=replace(self.train, schedule="one-cycle", learning_rate=3e-3))
 
 
 def paper() -> Recipe:

@@ -71,6 +71,21 @@ def test_the_start_is_the_one_asked_for_or_the_recipes_where_its_network_is(job_
         assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("head."))
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({"recipe": "paper"}, ("constant", 3e-4)),
+        ({"recipe": "clinic"}, ("constant", 1e-3)),
+        ({"recipe": "clinic", "init": "chance"}, ("one-cycle", 3e-3)),
+        ({"recipe": "clinic", "residual": True}, ("one-cycle", 3e-3)),
+        ({"recipe": "clinic", "init": "chance", "learning_rate": 1e-4}, ("one-cycle", 1e-4)),
+    ],
+)
+def test_a_network_that_has_learned_nothing_takes_larger_steps_that_end_small(job_of, tiny_dataset, options, rate):
+    config = job_of(dataset=tiny_dataset.location.uri, **options).config
+    assert (config.schedule, config.learning_rate) == rate
+
+
 def test_drawn_micrographs_have_all_classes_of_the_recipe(job_of):
     job = job_of(synthetic=True, recipe="clinic")
     assert job.network.classes == DrawnData().classes == ("cell", "head", "acrosome", "midpiece", "tail")
