@@ -34,7 +34,7 @@ STATUSES = {LockedError: LOCKED, TooManyRejectedError: TOO_MANY_REJECTED, RunErr
 
 
 class Verb(Protocol):
-    """One verb: its fields are its arguments."""
+    """One verb: its fields are its arguments. `GOES_ON`, where it has one, says how to go on after a stop."""
 
     def run(self) -> int:
         """Do it, and return the exit status."""
@@ -75,7 +75,8 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _TerminatedError)
         how = "terminated" if terminated else "interrupted"
-        print(f"spermseg: {how}; what is written stays, and the same command goes on", file=sys.stderr)
+        goes_on = getattr(verb, "GOES_ON", "the same command goes on")
+        print(f"spermseg: {how}; what is written stays, and {goes_on}", file=sys.stderr)
         status = TERMINATED if terminated else INTERRUPTED
     sys.exit(status)
 

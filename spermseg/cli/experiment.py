@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from spermseg.cli.evaluate import ranked_figure
 from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
+from spermseg.cli.run_folder import snapshot_name
 from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.train import Train
-from spermseg.cli.trained_model import snapshot_name
+from spermseg.errors import ConfigError
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure
@@ -68,6 +69,8 @@ class Experiment:
         """Train what is missing, score it, and write tables and figures."""
         dataset, out = open_dataset(self._at(self.dataset)), self._at(self.out)
         rows = self._rows()
+        for row in rows:
+            self._check_model(row, dataset)
         self._train_all(rows)
         metrics = {(row, split): self._score(row, split, dataset) for row in rows for split in dataset.splits}
         scores = [StudyScores.of(row, found) for (row, _), found in metrics.items()]
@@ -85,6 +88,25 @@ class Experiment:
     def _rows(self) -> list[Row]:
         epochs = {False: self.plain_epochs, True: self.augmented_epochs}
         return [Row(augmented=augmented, epochs=count) for augmented in epochs for count in sorted(epochs[augmented])]
+
+    def _check_model(self, row: Row, dataset: Dataset) -> None:
+        """Raise ConfigError where the model of a row is there, and is of another dataset or of other settings."""
+        place = self._place(row)
+        if not place.exists():
+            return
+        about = load_model(place).description
+        learned = {name: about.settings["train"][name] for name in ("seed", "precision")}
+        if about.training_data_sha256 != dataset.sha256:
+            raise ConfigError(f"{place.uri} has learned from another dataset than {self.dataset}; give another --out")
+        if learned != {"seed": self.seed, "precision": self.precision}:
+            raise ConfigError(
+                f"{place.uri} was trained with --seed {learned['seed']} --precision {learned['precision']}; "
+                "give the same, or another --out"
+            )
+
+    def _place(self, row: Row) -> Location:
+        """Return where the model of a row lies."""
+        return self._at(self.out).child(row.training, snapshot_name(row.epochs))
 
     def _train_all(self, rows: Sequence[Row]) -> None:
         """Train, or go on, where a model of a row is missing: side by side where the cluster has room."""
@@ -104,7 +126,7 @@ class Experiment:
     def _training(self, name: str, rows: Sequence[Row]) -> Train | None:
         """Return the training of some rows, or None where the model of each is there."""
         place = self._at(self.out).child(name)
-        if all(place.child(snapshot_name(row.epochs)).exists() for row in rows):
+        if all(self._place(row).exists() for row in rows):
             return None
         epochs = tuple(row.epochs for row in rows)
         return Train(
@@ -125,7 +147,7 @@ class Experiment:
 
     def _score(self, row: Row, split: str, dataset: Dataset) -> dict[str, Any]:
         """Score the model of a row, unless its scores are there; return the content of `metrics.json`."""
-        saved = load_model(self._at(self.out).child(row.training, snapshot_name(row.epochs)))
+        saved = load_model(self._place(row))
         place = self._at(self.out).child("scores", f"{row.name}-{split}.json")
         about = {"model_sha256": saved.sha256, "dataset_sha256": dataset.sha256}
         if place.exists():

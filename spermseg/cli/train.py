@@ -1,9 +1,8 @@
 """`spermseg train`: a dataset -> a model."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import (
@@ -21,9 +20,11 @@ from spermseg.cli.options import (
     is_on,
     wants_gpu,
 )
-from spermseg.cli.trained_model import MODEL, settings_of, write_models
+from spermseg.cli.run_folder import MODEL, check_run, keep_settings, settings_of
+from spermseg.cli.trained_model import write_models
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import SavedModel, load_model
@@ -40,6 +41,9 @@ from spermseg.training.losses import LossName
 from spermseg.training.optimizers import OptimizerName
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
+OF_ANNOTATED = ("ignore_border", "ignore_loose", "expansion", "places", "superpose")
+"""Options that say nothing of drawn micrographs: they are annotated whole, and each tile of an epoch is a new one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -50,6 +54,8 @@ class Train:
 
     Example: spermseg train --dataset dataset --out run --recipe paper
     """
+
+    GOES_ON: ClassVar[str] = "--resume goes on after its last epoch"
 
     out: str
     """Where this training is written: a folder or s3://bucket/prefix of its own."""
@@ -66,8 +72,8 @@ class Train:
     """A model that knows heads, or `shipped`: what it finds, nobody has annotated, and hangs together with no head is
     left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
     ignore_cut: RecipeSwitch = None
-    """Learn nothing from cells whose heads a tile cuts off, where `head` is among the classes: they look like the
-    tails, from cells outside of the picture, that annotations skip."""
+    """Learn nothing from cells whose heads a tile cuts off: they look like the tails, from cells outside of the
+    picture, that annotations skip. It needs `cell` and `head` among the classes."""
     init: OptionalText = None
     """What to start from: a model, whose network, classes and view are taken over; `shipped`, the one that comes with
     spermseg; or `chance` (paper: chance; clinic: shipped, and chance where the network is told to be another or
@@ -143,13 +149,12 @@ class Train:
     def run(self) -> int:
         """Train, show how far it is, and print what came of it."""
         out = Location(self.out, self.endpoint_url)
-        _check_run(out, resume=self.resume)
+        check_run(out, resume=self.resume)
         begun = self._begun()
         chosen = self._recipe(begun)
         data = self._data(chosen)
         chosen = self._with_classes(chosen, data)
         _check_data(data)
-        _keep_settings(out, chosen, data, begun)
         job = TrainJob(
             data=data,
             network=chosen.network,
@@ -162,6 +167,8 @@ class Train:
         scaling = Scaling(
             workers=self.workers, gpu=wants_gpu(self.gpu), max_failures=self.max_failures, address=self.address
         )
+        settings = settings_of(chosen, begun, data) | {"snapshots": sorted(self.snapshots)}
+        keep_settings(out, settings, resume=self.resume)
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
@@ -186,6 +193,8 @@ class Train:
     def _data(self, chosen: Recipe) -> TrainingData:
         seed = chosen.train.seed
         dataset = given_dataset(self.dataset, self.endpoint_url, synthetic=self.synthetic)
+        if dataset is None:
+            self._check_options_of_drawn()
         if dataset is not None:
             return AnnotatedData(
                 dataset=dataset,
@@ -207,6 +216,8 @@ class Train:
             given[name] = is_on(getattr(self, name), getattr(chosen.train, name))
         if self.augment == "none":
             given["expansion"] = 1
+        if self.synthetic:
+            given["superpose"] = 0.0
         network = replace(chosen.network, **self._given(["filters", "bridge", "subpixel"]))
         network = replace(network, residual=network.residual or self.residual)
         view = self._view(chosen.view, network)
@@ -220,7 +231,18 @@ class Train:
         unknown = [name for name in classes if name not in data.classes]
         if unknown:
             raise DatasetError(f"{data.name} has no part {', '.join(unknown)}; it has {', '.join(data.classes)}")
+        if chosen.train.ignore_cut and not {WHOLE_CELL, HEAD} <= set(classes):
+            raise ConfigError(
+                f"got --ignore-cut with the classes {', '.join(classes)}; it needs {WHOLE_CELL} and {HEAD}"
+            )
         return replace(chosen, network=replace(chosen.network, classes=classes))
+
+    def _check_options_of_drawn(self) -> None:
+        """Raise ConfigError where an option is given that is for annotated pictures alone."""
+        given = [name for name in OF_ANNOTATED if getattr(self, name) not in (None, 0)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise ConfigError(f"got --{option} with --synthetic; it is for annotated pictures: leave one of them out")
 
     def _view(self, view: WholeFrame | Tiles, network: UNetConfig) -> WholeFrame | Tiles:
         if isinstance(view, Tiles):
@@ -232,29 +254,6 @@ class Train:
     def _given(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the settings that are not left to the recipe."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-def _check_run(out: Location, *, resume: bool) -> None:
-    present = next(iter(out.child("checkpoints").list()), None) is not None or out.child(MODEL).exists()
-    if present and not resume:
-        raise ConfigError(f"{out.uri} already holds a training; give --resume to go on with it, or another --out")
-    if resume and not present:
-        raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
-
-
-def _keep_settings(out: Location, chosen: Recipe, data: TrainingData, begun: SavedModel | None) -> None:
-    """Write down the settings of a new training; a resumed one must have the same, but for the number of epochs."""
-    place = out.child("settings.json")
-    settings = json.loads(json.dumps(settings_of(chosen, begun) | {"training_data_sha256": data.sha256}))
-    if place.exists():
-        before = json.loads(place.read_bytes())
-        before["train"]["epochs"] = settings["train"]["epochs"]
-        if before != settings:
-            names = ", ".join(sorted(name for name in settings if settings[name] != before.get(name)))
-            raise ConfigError(
-                f"{out.uri} was begun with other settings ({names}); resume with the same, or another --out"
-            )
-    place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _check_data(data: TrainingData) -> None:

@@ -1,12 +1,12 @@
 """What a training leaves: model files, calibrated, and a card."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tqdm import tqdm
 
 import spermseg
+from spermseg.cli.run_folder import MODEL, settings_of, snapshot_name
 from spermseg.micrograph.annotation import HEAD
 from spermseg.model.saved import ModelDescription, SavedModel, encode_model
 from spermseg.model.unet import UNet
@@ -18,24 +18,13 @@ from spermseg.training.fit import FitState
 from spermseg.training.learner import Weights
 from spermseg.training.source import TrainingData
 
-MODEL = "model.safetensors"
 SHOW_AFTER_S = 5.0
 """A bar of what is done sooner would only flicker."""
 
 
-def snapshot_name(epoch: int) -> str:
-    """Return the name of the model file of an epoch."""
-    return f"model-epoch-{epoch}.safetensors"
-
-
-def settings_of(chosen: Recipe, begun: SavedModel | None) -> dict[str, Any]:
-    """Return all settings of a training; `start` is `chance`, or the digest of the model that it started from."""
-    return asdict(chosen) | {"start": "chance" if begun is None else begun.sha256}
-
-
 def write_models(out: Location, chosen: Recipe, begun: SavedModel | None, data: TrainingData, state: FitState) -> None:
     """Write the model files of the snapshots and of the best epoch, and its card."""
-    settings = settings_of(chosen, begun)
+    settings = settings_of(chosen, begun, data)
     for epoch, weights in state.snapshots.items():
         description = _describe(chosen, settings, data, state, epoch, weights)
         out.child(snapshot_name(epoch)).write_bytes(encode_model(weights, description))

@@ -1,5 +1,6 @@
 """Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
 
+import logging
 import os
 import tempfile
 import threading
@@ -17,7 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from spermseg.errors import ConfigError, DatasetError, RunError, first_line
+from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
 from spermseg.ray_settings import configure_ray_data, connect
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
@@ -25,6 +26,8 @@ from spermseg.training.fit import Fit, FitState, StepReport, Team
 from spermseg.training.job import DrawTile, LoadExample, TrainJob, examples_of
 from spermseg.training.sampling import Batch, Batches, Sampler, WorkingExample
 from spermseg.training.source import DrawnData
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.5
 LOAD_TASKS = 32
@@ -277,7 +280,10 @@ def _polling(board: Any, on_report: Callable[[StepReport], None]) -> Iterator[No
         while not done.wait(REPORT_EVERY_S):
             report = ray.get(board.read.remote())
             if report is not None:
-                on_report(report)
+                try:
+                    on_report(report)
+                except SpermsegError as error:  # the training goes on; what is written of it may be written next time
+                    logger.warning("the progress could not be written: %s", error.message)
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

@@ -109,14 +109,11 @@ class Evaluator:
     def segment(self, example: Example) -> Segmented:
         """Segment one picture at native resolution, for a figure."""
         pixels = self.dataset.read_image(example)
-        predicted = self.reader.read(example, pixels).masks[WHOLE_CELL]
+        predicted = self._read(example, pixels).masks[WHOLE_CELL]
         return Segmented(pixels=pixels, truth=self.dataset.read_mask(example), predicted=predicted)
 
     def _score(self, example: Example) -> Scored:
-        reading = self.reader.read(example, self.dataset.read_image(example))
-        if self.forgive_border:
-            cut = unannotated_at_border(reading.masks[WHOLE_CELL], self.dataset.read_mask(example))
-            reading = replace(reading, masks={part: mask & ~cut for part, mask in reading.masks.items()})
+        reading = self._read(example, self.dataset.read_image(example))
         parts = [part for part in self.reader.parts if part in self.dataset.classes]
         truth = {part: self.dataset.read_mask(example, part) for part in parts}
         network = None
@@ -130,6 +127,18 @@ class Evaluator:
             network=network,
             confidence=reading.confidence,
         )
+
+    def _read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:
+        """Return what is found in a picture, less what is forgiven."""
+        reading = self.reader.read(example, pixels)
+        if not self.forgive_border:
+            return reading
+        truth = self.dataset.read_mask(example)
+        cut = unannotated_at_border(reading.masks[WHOLE_CELL], truth)
+        working = reading.working
+        if self.view is not None and working is not None:
+            working = working & ~unannotated_at_border(working, self.view.working_mask(truth))
+        return replace(reading, masks={part: mask & ~cut for part, mask in reading.masks.items()}, working=working)
 
     def _instances(self, reading: Reading, truth: NDArray[np.bool_]) -> InstancePair:
         mask = reading.masks[WHOLE_CELL]

@@ -160,6 +160,7 @@ class Fit:
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Score this worker's share of the validation split, at the working resolution, and sum over the workers."""
+        self.learner.agree()
         self.learner.kept.eval()
         share = self.val[self.team.rank :: self.team.size]
         loss_sum, counts = 0.0, Confusion()

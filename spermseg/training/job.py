@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
 from spermseg.training.config import TrainConfig
@@ -30,6 +31,12 @@ class TrainJob:
     """Epochs whose weights are kept, beside the best."""
     first_weights: Weights | None = None
     """Where to start; None starts from chance."""
+
+    def __post_init__(self) -> None:
+        epochs = self.config.epochs
+        wrong = [epoch for epoch in self.snapshots if not 1 <= epoch <= epochs]
+        if wrong:
+            raise ConfigError(f"got a snapshot of epoch {wrong[0]}; the training has epochs 1 to {epochs}")
 
 
 class LoadExample:

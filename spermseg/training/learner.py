@@ -74,6 +74,15 @@ class Learner:
             self.average.update_parameters(self.network)
         return loss.detach(), logits.detach()
 
+    def agree(self) -> None:
+        """Take over the first worker's statistics of batch normalisation in what is kept: on CPUs each has its own.
+
+        So all workers score the network that is written down, whether it has just learned or was resumed.
+        """
+        if self._wrapped is not self.network:
+            for buffer in self.kept.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def precision(self) -> torch.autocast:
         """Return the context in which the network computes."""
         wanted = self.config.precision

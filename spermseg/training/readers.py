@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.errors import DatasetError
+from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
@@ -67,6 +67,8 @@ class ModelReader:
         """Return what reads with a model; the threshold is the model's own where none is given."""
         about = saved.description
         threshold = about.threshold if threshold is None else threshold
+        if not 0 < threshold < 1:
+            raise ConfigError(f"got threshold {threshold:g}; more than 0 and less than 1 is needed")
         return cls(
             predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
             threshold=threshold,

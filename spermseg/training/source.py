@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,10 @@ class TrainingData(Protocol):
     @property
     def sha256(self) -> str:
         """Digest of everything that can be learned from it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it is, and which of it is seen: JSON."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -104,6 +108,16 @@ class AnnotatedData:
         scout = [] if self.scout is None else [self.scout.sha256]
         seen = [self.dataset.sha256, str(self.ignore_border), *scout, *self.names("train")]
         return hashlib.sha256("\n".join(seen).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The dataset's digest, and what is seen of it."""
+        return {
+            "dataset_sha256": self.dataset.sha256,
+            "pictures": self.limit,
+            "ignore_border": self.ignore_border,
+            "ignore_loose": None if self.scout is None else self.scout.sha256,
+        }
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -187,8 +201,12 @@ class DrawnData:
     @property
     def sha256(self) -> str:
         """Digest of the settings, and of the version of what is drawn."""
-        settings = {"drawing": DRAWING_VERSION, **asdict(self)}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How many are drawn, and the version of what is drawn."""
+        return {"drawing": DRAWING_VERSION, **asdict(self)}
 
     @property
     def counts(self) -> Mapping[str, int]:

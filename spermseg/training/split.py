@@ -88,9 +88,24 @@ def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placem
     """
     if config.split_csv is not None:
         table = read_split_csv(config.split_csv)
-        placed = {image: table.get(image) or table.get(PurePosixPath(image).name) for image in images}
-        return {image: placement for image, placement in placed.items() if placement is not None}
+        return _placed_by(table, images, config.split_csv.name)
     return {image: Placement(group=_group_of(image, config.group_pattern), split=None) for image in images}
+
+
+def _placed_by(table: Mapping[str, Placement], images: Iterable[str], csv_name: str) -> dict[str, Placement]:
+    """Return the line of each image that has one: that of its path or, where no other image has it, of its name."""
+    by_name: dict[str, str] = {}
+    placed = {}
+    for image in images:
+        name = PurePosixPath(image).name
+        if image in table:
+            placed[image] = table[image]
+        elif name in table:
+            other = by_name.setdefault(name, image)
+            if other != image:
+                raise ConfigError(f"{csv_name}: {name!r} may be {other!r} or {image!r}; write their paths")
+            placed[image] = table[name]
+    return placed
 
 
 def _group_of(image: str, pattern: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import tyro
@@ -10,7 +11,7 @@ from ray.cluster_utils import Cluster
 from spermseg.cli.experiment import Experiment
 from spermseg.cli.side_by_side import command_line, train_side_by_side
 from spermseg.cli.train import Train
-from spermseg.errors import RunError
+from spermseg.errors import ConfigError, RunError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.storage.filesystem import Location
@@ -78,6 +79,14 @@ def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(st
     assert "training" not in capsys.readouterr().err
     assert json.loads((out / "scores/plain-2-test.json").read_text()) == score
     assert {path: path.read_bytes() for path in models} == models
+
+    with pytest.raises(ConfigError, match="trained with --seed 0 --precision float32; give the same, or another --out"):
+        replace(experiment, seed=1).run()
+    clinic, other = out.parent / "clinic", out.parent / "other"
+    split = SplitConfig(fractions=(0.5, 0.25, 0.25), group_pattern="(patient-[0-9]+)", seed=1)
+    prepare_dataset(clinic / "images", clinic / "annotations", Location(str(other)), PrepareConfig(split=split))
+    with pytest.raises(ConfigError, match="has learned from another dataset"):
+        replace(experiment, dataset=str(other)).run()
 
 
 def test_a_training_is_started_by_the_words_that_give_it():

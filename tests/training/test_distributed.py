@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ import pytest
 import ray.train
 import torch
 
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
+from spermseg.training import distributed
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import cover_of
 from spermseg.training.distributed import Scaling, cause_of, train_on_ray
@@ -205,6 +207,33 @@ def test_drawings_stream_to_the_training_in_the_order_of_their_numbers(tiny_data
 def test_a_batch_that_the_workers_cannot_share_is_refused_before_anything_starts(tiny_dataset, tmp_path):
     with pytest.raises(ConfigError, match="batch size 4 for 3 workers"):
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(workers=3), lambda report: None)
+
+
+class Board:
+    """A board that always has the same report."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self):
+        return "report"
+
+
+def test_progress_that_cannot_be_written_is_said_and_tried_again(monkeypatch, caplog):
+    monkeypatch.setattr(distributed, "REPORT_EVERY_S", 0.001)
+    monkeypatch.setattr(distributed.ray, "get", lambda report: report)
+    seen, written = [], threading.Event()
+
+    def on_report(report):
+        seen.append(report)
+        if len(seen) < 3:
+            raise StorageError("the bucket is full")
+        written.set()
+
+    with distributed._polling(Board(), on_report):
+        assert written.wait(20)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == ["the progress could not be written: the bucket is full"] * 2
 
 
 def test_the_cause_of_a_failed_training_is_what_a_worker_raised():

@@ -12,7 +12,7 @@ from spermseg.cli.evaluate import Evaluate
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
-from spermseg.micrograph.tiling import to_native
+from spermseg.micrograph.tiling import Tiles, to_native
 from spermseg.model.headed import headless
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
@@ -126,6 +126,13 @@ def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_
     assert metrics["confidence"]["mean_error"] == pytest.approx(distance)
     assert [coverage for coverage, _ in metrics["confidence"]["risk"]] == [n / 8 for n in range(1, 9)]
     assert f"Confidence: {distance:.3f} off the Dice of a picture" in (out / "metrics.md").read_text()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 50.0])
+def test_a_threshold_that_is_no_probability_is_refused(model, tiny_dataset, tmp_path, threshold):
+    asked = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), threshold=threshold)
+    with pytest.raises(ConfigError, match=f"got threshold {threshold:g}; more than 0 and less than 1 is needed"):
+        asked.run()
 
 
 def test_a_split_that_is_not_there_is_one_line_that_names_those_that_are(model, tiny_dataset, tmp_path):
@@ -267,17 +274,21 @@ class OneTooMany:
     def read(self, example, pixels):
         mask = self.dataset.read_mask(example)
         mask[:9, :9] = True
-        return Reading(masks={"cell": mask})
+        return Reading(masks={"cell": mask}, working=Tiles(scale=0.5).working_mask(mask))
 
 
 def test_forgiving_the_border_leaves_out_what_is_annotated_nowhere(tiny_dataset):
     examples = [one for one in tiny_dataset.examples("train") if not tiny_dataset.read_mask(one)[:11, :11].any()]
     assert examples
     for forgive, precise in ((False, False), (True, True)):
-        evaluator = Evaluator(reader=OneTooMany(tiny_dataset), dataset=tiny_dataset, forgive_border=forgive)
-        by_name = {one.example.image: one.native for one in evaluator.score("train")}
-        assert all((by_name[one.image].fp == 0) is precise for one in examples)
-        assert all(by_name[one.image].fn == 0 for one in examples)
+        reader, view = OneTooMany(tiny_dataset), Tiles(scale=0.5)
+        evaluator = Evaluator(reader=reader, dataset=tiny_dataset, view=view, forgive_border=forgive)
+        scored = [one for one in evaluator.score("train") if one.example in examples]
+        assert all((one.native.fp == 0) is precise for one in scored)
+        assert all((one.network.fp == 0) is precise for one in scored)
+        assert all(one.native.fn == 0 for one in scored)
+        drawn = evaluator.segment(examples[0])
+        assert np.array_equal(drawn.predicted, drawn.truth) is precise
 
 
 def test_that_the_border_was_forgiven_is_said(model, tiny_dataset, tmp_path):

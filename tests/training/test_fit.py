@@ -1,6 +1,7 @@
 """The training loop, in this process: it learns, it can be cut anywhere, and it is the same every time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from spermseg.model.unet import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import full_cover
-from spermseg.training.fit import Fit
+from spermseg.training.fit import Fit, Team
 from spermseg.training.sampling import Sampler, WorkingExample
 
 SMALL = UNetConfig(filters=(8, 8), bridge=8)
@@ -97,6 +98,26 @@ def test_a_resumed_one_cycle_goes_on_where_it_was(tmp_path, optimizer):
 
 
 AVERAGED = replace(CONFIG, average=0.2, weight_decay=0.01)
+
+
+def learn_together(rank: int, folder: Path) -> None:
+    """One of two workers: train an epoch, and write down what is scored."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    config = replace(AVERAGED, epochs=1)
+    train = Sampler(examples=TRAIN, tile=48, config=config, rank=rank, workers=2)
+    team = Team(rank=rank, size=2)
+    together = Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, team=team)
+    together.run()
+    torch.save(together.learner.kept.state_dict(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_score_one_network_the_one_that_is_kept(tmp_path):
+    """On CPUs each has statistics of its own pictures; a resumed training would begin with those of the first."""
+    torch.multiprocessing.spawn(learn_together, (tmp_path,), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_average_of_the_weights_is_what_is_scored_and_kept():

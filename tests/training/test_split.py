@@ -121,6 +121,15 @@ def test_a_table_gives_group_and_split_and_images_it_lacks_are_absent(tmp_path):
     }
 
 
+def test_a_bare_name_in_a_table_is_never_taken_for_two_pictures(tmp_path):
+    path = write_csv(tmp_path, "image,group,split", "001.png,s-0,train", "b/002.png,s-1,val", "002.png,s-2,test")
+    config = SplitConfig(split_csv=path)
+    with pytest.raises(ConfigError, match=r"'001.png' may be 'a/001.png' or 'b/001.png'; write their paths"):
+        place_images(["a/001.png", "b/001.png"], config)
+    placed = place_images(["a/002.png", "b/002.png"], config)
+    assert {image: placement.group for image, placement in placed.items()} == {"a/002.png": "s-2", "b/002.png": "s-1"}
+
+
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [

@@ -1,11 +1,14 @@
 """What `spermseg train` hands to the training."""
 
+import json
+
 import pytest
 import torch
 from untrained import write_untrained_model
 
+from spermseg.cli import run_verb
 from spermseg.cli.train import Train
-from spermseg.errors import DatasetError
+from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import SHIPPED
 from spermseg.model.unet import UNetConfig
@@ -89,6 +92,56 @@ def test_a_network_that_has_learned_nothing_takes_larger_steps_that_end_small(jo
 def test_drawn_micrographs_have_all_classes_of_the_recipe(job_of):
     job = job_of(synthetic=True, recipe="clinic")
     assert job.network.classes == DrawnData().classes == ("cell", "head", "acrosome", "midpiece", "tail")
+
+
+@pytest.mark.parametrize(
+    "options", [{"ignore_border": 60}, {"ignore_loose": "shipped"}, {"expansion": 3}, {"places": 5}, {"superpose": 0.5}]
+)
+def test_what_says_nothing_of_drawn_micrographs_is_not_taken_in_silence(options, tmp_path):
+    (option,) = options
+    with pytest.raises(ConfigError, match=f"got --{option.replace('_', '-')} with --synthetic"):
+        Train(out=str(tmp_path), synthetic=True, recipe="clinic", **options).run()
+
+
+def test_cells_without_their_heads_are_known_by_both(tiny_dataset, tmp_path):
+    training = Train(
+        out=str(tmp_path),
+        dataset=tiny_dataset.location.uri,
+        recipe="clinic",
+        ignore_cut="yes",
+        classes=("head", "tail"),
+    )
+    with pytest.raises(ConfigError, match="got --ignore-cut with the classes head, tail; it needs cell and head"):
+        training.run()
+
+
+def test_a_snapshot_of_an_epoch_that_never_comes_is_refused(tiny_dataset, tmp_path):
+    for epoch in (0, 11):
+        training = Train(out=str(tmp_path), dataset=tiny_dataset.location.uri, epochs=10, snapshots=(5, epoch))
+        with pytest.raises(ConfigError, match=f"got a snapshot of epoch {epoch}; the training has epochs 1 to 10"):
+            training.run()
+
+
+def test_the_settings_say_what_of_which_dataset_is_seen(job_of, tiny_dataset, tmp_path):
+    job_of(dataset=tiny_dataset.location.uri, recipe="clinic", pictures=2, ignore_border=60, ignore_loose="shipped")
+    assert json.loads((tmp_path / "run/settings.json").read_text())["data"] == {
+        "dataset_sha256": tiny_dataset.sha256,
+        "pictures": 2,
+        "ignore_border": 60,
+        "ignore_loose": load_model(Location(str(SHIPPED))).sha256,
+    }
+
+
+def test_a_training_that_is_interrupted_says_how_it_goes_on(monkeypatch, tiny_dataset, tmp_path, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spermseg.cli.train.train_on_ray", interrupt)
+    with pytest.raises(SystemExit) as left:
+        run_verb(Train, ["--dataset", tiny_dataset.location.uri, "--out", str(tmp_path / "run")])
+    assert left.value.code == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "spermseg: interrupted; what is written stays, and --resume goes on after its last epoch"
 
 
 def test_a_class_that_is_not_annotated_is_one_line(tiny_dataset, tmp_path):
