@@ -33,7 +33,7 @@ class Options:
     starts: tuple[Start, ...] = ("chance", "shipped")
     """Of the weights."""
     tiles: int = 4000
-    """That each training sees."""
+    """That each training sees, in whole variants of each picture."""
     epochs: int = 4
     """Into which it is cut; the best one is kept."""
     tile: int = 256

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, OptionalText
+from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, ModelSwitch, OptionalText, is_on
 from spermseg.errors import ConfigError
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
@@ -58,6 +58,9 @@ class Evaluate:
     forgive_border: bool = False
     """Do not count what is found at the edge of a picture where nothing is annotated: for annotations that skip cells
     which the edge cuts."""
+    headed: ModelSwitch = None
+    """Whether what hangs together with no head is dropped before anything is scored: loose tails, and those of cells
+    outside of the picture. It needs a model that has learned heads."""
     flips: bool = False
     """Read each picture four times, flipped along each axis and along both, and take the mean (a model only)."""
     device: str = "auto"
@@ -95,8 +98,10 @@ class Evaluate:
         """Return what is held against the dataset, and what `metrics.json` says of it."""
         if sum(given is not None for given in (self.model, self.baseline, self.rater)) > 1:
             raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET, or none of them")
-        if (self.baseline or self.rater) and (self.flips or self.threshold is not None):
-            raise ConfigError("--flips and --threshold are for a model; leave them out, or the --baseline or --rater")
+        if (self.baseline or self.rater) and (self.flips or self.threshold is not None or self.headed is not None):
+            raise ConfigError(
+                "--flips, --threshold and --headed are for a model; leave them out, or the --baseline or --rater"
+            )
         if self.baseline is not None:
             baseline = BaselineReader(name=self.baseline)
             return Evaluator(reader=baseline, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
@@ -105,8 +110,14 @@ class Evaluate:
             evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
             return evaluator, {"rater_sha256": other.sha256}
         saved = load_model(model_location(self.model, self.endpoint_url))
-        reader = ModelReader.of(saved, threshold=self.threshold, flips=self.flips, device=self.device)
-        about = {"threshold": reader.threshold, "flips": self.flips, "model_sha256": saved.sha256}
+        headed = is_on(self.headed, saved.description.headed)
+        reader = ModelReader.of(saved, threshold=self.threshold, headed=headed, flips=self.flips, device=self.device)
+        about = {
+            "threshold": reader.threshold,
+            "headed": headed,
+            "flips": self.flips,
+            "model_sha256": saved.sha256,
+        }
         return Evaluator.of(saved, reader, dataset, tolerance=self.tolerance), about
 
 

@@ -18,7 +18,7 @@ from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure
 from spermseg.report.figures import panel_figure
-from spermseg.report.study import Row, StudyScores, study_csv, study_markdown
+from spermseg.report.study import FAILED_BELOW, Row, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
 from spermseg.training.augment import PAPER_VARIANTS, Augmentation
 from spermseg.training.config import PrecisionName
@@ -176,5 +176,7 @@ class Experiment:
         )
         values = [image["iou"] for image in metrics["images"]]
         figures.child("failed.png").write_bytes(
-            histogram_figure(values, label=f"IoU of a picture, {row.name}, {metrics['split']}")
+            histogram_figure(
+                values, label=f"IoU of a picture, {row.name}, {metrics['split']}", failed_below=FAILED_BELOW
+            )
         )

@@ -69,13 +69,16 @@ def _known(row: Mapping[str, float], column: str) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def histogram_figure(values: Sequence[float] | npt.NDArray[Any], *, label: str, bins: int = 30) -> bytes:
+def histogram_figure(
+    values: Sequence[float] | npt.NDArray[Any], *, label: str, bins: int = 30, failed_below: float | None = None
+) -> bytes:
     """Return a small histogram with its median marked, as PNG.
 
     Args:
         values: any number of values; those that are not finite are left out.
         label: of the horizontal axis.
         bins: the greatest number of bars; whole numbers never share less than one unit of a bar.
+        failed_below: a limit that is marked, too; the share of the values below it is said.
     """
     numbers = np.asarray(values, dtype=float)
     numbers = numbers[np.isfinite(numbers)]
@@ -86,6 +89,9 @@ def histogram_figure(values: Sequence[float] | npt.NDArray[Any], *, label: str, 
         median = float(np.median(numbers))
         axes.axvline(median, color=_VERMILLION, linewidth=1.6)
         axes.set_title(f"median {median:.3g}", loc="right", fontsize=9, color=_VERMILLION)
+        if failed_below is not None:
+            axes.axvline(failed_below, color=INK, linewidth=1.2, linestyle="--")
+            axes.set_title(f"{(numbers < failed_below).mean():.0%} below {failed_below:g}", loc="left", fontsize=9)
     else:
         axes.set_title("no values", loc="right", fontsize=9, color=INK)
     axes.set(xlabel=label, ylabel="pictures")

@@ -12,7 +12,7 @@ from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
 from spermseg.model.headed import headless
-from spermseg.model.predict import PredictConfig, Predictor
+from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
 from spermseg.training.dataset import Dataset
@@ -62,17 +62,30 @@ class ModelReader:
 
     @classmethod
     def of(
-        cls, saved: SavedModel, *, threshold: float | None = None, flips: bool = False, device: str = "auto"
+        cls,
+        saved: SavedModel,
+        *,
+        threshold: float | None = None,
+        headed: bool | None = None,
+        flips: bool = False,
+        device: str = "auto",
     ) -> "ModelReader":
-        """Return what reads with a model; the threshold is the model's own where none is given."""
+        """Return what reads with a model; threshold and `headed` are the model's own where none is given.
+
+        Raises:
+            ConfigError: the threshold is no probability, or heads are asked for that the model does not know.
+        """
         about = saved.description
         threshold = about.threshold if threshold is None else threshold
+        headed = about.headed if headed is None else headed
+        if headed:
+            check_knows_heads(saved.network.config.classes)
         if not 0 < threshold < 1:
             raise ConfigError(f"got threshold {threshold:g}; more than 0 and less than 1 is needed")
         return cls(
             predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
             threshold=threshold,
-            headed=about.headed,
+            headed=headed,
             confidence=about.confidence,
             flips=flips,
         )

@@ -62,6 +62,13 @@ def test_a_histogram_counts_every_finite_value_once(values):
     assert len(bars) <= 31
 
 
+def test_the_share_of_values_that_failed_is_said_and_the_limit_is_marked(drawn_axes):
+    charts.histogram_figure([0.2, 0.5, 0.7, 0.9], label="IoU", failed_below=0.5)
+    (axes,) = drawn_axes[-1]
+    assert axes.get_title("left") == "25% below 0.5"
+    assert [float(line.get_xdata()[0]) for line in axes.lines] == pytest.approx([0.6, 0.5])
+
+
 def test_drawing_leaves_the_global_state_of_matplotlib_alone():
     code = (
         "import sys; from spermseg.report.charts import curves_figure; curves_figure([{'epoch': 1}]); "

@@ -28,7 +28,7 @@ def test_the_csv_has_a_line_a_score():
     lines = study_csv([SCORES]).decode().splitlines()
     assert lines[0] == "augmented,epochs,split,score,pooled,mean_of_images,paper_test"
     assert lines[2] == "yes,30,test,dice,0.712,0.25,0.89"
-    assert lines[5] == "yes,30,test,f1,0.5,0.25,"
+    assert lines[5] == "yes,30,test,f1,0.5,0.25,0.81"
 
 
 def test_what_the_paper_reports_is_known_for_two_rows_of_the_study():

@@ -84,10 +84,10 @@ def test_overlays_and_charts_are_pictures(evaluated):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("asked", [{"flips": True}, {"threshold": 0.5}])
+@pytest.mark.parametrize("asked", [{"flips": True}, {"threshold": 0.5}, {"headed": "no"}])
 def test_what_only_a_model_can_do_is_asked_of_nothing_else(asked, tiny_dataset, tmp_path):
     evaluate = Evaluate(baseline="otsu", dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), **asked)
-    with pytest.raises(ConfigError, match="--flips and --threshold are for a model"):
+    with pytest.raises(ConfigError, match="--flips, --threshold and --headed are for a model"):
         evaluate.run()
 
 
@@ -243,6 +243,22 @@ def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
     found, turned = (reader.read(None, one).probability for one in (pixels, np.ascontiguousarray(pixels[::-1, ::-1])))
     assert np.allclose(turned[::-1, ::-1], found, atol=1e-5)
     assert not np.allclose(replace(reader, flips=False).read(None, pixels).probability, found, atol=1e-3)
+
+
+@pytest.mark.parametrize("headed", ["yes", "no"])
+def test_that_cells_without_a_head_were_dropped_is_said(headed, tiny_dataset, tmp_path):
+    config = UNetConfig(filters=(4,), bridge=4, classes=("cell", "head"))
+    model = write_untrained_model(tmp_path / "model", config, seed=3, min_area=0)
+    Evaluate(model=str(model), dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), headed=headed).run()
+    dropped = headed == "yes"
+    assert json.loads((tmp_path / "metrics.json").read_text())["headed"] is dropped
+    assert ("hangs together with no head was dropped" in (tmp_path / "metrics.md").read_text()) is dropped
+
+
+def test_heads_that_a_model_does_not_know_cannot_be_asked_for(model, tiny_dataset, tmp_path):
+    asked = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), headed="yes")
+    with pytest.raises(ConfigError, match="dropping what has no head needs head"):
+        asked.run()
 
 
 def test_flips_are_said_in_the_metrics(model, tiny_dataset, tmp_path):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
 
 from spermseg.errors import ShapeError
 from spermseg.training.metrics import SCORES, Confusion, confusion, pooled, summarise
@@ -37,6 +39,25 @@ def test_swapping_prediction_and_truth_swaps_precision_and_recall(predicted, tru
 def test_pooling_counts_is_scoring_the_pictures_laid_side_by_side(pairs):
     together = confusion(np.hstack([p for p, _ in pairs]), np.hstack([t for _, t in pairs]))
     assert pooled(confusion(p, t) for p, t in pairs) == together
+
+
+MONAI_NAMES = {"threat score": "iou", "f1 score": "dice", "precision": "precision", "recall": "recall"}
+
+
+@given(MASKS, MASKS)
+def test_scores_are_those_of_monai(predicted, truth):
+    """Where both masks have a pixel: for an empty one MONAI has nan or 0, and here is the empty-mask rule."""
+    assume(predicted.any() and truth.any())
+    counts = confusion(predicted, truth)
+    pair = [torch.from_numpy(one)[None, None].float() for one in (predicted, truth)]
+    assert counts.iou == pytest.approx(float(compute_iou(*pair)), abs=1e-6)
+    assert counts.dice == pytest.approx(float(compute_dice(*pair)), abs=1e-6)
+    matrix = get_confusion_matrix(*pair)
+    assert [counts.tp, counts.fp, counts.tn, counts.fn] == matrix.flatten().tolist()
+    for theirs, ours in MONAI_NAMES.items():
+        expected = float(compute_confusion_matrix_metric(theirs, matrix))
+        assert counts.scores()[ours] == pytest.approx(expected, abs=1e-6), ours
+    assert counts.f1 == counts.dice
 
 
 def test_a_worked_example():
