@@ -25,6 +25,7 @@ from spermseg.micrograph.synthetic_camera import (
     record,
     smooth_noise,
     soften,
+    through_jpeg,
 )
 from spermseg.micrograph.synthetic_debris import Debris, scatter_debris, scatter_round_cells
 from spermseg.micrograph.synthetic_shapes import (
@@ -95,6 +96,8 @@ class DrawConfig:
     """Noise of the sensor in the background, standard deviation, grey levels."""
     stain_variation: float = 1.0
     """How far colours and strength of stain differ between slides: 0 is not at all, 1 as between clinics' slides."""
+    jpeg_quality: int | None = None
+    """Quality, 1-100, of the JPEG file that the camera wrote; None is a file without loss."""
     slide: int | None = None
     """Seed of the slide: its stain, its lamp. None takes the picture's own, as if each were on its own slide."""
 
@@ -113,6 +116,8 @@ class DrawConfig:
         for name in (*amounts, "head_stain", "tail_stain"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"got {name} {getattr(self, name)}; give 0 or more")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"got jpeg_quality {self.jpeg_quality}; give 1 to 100")
         if self.slide is not None and self.slide < 0:
             raise ConfigError(f"got slide {self.slide}; give 0 or more")
 
@@ -153,8 +158,11 @@ def draw_micrograph(seed: int, config: DrawConfig | None = None) -> DrawnMicrogr
     light = lamp_light(rng, slide, size, config.unevenness, config.stain_variation)
     light *= np.exp(-density)
     seen = focus(rng, light, config.blur * scale, config.defocus * scale, config.sharpening)
+    pixels = record(rng, seen, config.noise)
+    if config.jpeg_quality is not None:
+        pixels = through_jpeg(pixels, config.jpeg_quality)
     labelled = tuple(s for s in shapes if config.inner_parts or s.label in (HEAD, MIDPIECE, TAIL))
-    return DrawnMicrograph(pixels=record(rng, seen, config.noise), shapes=labelled)
+    return DrawnMicrograph(pixels=pixels, shapes=labelled)
 
 
 def labelme_annotation(drawn: DrawnMicrograph, image_name: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ TAIL_REACH = 400
 """px at scale 1; heads that lie farther outside of a picture seldom have a tail in it."""
 NOISE_SCALE = 0.5
 """At which pictures are as noisy as is said here; at a smaller one, a pixel is a mean of more of the camera's."""
+JPEG_QUALITIES = (50, 98)
+"""Of half of the pictures. Blocks are 8 px wide at any scale, so that reduced ones have lost more than a camera's."""
 PARTS = {"head": HEAD, "acrosome": ACROSOME, "midpiece": MIDPIECE, "tail": TAIL}
 """What there are masks of, beside the whole cell, and its label in a drawing."""
 
@@ -62,6 +64,7 @@ def random_drawing(rng: np.random.Generator, height: int, width: int, scale: flo
         sharpening=rng.uniform(0.0, 0.6),
         noise=rng.uniform(0.8, 4.0) * min(1.0, scale / NOISE_SCALE),
         stain_variation=rng.uniform(0.5, 2.0),
+        jpeg_quality=int(rng.integers(*JPEG_QUALITIES)) if rng.random() < 0.5 else None,
     )
 
 

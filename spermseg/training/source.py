@@ -23,7 +23,7 @@ from spermseg.training.dataset import Dataset
 from spermseg.training.incomplete import border, forget_cut_off, loose_pieces
 from spermseg.training.sampling import WorkingExample
 
-DRAWING_VERSION = 4
+DRAWING_VERSION = 5
 """Counts the changes of what is drawn: part of the digest of drawn data."""
 FRAME, FRAME_SCALE = (512, 640), 0.5
 """What is drawn for a network that sees the whole picture."""

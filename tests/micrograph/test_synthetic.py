@@ -170,9 +170,17 @@ def test_a_field_without_cells_is_a_picture_without_shapes():
     assert (drawn.pixels == [225, 227, 231]).all()
 
 
-@pytest.mark.parametrize("setting", ["debris", "unevenness", "blur", "defocus", "sharpening", "noise"])
+@pytest.mark.parametrize("setting", ["debris", "unevenness", "blur", "defocus", "sharpening", "noise", "jpeg_quality"])
 def test_each_setting_changes_the_picture_and_none_changes_the_shapes(setting):
-    more = {"debris": 1.0, "unevenness": 0.3, "blur": 1.5, "defocus": 5.0, "sharpening": 0.3, "noise": 3.0}
+    more = {
+        "debris": 1.0,
+        "unevenness": 0.3,
+        "blur": 1.5,
+        "defocus": 5.0,
+        "sharpening": 0.3,
+        "noise": 3.0,
+        "jpeg_quality": 50,
+    }
     plain = draw_micrograph(5, CLEAN)
     changed = draw_micrograph(5, replace(CLEAN, **{setting: more[setting]}))
     assert (plain.pixels != changed.pixels).any()
@@ -182,6 +190,15 @@ def test_each_setting_changes_the_picture_and_none_changes_the_shapes(setting):
 def test_noise_has_the_strength_that_was_asked_for():
     drawn = draw_micrograph(1, replace(CLEAN, cells=(0, 0), noise=4.0))
     assert drawn.pixels.std(axis=(0, 1)) == pytest.approx([4.0] * 3, rel=0.1)
+
+
+def test_the_lower_the_quality_of_a_jpeg_the_farther_is_the_picture_from_what_was_seen():
+    seen = draw_micrograph(3, ORDINARY).pixels.astype(float)
+    errors = []
+    for quality in (95, 70, 30):
+        written = draw_micrograph(3, replace(ORDINARY, jpeg_quality=quality)).pixels
+        errors.append(float(np.abs(written - seen).mean()))
+    assert 0 < errors[0] < errors[1] < errors[2] < 10
 
 
 def test_light_falls_no_further_than_the_unevenness():
@@ -241,6 +258,8 @@ def test_labelme_json_has_the_fields_that_labelme_opens():
         {"noise": -1},
         {"blur": float("nan")},
         {"debris": float("inf")},
+        {"jpeg_quality": 0},
+        {"jpeg_quality": 101},
         {"slide": -1},
     ],
 )

@@ -31,6 +31,9 @@ def test_clinics_differ_in_magnification_light_and_stain():
         assert max(values) / min(values) > least, name
     assert len({config.cells for config in configs}) > 5
     assert {config.round_cells for config in configs} == {(0, 0), (0, 1)}
+    qualities = [config.jpeg_quality for config in configs]
+    assert 10 < qualities.count(None) < 30
+    assert len(set(qualities)) > 8
 
 
 def test_tails_are_outlined_wider_than_they_are_painted_and_heads_are_not():
