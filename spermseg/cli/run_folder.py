@@ -13,6 +13,7 @@ from spermseg.training.source import TrainingData
 
 MODEL = "model.safetensors"
 SETTINGS = "settings.json"
+HISTORY = "history.csv"
 
 
 def snapshot_name(epoch: int) -> str:
@@ -38,7 +39,8 @@ def keep_settings(out: Location, settings: Mapping[str, Any], *, resume: bool) -
     """Write down the settings of a training, `snapshots` among them.
 
     Raises:
-        ConfigError: a training that is to go on was begun with others; only epochs may become more.
+        ConfigError: a training that is to go on was begun with others; only epochs, and snapshots, that are not done
+            yet may be others.
     """
     place = out.child(SETTINGS)
     settings = json.loads(json.dumps(settings))
@@ -48,19 +50,25 @@ def keep_settings(out: Location, settings: Mapping[str, Any], *, resume: bool) -
 
 
 def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]) -> None:
-    epochs = before["train"]["epochs"]
-    if now["train"]["epochs"] < epochs:
-        raise ConfigError(f"got --epochs {now['train']['epochs']}; {out.uri} was begun with {epochs}: as many, or more")
-    late = [epoch for epoch in now["snapshots"] if epoch <= epochs and epoch not in before["snapshots"]]
+    done = _epochs_done(out)
+    if now["train"]["epochs"] < done:
+        raise ConfigError(f"got --epochs {now['train']['epochs']}; {out.uri} has done {done}: as many, or more")
+    late = [epoch for epoch in now["snapshots"] if epoch <= done and epoch not in before["snapshots"]]
     if late:
         raise ConfigError(
-            f"got --snapshots {late[0]}, which {out.uri} was not to keep when it was begun; leave it out, or give "
+            f"got --snapshots {late[0]}; {out.uri} has done that epoch, and has not kept it: leave it out, or give "
             "another --out"
         )
     same = {**before, "snapshots": now["snapshots"], "train": {**before["train"], "epochs": now["train"]["epochs"]}}
     if same != now:
         names = ", ".join(sorted(name for name in now if now[name] != same.get(name)))
         raise ConfigError(f"{out.uri} was begun with other settings ({names}); resume with the same, or another --out")
+
+
+def _epochs_done(out: Location) -> int:
+    """Return how many epochs are written down."""
+    place = out.child(HISTORY)
+    return max(0, len(place.read_bytes().splitlines()) - 1) if place.exists() else 0
 
 
 def _read(place: Location) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from spermseg.cli.run_folder import HISTORY
 from spermseg.recipes import Recipe
 from spermseg.report.charts import curves_figure
 from spermseg.storage.filesystem import Location
@@ -49,7 +50,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         self._board.flush()
         for file in Path(self._folder.name).iterdir():
             self.out.child("tensorboard", file.name).write_bytes(file.read_bytes())
-        self.out.child("history.csv").write_bytes(_encode_history(history))
+        self.out.child(HISTORY).write_bytes(_encode_history(history))
         self.out.child("curves.png").write_bytes(curves_figure(history))
 
     def __exit__(

@@ -29,10 +29,19 @@ def test_a_training_that_never_began_leaves_the_folder_to_any_other(out):
 
 
 @pytest.mark.parametrize(
-    "now", [SETTINGS, changed(epochs=20), changed(epochs=20, snapshots=(5, 15)), changed(snapshots=())]
+    "now",
+    [
+        SETTINGS,
+        changed(epochs=20),
+        changed(epochs=7),
+        changed(epochs=20, snapshots=(5, 15)),
+        changed(snapshots=(5, 8)),
+        changed(snapshots=()),
+    ],
 )
-def test_a_training_goes_on_with_the_same_settings_and_with_more_epochs(out, now):
+def test_a_training_goes_on_with_the_same_settings_and_with_epochs_of_which_none_is_undone(out, now):
     keep_settings(out, SETTINGS, resume=False)
+    out.child("history.csv").write_bytes(b"epoch,val_dice\n" + b"1,0.5\n" * 7)
     keep_settings(out, now, resume=True)
     assert json.loads(out.child("settings.json").read_bytes()) == now
 
@@ -42,13 +51,14 @@ def test_a_training_goes_on_with_the_same_settings_and_with_more_epochs(out, now
     [
         (changed(seed=1), r"begun with other settings \(train\)"),
         (changed(pictures=20, seed=1), r"begun with other settings \(data, train\)"),
-        (changed(epochs=9), "got --epochs 9; .* was begun with 10"),
-        (changed(snapshots=(4, 5)), "got --snapshots 4, which .* was not to keep"),
-        (changed(epochs=20, snapshots=(10,)), "got --snapshots 10, which .* was not to keep"),
+        (changed(epochs=6), "got --epochs 6; .* has done 7: as many, or more"),
+        (changed(snapshots=(4, 5)), "got --snapshots 4; .* has done that epoch, and has not kept it"),
+        (changed(epochs=20, snapshots=(5, 7)), "got --snapshots 7; .* has done that epoch, and has not kept it"),
     ],
 )
 def test_a_training_does_not_go_on_as_another(out, now, problem):
     keep_settings(out, SETTINGS, resume=False)
+    out.child("history.csv").write_bytes(b"epoch,val_dice\n" + b"1,0.5\n" * 7)
     with pytest.raises(ConfigError, match=problem):
         keep_settings(out, now, resume=True)
     assert json.loads(out.child("settings.json").read_bytes()) == SETTINGS
