@@ -28,8 +28,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 DEFAULT_MAX_MEGAPIXELS = 200.0
 EXIF_ORIENTATION = 0x0112
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
-SENSOR_BITS = (10, 12, 14, 16)
-"""Bits of cameras whose pixels are stored as 16 bits."""
+SENSOR_BITS = (8, 10, 12, 14, 16)
+"""Bits of cameras whose pixels are stored as 16 bits; of 8, where a program has widened them."""
 TIFF_BITS_PER_SAMPLE = 258
 TIFF_PLANES = 284
 SEPARATE_PLANES = 2  # OpenCV takes them for interleaved where they have 16 bits

@@ -196,7 +196,9 @@ def _draw_bitmap(canvas: NDArray[np.bool_], shape: Bitmap) -> None:
         if shape.width * shape.height > canvas.size:
             raise AnnotationError(f"a mask of {shape.width} x {shape.height} px, larger than its picture")
         pixels = np.asarray(image.convert("L")) > 0
-    except (OSError, SyntaxError, EOFError) as error:
+    except AnnotationError:
+        raise
+    except (OSError, SyntaxError, EOFError, ValueError) as error:  # ValueError: texts that unpack to too much
         raise AnnotationError("a mask that is not a readable PNG") from error
     box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
     left, top, right, bottom = _window(canvas, *box)

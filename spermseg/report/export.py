@@ -6,7 +6,7 @@ text, with an apostrophe before it. Source: OWASP, CSV Injection.
 
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -93,7 +93,8 @@ def _whole_file(target: Location) -> Iterator[pa.NativeFile]:
                 yield file
             filesystem.move(partial, path)
         except BaseException:
-            filesystem.delete_file(partial)
+            with suppress(OSError):  # it may never have been there; what went wrong is to be said
+                filesystem.delete_file(partial)
             raise
     except StorageError:
         raise

@@ -102,7 +102,8 @@ class Reliability:
     def of(cls, confidence: Sequence[float], dice: Sequence[float]) -> "Reliability":
         """Hold the confidence of pictures against their Dice, both 0-1."""
         said, came = np.asarray(confidence), np.asarray(dice)
-        bad = came < np.quantile(came, BAD_SHARE)
+        limit = np.quantile(came, BAD_SHARE)
+        bad = came < limit if limit > came.min() else (came == limit) & (came < came.max())  # many may share the lowest
         varies = len(came) > 1 and np.ptp(said) > 0 and np.ptp(came) > 0
         kept = came[np.argsort(-said, kind="stable")]
         number = np.arange(1, len(kept) + 1)

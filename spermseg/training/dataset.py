@@ -14,8 +14,8 @@ from spermseg.micrograph.decode import decode_micrograph
 from spermseg.storage.filesystem import Location
 from spermseg.training.index import Description, Example, read_index
 
-UNIONS = {HEAD: ("acrosome", "nucleus", "vacuole")}
-"""Parts that can be read where only their own parts are annotated."""
+UNIONS = {HEAD: ("nucleus", "acrosome", "vacuole")}
+"""Parts that can be read where only their own parts are annotated, the first one among them: it is the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Dataset:
     @property
     def classes(self) -> tuple[str, ...]:
         """What can be read of a mask: its parts, `cell`, the union of all, and others that are unions of some."""
-        unions = (name for name, members in UNIONS.items() if set(members) & set(self.parts))
+        unions = (name for name, members in UNIONS.items() if members[0] in self.parts)
         return tuple(dict.fromkeys((WHOLE_CELL, *self.parts, *unions)))
 
     @property

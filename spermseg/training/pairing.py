@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_formats import read_annotations
+from spermseg.storage.filesystem import storable
 from spermseg.training.index import LeftOut
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -17,6 +18,7 @@ NO_IMAGE = "no image"
 MALFORMED = "malformed annotation"
 ANNOTATED_TWICE = "annotated twice"
 AMBIGUOUS = "ambiguous image name"
+NAME_NOT_TEXT = "name is not UTF-8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ def pair_images(
     An annotation names its image, by a path that starts at the annotation file and may have been true on another
     machine. The image is the one whose path below `images` is the longest end of that path; else the one that lies
     where the annotation file does; else the only one of that name; else the only one named like the annotation file.
+    Where there is a folder of images where the annotation file lies, another one is meant only if its name is given:
+    one patient's annotation is never put on another's picture.
 
     Args:
         images: a folder; folders below it are searched too.
@@ -84,7 +88,7 @@ def pair_images(
         DatasetError: a folder without images or without annotation files.
         AnnotationError: a problem, where strict.
     """
-    files = _list_files(images, IMAGE_SUFFIXES, "images")
+    files = _text_names(_list_files(images, IMAGE_SUFFIXES, "images"), problems)
     entries = _read_entries(annotations, problems, label_attribute)
     index = _ImageIndex(files)
     found: dict[str, list[_Entry]] = defaultdict(list)
@@ -116,8 +120,16 @@ def _read_entries(annotations: Path, problems: Problems, label_attribute: str | 
     return [
         entry
         for name, path in files.items()
-        for entry in _read_file(PurePosixPath(name), path, problems, label_attribute)
+        for entry in _read_file(PurePosixPath(storable(name)), path, problems, label_attribute)
     ]
+
+
+def _text_names(files: dict[str, Path], problems: Problems) -> dict[str, Path]:
+    """Return the files whose names are text, which the index of a dataset is."""
+    for name in [name for name in files if storable(name) != name]:
+        problems.add(storable(name), NAME_NOT_TEXT, DatasetError(f"{storable(name)}: its name is not UTF-8; rename it"))
+        del files[name]
+    return files
 
 
 def _read_file(json: PurePosixPath, path: Path, problems: Problems, label_attribute: str | None) -> list[_Entry]:
@@ -142,9 +154,10 @@ class _ImageIndex:
 
     def __init__(self, images: Iterable[str]) -> None:
         self._paths = set(images)
+        self._folders = {folder for image in self._paths for folder in PurePosixPath(image).parents}
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for image in images:
+        for image in sorted(self._paths):
             self._by_name[PurePosixPath(image).name].append(image)
             self._by_stem[PurePosixPath(image).stem].append(image)
 
@@ -153,12 +166,16 @@ class _ImageIndex:
         named = PureWindowsPath(entry.image_name)  # reads both kinds of slashes
         steps = PurePosixPath(f"{entry.json.parent}/{named.as_posix()}").parts
         tails = ("/".join(steps[start:]) for start in range(len(steps)))
-        for path in (*tails, str(entry.json.parent / named.name)):
-            if path in self._paths:
+        own = entry.json.parent
+        apart = own != PurePosixPath(".") and own in self._folders  # images of its own lie where it does
+        for path in (*tails, str(own / named.name)):
+            if path in self._paths and ("/" in path or not apart):
                 return [path]
-        if named.name in self._by_name:
-            return self._by_name[named.name]
-        return self._by_stem.get(entry.json.stem, []) if entry.alone else []
+        same_stem = self._by_stem.get(entry.json.stem, []) if entry.alone else []
+        for found in (self._by_name.get(named.name, []), same_stem):
+            if meant := [path for path in found if not apart or PurePosixPath(path).is_relative_to(own)]:
+                return meant
+        return []
 
 
 def _report_unpaired(entry: _Entry, candidates: Sequence[str], images: Path, problems: Problems) -> None:

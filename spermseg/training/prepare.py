@@ -36,6 +36,7 @@ SIZE_MISMATCH = "size mismatch"
 OUTSIDE = "outside the image"
 UNKNOWN_LABEL = "unknown label"
 NOT_IN_SPLIT_CSV = "not in the split CSV"
+IN_TWO_GROUPS = "same picture in two groups"
 
 Futures = Iterable[Future[Example]]
 
@@ -129,7 +130,7 @@ def prepare_dataset(
     placed = list(_keep_placed(pairs, placements, problems))
     parts = list_parts((pair.annotation for pair in placed), config.labels)
     task = partial(_prepare_one, out=out, parts=parts, config=config, placements=placements)
-    examples = _run_tasks(task, placed, problems, config.threads, progress)
+    examples = _one_group_each(_run_tasks(task, placed, problems, config.threads, progress), problems)
     if not examples:
         first = problems.left_out[0].detail
         raise DatasetError(f"none of the images in {images} can be used; the first problem: {first}")
@@ -215,10 +216,10 @@ def _prepare_one(
     data, header = _read_image(pair, config.max_megapixels)
     with _leaving_out(image, SIZE_MISMATCH):
         frame = drawn_frame(annotation, header)
-    with _leaving_out(image, OUTSIDE):
-        check_inside(annotation, frame)
     with _leaving_out(image, UNKNOWN_LABEL):
         kept = [region for region in annotation.regions if part_of(annotation, region, config.labels) is not None]
+    with _leaving_out(image, OUTSIDE):
+        check_inside(replace(annotation, regions=tuple(kept)), frame)
     with _leaving_out(image, MALFORMED):
         flags = part_flags(annotation, frame, parts, config.labels)
     mask = encode_flags(flags)
@@ -247,6 +248,20 @@ def _read_image(pair: Pair, max_megapixels: float) -> tuple[bytes, Header]:
             raise MicrographError(error.message) from error
         decode_micrograph(data, max_megapixels=max_megapixels)
         return data, read_header(data)
+
+
+def _one_group_each(examples: Iterable[Example], problems: Problems) -> list[Example]:
+    """Return examples of which none is the picture of another group, too: it might come to lie in two splits."""
+    first: dict[str, Example] = {}
+    kept = []
+    for example in sorted(examples, key=lambda one: one.image):
+        other = first.setdefault(example.image_sha256, example)
+        if other.group == example.group:
+            kept.append(example)
+        else:
+            text = f"{example.image} of group {example.group!r} is the same picture as {other.image} of {other.group!r}"
+            problems.add(example.image, IN_TWO_GROUPS, DatasetError(f"{text}: a sample mix-up? keep the right one"))
+    return kept
 
 
 def _assign_splits(examples: Sequence[Example], config: SplitConfig) -> list[Example]:

@@ -68,7 +68,7 @@ def test_an_orientation_in_xmp_alone_counts_for_header_and_pixels_alike():
     assert np.array_equal(decode_micrograph(data).pixels, as_pillow_shows(data))
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["png", "tiff", "tiff grey", "tiff LZW"])
 def test_pixels_of_a_camera_come_out_as_bright_as_it_saw_them(kind, bits):
     stored = RGB.astype(np.uint16) << (bits - 8)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
 from spermseg.errors import AnnotationError
 from spermseg.micrograph.rasterise import Bitmap, Ellipse, Polygon, RunLength, rasterise
@@ -204,9 +205,9 @@ def test_an_absurd_run_length_mask_is_refused_before_it_is_allocated():
         rasterise([RunLength(width=10**9, height=10**9, counts=(10**18,))], 2, 3)
 
 
-def png_of(pixels):
+def png_of(pixels, text=None):
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
+    Image.fromarray(pixels).save(data, "PNG", pnginfo=text)
     return data.getvalue()
 
 
@@ -226,6 +227,10 @@ def test_a_bitmap_of_another_size_than_its_box_or_not_a_png_is_an_error():
         rasterise([Bitmap(x=0, y=0, width=9, height=6, png=png)], SIZE, SIZE)
     with pytest.raises(AnnotationError, match="not a readable PNG"):
         rasterise([Bitmap(x=0, y=0, width=5, height=6, png=png[:45])], SIZE, SIZE)
+    text = PngInfo()
+    text.add_text("comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    with pytest.raises(AnnotationError, match="not a readable PNG"):
+        rasterise([Bitmap(x=0, y=0, width=5, height=6, png=png_of(np.ones((6, 5), np.uint8), text))], SIZE, SIZE)
     with pytest.raises(AnnotationError, match="larger than its picture"):
         rasterise([Bitmap(x=0, y=0, width=5, height=6, png=png)], 2, 2)
 

@@ -106,3 +106,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(StorageError, match=r"table\.csv could not be written: ") as caught:
         write_export([], SCHEMA, Location(str(tmp_path / "file" / "table.csv")))
     assert "\n" not in caught.value.message
+
+
+def test_what_keeps_a_file_from_being_written_is_said_rather_than_what_follows():
+    with pytest.raises(StorageError, match="could not be written: ") as caught:
+        write_export([], SCHEMA, Location("/proc/table.csv"))
+    assert "delete" not in caught.value.message

@@ -66,7 +66,9 @@ def test_a_stability_that_says_the_reverse_counts_nothing():
 @settings(deadline=None)
 def test_the_auroc_is_the_share_of_pairs_in_the_right_order(pairs):
     said, true = (np.array(one) / 8 for one in zip(*pairs, strict=True))
-    bad = true < np.quantile(true, 0.1)
+    limit = np.quantile(true, 0.1)
+    bad = true < limit if limit > true.min() else true == limit
+    bad &= true < true.max()
     ordered = [(b < g) + 0.5 * (b == g) for b, g in product(said[bad], said[~bad])]
     found = Reliability.of(said, true)
     assert found.auroc == (pytest.approx(np.mean(ordered)) if ordered else None)
@@ -83,6 +85,12 @@ def test_the_risk_falls_as_the_least_sure_pictures_are_left_out():
         (1.0, pytest.approx(0.35)),
     )
     assert found.mean_error == pytest.approx((0.05 + 0.3 + 0.1 + 0.05) / 4)
+
+
+def test_where_many_share_the_lowest_dice_they_are_the_ones_to_be_found():
+    said, came = [0.1] * 6 + [0.9] * 43, [0.0] * 6 + [0.8] * 43
+    assert Reliability.of(said, came).auroc == 1
+    assert Reliability.of([1 - one for one in said], came).auroc == 0
 
 
 def test_of_pictures_that_are_all_the_same_nothing_is_said():

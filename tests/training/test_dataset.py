@@ -97,6 +97,11 @@ def test_the_head_is_the_union_of_its_parts_where_only_they_are_drawn(location):
     np.testing.assert_array_equal(dataset.read_mask(dataset.examples("val")[0], "head"), flags & 3 > 0)
 
 
+@pytest.mark.parametrize("part", ["acrosome", "vacuole"])
+def test_a_part_of_the_head_alone_is_no_head(location, part):
+    assert write_dataset(location, parts=("tail", part)).classes == ("cell", "tail", part)
+
+
 def test_a_dataset_on_s3_that_travelled_to_another_process_is_read(moto_server):
     dataset = pickle.loads(pickle.dumps(write_dataset(moto_server.new_bucket().child("dataset"))))
     assert dataset.read_mask(open_dataset(dataset.location).examples("val")[0]).sum() == (FLAGS > 0).sum()

@@ -172,6 +172,28 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_as_if_nothing_had_bee
     assert_same(survived, in_this_process(job, tiny_dataset, threads=os.cpu_count()))
 
 
+def test_a_training_that_is_interrupted_ends_as_any_other_command_and_goes_on_later(tiny_dataset, tmp_path):
+    job, run, before = small_job(tiny_dataset, epochs=200), Location(str(tmp_path)), signal.getsignal(signal.SIGINT)
+    reports = []
+
+    def interrupt_once(report) -> None:
+        if report.history and not reports:
+            reports.append(report)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on_ray(job, run, Scaling(gpu=False), interrupt_once)
+    assert reports
+    assert signal.getsignal(signal.SIGINT) is before
+    done = train_on_ray(
+        replace(job, config=replace(job.config, epochs=len(reports[0].history))),
+        run,
+        Scaling(gpu=False),
+        lambda report: None,
+    )
+    assert done.history[: len(reports[0].history)] == reports[0].history
+
+
 def test_two_workers_take_the_steps_of_one_with_the_same_global_batch(tiny_dataset, tmp_path):
     """Batch statistics are frozen: PyTorch synchronises them on GPUs only, see docs/training.md."""
     job = small_job(tiny_dataset, epochs=5)

@@ -145,7 +145,22 @@ def add_ambiguous(folder):
     return "z.json", "ambiguous image name"
 
 
+def add_in_two_groups(folder):
+    data = (folder / "images/patient-0_field-0.png").read_bytes()
+    (folder / "images/x.png").write_bytes(data)
+    annotate(folder, "x.png")
+    return "x.png", "same picture in two groups"
+
+
+def add_name_not_text(folder):
+    draw(folder, "x.png")
+    (folder / "images/x.png").rename(folder / "images/x-M\udcfcller.png")
+    return "x-M\\xfcller.png", "name is not UTF-8"
+
+
 PROBLEMS = [
+    (add_in_two_groups, DatasetError),
+    (add_name_not_text, DatasetError),
     (add_no_annotation, AnnotationError),
     (add_no_image, AnnotationError),
     (add_size_mismatch, AnnotationError),
@@ -205,6 +220,23 @@ def test_of_two_images_of_one_name_the_one_in_the_named_folder_is_meant(tmp_path
     annotate(tmp_path, "first.json", named)
     summary = prepare(tmp_path)
     assert left_out(summary) == {("a.png", "no annotation")}
+
+
+def test_one_patients_annotation_is_never_put_on_the_picture_of_another(tmp_path):
+    draw(tmp_path, "patient-1/field-1.png")
+    draw(tmp_path, "patient-2/field-7.png")
+    annotate(tmp_path, "patient-1/field-1.png", "field-1.png")
+    annotate(tmp_path, "patient-1/field-7.png", "field-7.png")  # whose own picture is missing
+    summary = prepare(tmp_path)
+    assert left_out(summary) == {("patient-1/field-7.json", "no image"), ("patient-2/field-7.png", "no annotation")}
+    draw(tmp_path, "patient-1/deep/field-7.png")
+    assert left_out(prepare(tmp_path, overwrite=True)) == {("patient-2/field-7.png", "no annotation")}
+
+
+def test_what_is_ignored_may_lie_anywhere(clinic):
+    draw(clinic, "x.png")
+    annotate(clinic, "x.png", label="Ruler", points=[[10, 10], [90, 10], [10, 20]])
+    assert prepare(clinic, labels={"Head": "head", "Ruler": "ignore"}).left_out == ()
 
 
 def test_an_annotation_that_names_no_image_is_found_by_its_own_name(clinic):
