@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import Annotated
 
 import numpy as np
@@ -13,9 +14,9 @@ from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.cli.options import EndpointUrl
-from spermseg.errors import RunError
+from spermseg.errors import MicrographError, RunError
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.report.html import render_report
+from spermseg.report.html import ReportConfig, render_report
 from spermseg.storage.archives import TAR_GZ, Member, archive_kind, list_members, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
 
@@ -43,13 +44,19 @@ class Report:
         """Write the report and print where it is."""
         out = Location(self.out, self.endpoint_url)
         tables = read_current(out, finished_only=self.finished)
-        replaced = count_replaced(out)
+        replaced, runs = count_replaced(out), list_runs(out)
         receipts = [
             {**receipt, "replaced": replaced[run_id]}
-            for run_id in list_runs(out)
+            for run_id in runs
             if (receipt := read_receipt(out, run_id)) is not None
         ]
-        page = render_report(tables, receipts, upload_reader(self.endpoint_url))
+        page = render_report(
+            tables,
+            receipts,
+            upload_reader(self.endpoint_url),
+            ReportConfig(finished_only=self.finished),
+            unfinished=[run_id for run_id, finished in runs.items() if not finished],
+        )
         beside = "report.html" if out.is_s3 else out.child("report.html").uri
         target = Location(self.html or beside, self.endpoint_url)
         target.write_bytes(page.encode("utf-8", "backslashreplace"))
@@ -57,23 +64,40 @@ class Report:
         return 0
 
 
-def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None], NDArray[np.uint8]]:
-    """Return a function that reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB.
+def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None, str], NDArray[np.uint8]]:
+    """Return a function that reads an upload again, (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB.
 
-    It raises a SpermsegError where the upload is gone or can no longer be read; the report shows that in its place.
+    It raises a SpermsegError where the upload is gone, is another by now or can no longer be read; the report shows
+    that in its place.
     """
 
-    def read(uri: str, member: str | None) -> NDArray[np.uint8]:
+    def read(uri: str, member: str | None, content_sha256: str) -> NDArray[np.uint8]:
         location = Location(uri, endpoint_url)
-        return decode_micrograph(_read_member(location, member) if member else location.read_bytes()).pixels
+        data = _read_member(location, member) if member else _read_file(location)
+        if sha256(data).hexdigest() != content_sha256:
+            raise MicrographError(
+                "another picture has this name by now: the upload was replaced since it was segmented"
+            )
+        return decode_micrograph(data).pixels
 
     return read
+
+
+def _read_file(location: Location) -> bytes:
+    _check_size(location.stat().size)
+    return location.read_bytes()
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST_FILE:
+        raise MicrographError(f"the upload has {size} bytes by now; at most {LARGEST_FILE} are read")
 
 
 def _read_member(location: Location, name: str) -> bytes:
     member = _usable_members(location).get(name)
     if member is None:
         raise RunError(f"{location.uri} no longer holds {name!r}")
+    _check_size(max(member.size, member.data_size))
     if member.packing == TAR_GZ:
         with location.open() as file:
             return next(stream_members(file, [(member.offset, member.size)]))

@@ -28,7 +28,7 @@ from spermseg.report.figures import Mask, Pixels, encode_jpeg, overlay
 
 Row = dict[str, Any]
 Rank = Callable[[Row, int], Any]
-ReadPixels = Callable[[str, str | None], Pixels]
+ReadPixels = Callable[[str, str | None, str], Pixels]
 
 _OUTLINE_SHOWN_PX = 1.5  # thickness of the outline in the report's smaller picture
 
@@ -49,6 +49,8 @@ class ReportConfig:
     """Which random sample is shown."""
     limits: summary.FlagLimits = field(default_factory=summary.FlagLimits)
     """When a picture is flagged."""
+    finished_only: bool = False
+    """Whether the rows of runs that have not finished are left out of the tables; it is said then."""
 
     def __post_init__(self) -> None:
         if self.pictures < 0 or self.picture_width < 1 or self.table_rows < 1:
@@ -114,6 +116,7 @@ def render_report(
     receipts: Sequence[Mapping[str, Any]],
     read_pixels: ReadPixels,
     config: ReportConfig | None = None,
+    unfinished: Sequence[str] = (),
 ) -> str:
     """Return the report of an archive as one self-contained HTML page; it loads nothing and opens offline.
 
@@ -121,9 +124,10 @@ def render_report(
         tables: result rows with the columns of the results contract, read once and in any order.
         receipts: one mapping a finished run: `run_id`, `planned`, `ok`, `rejected`, and where known `started` and
             `ended` (ISO 8601), `duration_s`, `megapixels`.
-        read_pixels: reads an upload again, (uri, member) -> (Y, X, 3) uint8 RGB, of the row's width and height;
-            the message of a SpermsegError that it raises is shown in the picture's place.
+        read_pixels: reads an upload again, (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB, of the row's
+            width and height; the message of a SpermsegError that it raises is shown in the picture's place.
         config: what to show; None takes the defaults.
+        unfinished: the ids of the runs that have a plan and no receipt.
 
     Raises:
         ConfigError: a table lacks a column that the report needs.
@@ -135,7 +139,8 @@ def render_report(
         config=config,
         root=root,
         totals=summary.count_totals(frame, receipts),
-        problems=summary.find_problems(frame, receipts),
+        problems=summary.find_problems(frame, receipts, () if config.finished_only else unfinished),
+        left_out=unfinished if config.finished_only else (),
         runs=summary.list_runs(frame, receipts),
         rejections=summary.group_rejections(frame),
         twins=summary.find_twins(frame),
@@ -143,7 +148,7 @@ def render_report(
         flag_counts=frame["flags"].explode().value_counts().to_dict(),
         histograms=_histograms(frame),
         gallery=_gallery(frame, shelves, read_pixels, config.picture_width),
-        rows=summary.to_rows(frame.sort_values("confidence", kind="stable").head(config.table_rows)),
+        rows=summary.to_rows(summary.first_rows(frame, config.table_rows)),
     )
 
 
@@ -187,7 +192,7 @@ def _gallery(
 
 def _tile(row: Row, read_pixels: ReadPixels, width: int) -> Tile:
     try:
-        pixels = read_pixels(row["uri"], row["member"])
+        pixels = read_pixels(row["uri"], row["member"], row["content_sha256"])
         thickness = max(1, round(_OUTLINE_SHOWN_PX * pixels.shape[1] / width))
         drawn = overlay(pixels, _mask(row, pixels.shape[:2]), thickness=thickness)
         return Tile(row, _base64(encode_jpeg(drawn, width)), "")

@@ -165,6 +165,7 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
         "cells": int(measured["n_cells"].sum()),
         "megapixels": float((measured["width_px"] * measured["height_px"]).sum() / 1e6),
         "groups": frame["group"].nunique(),
+        "retaken": int(measured.duplicated(["uri", "member", "model_sha256", "recipe_sha256"]).sum()),
         "models": sorted(set(frame["model_sha256"])),
         "recipes": sorted(set(frame["recipe_sha256"])),
         "versions": sorted(set(frame["version"])),
@@ -209,8 +210,16 @@ def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> lis
     return sorted(lines, key=lambda line: str(line["started"] or "9999"))
 
 
-def find_problems(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return, in plain words, what speaks against one row for each planned upload; none where all adds up."""
+def find_problems(
+    frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]], unfinished: Sequence[str] = ()
+) -> list[str]:
+    """Return, in plain words, what speaks against one row for each planned upload; none where all adds up.
+
+    Args:
+        frame: all rows.
+        receipts: of the runs that have finished.
+        unfinished: the ids of others that have a plan.
+    """
     problems = []
     for receipt in receipts:
         rows = frame[frame["run_id"] == receipt.get("run_id")]
@@ -222,11 +231,22 @@ def find_problems(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) ->
             for name, number in found.items()
             if receipt.get(name) != number
         ]
-    without = set(frame["run_id"]) - {receipt.get("run_id") for receipt in receipts}
-    problems += [f"Run {run_id} has rows and no receipt: it has not finished." for run_id in sorted(without)]
+    counts = frame["run_id"].value_counts()
+    without = {*counts.index, *unfinished} - {receipt.get("run_id") for receipt in receipts}
+    problems += [
+        f"Run {run_id} has {counts.get(run_id, 0):,} rows and no receipt: it has not finished."
+        for run_id in sorted(without)
+    ]
     if repeated := int(frame["image_id"].duplicated().sum()):
         problems.append(f"Rows that repeat an upload which has a row already: {repeated:,}.")
     return problems
+
+
+def first_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return so many rows, the least confident first; of too many, those that are to be looked at are among them."""
+    calm = (frame["status"] == "ok") & ~frame["flags"].astype(bool)
+    chosen = frame.assign(calm=calm).sort_values(["calm", "confidence"], kind="stable").head(most)
+    return chosen.sort_values("confidence", kind="stable")
 
 
 def to_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -82,13 +82,13 @@ def receipt_for(rows, **changes):
     return receipt | times | changes
 
 
-def read_drawn(uri, member):
+def read_drawn(uri, member, content_sha256):
     return draw_micrograph(int(re.search(r"(\d+)\.jpg", uri)[1]))[0]
 
 
-def render(rows, receipts=None, read_pixels=read_drawn, **config):
+def render(rows, receipts=None, read_pixels=read_drawn, unfinished=(), **config):
     receipts = [receipt_for(rows)] if receipts is None else receipts
-    return render_report([results_table(rows)], receipts, read_pixels, ReportConfig(**config))
+    return render_report([results_table(rows)], receipts, read_pixels, ReportConfig(**config), unfinished)
 
 
 class _Page(HTMLParser):
@@ -138,7 +138,7 @@ def test_no_name_changes_the_structure_of_the_page(name):
 def test_a_hostile_name_is_shown_as_text(name):
     rows = [result_row(1, uri=f"/in/{name}", group=name), rejected_row(2, name, uri="/in/2.jpg")]
 
-    def refuse(uri, member):
+    def refuse(*_):
         raise StorageError(f"{name} is gone")
 
     page = render(rows, read_pixels=refuse)
@@ -175,7 +175,7 @@ def test_an_archive_that_adds_up_is_called_complete():
         ({"planned": 5}, "Run run-1: its receipt says planned 5, its rows say 3."),
         ({"ok": 1}, "Run run-1: its receipt says ok 1, its rows say 3."),
         ({"rejected": 1}, "Run run-1: its receipt says rejected 1, its rows say 0."),
-        ({"run_id": "run-2"}, "Run run-1 has rows and no receipt"),
+        ({"run_id": "run-2"}, "rows and no receipt: it has not finished"),
     ],
 )
 def test_an_archive_that_does_not_add_up_says_why(change, message):
@@ -192,7 +192,7 @@ def test_two_rows_for_one_upload_are_a_problem():
 
 
 def test_pictures_that_cannot_be_read_show_the_reason_in_their_place():
-    def gone(uri, member):
+    def gone(*_):
         raise StorageError("clinic/1.jpg is not there")
 
     page = render([result_row(1)], read_pixels=gone)
@@ -201,7 +201,7 @@ def test_pictures_that_cannot_be_read_show_the_reason_in_their_place():
 
 
 def test_an_upload_that_changed_its_size_is_not_drawn():
-    page = render([result_row(1)], read_pixels=lambda uri, member: np.zeros((50, 60, 3), np.uint8))
+    page = render([result_row(1)], read_pixels=lambda *_: np.zeros((50, 60, 3), np.uint8))
     assert "60 x 50 px by now; it was 128 x 96 px" in page
 
 
@@ -216,7 +216,7 @@ def test_the_gallery_draws_the_outline_of_the_mask():
     assert picture.shape == (HEIGHT, WIDTH, 3)
     near = np.abs(picture.astype(int) - OUTLINE).sum(axis=2) < 120
     assert near.sum() > 20
-    assert not np.abs(read_drawn("4.jpg", None).astype(int) - OUTLINE).sum(axis=2).min() < 120
+    assert not np.abs(read_drawn("4.jpg", None, "").astype(int) - OUTLINE).sum(axis=2).min() < 120
 
 
 def _shelf(page, title):
@@ -275,6 +275,34 @@ def test_empty_files_that_were_rejected_are_no_mix_up():
     assert "mix-up" not in _Page(render(rows, pictures=0)).text
 
 
+def test_a_run_that_was_planned_and_did_nothing_is_no_complete_archive():
+    text = _Page(render([result_row(1)], unfinished=["run-2"], pictures=0)).text
+    assert "Run run-2 has 0 rows and no receipt: it has not finished." in text
+    assert "Complete." not in text
+
+
+def test_runs_that_are_left_out_because_they_have_not_finished_are_said_to_be():
+    text = _Page(render([result_row(1)], unfinished=["run-2", "run-3"], pictures=0, finished_only=True)).text
+    assert "Complete." in text
+    assert "Left out: 2 runs that have not finished." in text
+    assert "Left out" not in _Page(render([result_row(1)], pictures=0, finished_only=True)).text
+
+
+def test_an_upload_that_was_replaced_and_segmented_again_is_said_to_count_twice():
+    retaken = result_row(1, image_id="f" * 64, content_sha256="e" * 64)
+    text = _Page(render([result_row(1), retaken, result_row(2)], pictures=0)).text
+    assert "1 upload replaced by another picture of the same name and segmented again: both count." in text
+    assert "replaced by another" not in _Page(render([result_row(1), result_row(2)], pictures=0)).text
+
+
+def test_where_the_table_is_cut_what_is_flagged_is_kept():
+    rows = [result_row(n, confidence=0.8 + n / 1000) for n in range(30)]
+    flagged = result_row(30, confidence=0.99, saturated_fraction=0.5)
+    part = render([*rows, flagged], pictures=0, table_rows=5).split('id="all-rows"')[1]
+    shown = [int(number) for number in re.findall(r"<bdi>[^<]*?(\d+)\.jpg", part)]
+    assert shown == [0, 1, 2, 3, 30]
+
+
 def test_an_archive_without_rows_still_gives_a_page():
     assert "Nothing yet." in render_report([], [], read_drawn)
 
@@ -330,7 +358,7 @@ def test_memory_does_not_grow_with_the_masks():
             yield table
 
     tracemalloc.start()
-    render_report(watched(), [], lambda uri, member: np.zeros((1, 1, 3), np.uint8), ReportConfig(pictures=2))
+    render_report(watched(), [], lambda *_: np.zeros((1, 1, 3), np.uint8), ReportConfig(pictures=2))
     python_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8e6

@@ -1,0 +1,48 @@
+"""What the report reads again: the upload that was segmented, and no other of its name."""
+
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from broken_files import encoded, zipped
+from dark_cells import draw
+
+from spermseg.cli import report
+from spermseg.errors import MicrographError
+from spermseg.storage.filesystem import Location
+
+PIXELS = draw(1)[0]
+PICTURE, RETAKEN = encoded(PIXELS, ".png"), encoded(draw(2)[0], ".png")
+
+
+@pytest.fixture(params=[None, "patient/1.png"])
+def upload(request, tmp_path):
+    """A place, and the member of an archive there or None; and what puts a picture there."""
+    place = Location(str(tmp_path / ("uploads.zip" if request.param else "1.png")))
+
+    def put(picture):
+        place.write_bytes(zipped((request.param, picture)) if request.param else picture)
+        report._usable_members.cache_clear()
+
+    put(PICTURE)
+    return place.uri, request.param, put
+
+
+def test_an_upload_is_read_again_where_it_lies(upload):
+    uri, member, _ = upload
+    pixels = report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
+    assert np.array_equal(pixels, PIXELS)
+
+
+def test_another_picture_of_its_name_is_not_shown_for_it(upload):
+    uri, member, put = upload
+    put(RETAKEN)
+    with pytest.raises(MicrographError, match="another picture has this name by now"):
+        report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
+
+
+def test_what_has_become_too_large_is_not_read(upload, monkeypatch):
+    uri, member, _ = upload
+    monkeypatch.setattr(report, "LARGEST_FILE", len(PICTURE) - 1)
+    with pytest.raises(MicrographError, match=f"bytes by now; at most {len(PICTURE) - 1} are read"):
+        report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
