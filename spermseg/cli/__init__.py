@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from types import FrameType
 from typing import Protocol
 
@@ -66,32 +67,29 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
         prog: how the command is called in its help.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    terminated = Event()
     try:
-        with _clean_stop_on_sigterm():
+        with _clean_stop_on_sigterm(terminated):
             status = tyro.cli(verb, args=arguments, prog=prog).run()
     except SpermsegError as error:
         print(f"spermseg: {error.message}", file=sys.stderr)
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, _TerminatedError)
-        how = "terminated" if terminated else "interrupted"
+    except KeyboardInterrupt:
+        how = "terminated" if terminated.is_set() else "interrupted"
         goes_on = getattr(verb, "GOES_ON", "the same command goes on")
         print(f"spermseg: {how}; what is written stays, and {goes_on}", file=sys.stderr)
-        status = TERMINATED if terminated else INTERRUPTED
+        status = TERMINATED if terminated.is_set() else INTERRUPTED
     sys.exit(status)
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """The process was asked to end, as by Ctrl-C: all that is open is closed on the way out."""
-
-
 @contextmanager
-def _clean_stop_on_sigterm() -> Iterator[None]:
-    """End as on Ctrl-C where a scheduler asks the process to end, rather than on the spot."""
+def _clean_stop_on_sigterm(terminated: Event) -> Iterator[None]:
+    """End as on Ctrl-C where a scheduler asks the process to end, and note it: what is open is closed on the way."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the way out is not to be cut short
-        raise _TerminatedError
+        terminated.set()
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
