@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from typing import Any
 
-from spermseg.batch.fetch import DENIED, Fetched, fetch_all
-from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
+from spermseg.batch.fetch import Fetched, fetch_all
+from spermseg.batch.plan import CHANGED, DENIED, GONE, Plan, Planned
 from spermseg.batch.receipt import list_runs, plan_location
 from spermseg.batch.results import OK, read_unit, results_table, unit_location
 from spermseg.batch.settings import read_settings

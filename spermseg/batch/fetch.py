@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from spermseg.batch.plan import CHANGED, GONE, Plan, Planned
+from spermseg.batch.plan import CHANGED, DENIED, GONE, Plan, Planned
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
 from spermseg.storage.ahead import map_ahead
 from spermseg.storage.archives import archive_kind, stream_members, unpack_member
@@ -22,7 +22,6 @@ READ_AT_ONCE, BYTES_AT_ONCE = 8, 64 * 2**20
 """Files of a unit that are read at the same time, and how large they may be together; a larger one is read alone."""
 READING = "reading"
 """Name of the threads that read."""
-DENIED = "access denied: the storage does not let this file be read"
 FAULTS_OF_AN_UPLOAD = (ObjectChangedError, ObjectMissingError, ObjectDeniedError, ArchiveError)
 
 

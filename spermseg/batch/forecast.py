@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import itemgetter
 
-from spermseg.batch.fetch import Fetched, fetch_all
+from spermseg.batch.fetch import fetch_all
 from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.plan import Plan, Planned
 from spermseg.batch.results import OK, encode_unit, results_table
@@ -38,7 +39,12 @@ class Uploads:
     count: int = 0
     bytes: int = 0
     """To be fetched."""
-    kept: list[Planned] = field(default_factory=list)
+    _kept: list[tuple[int, Planned]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> list[Planned]:
+        """Those that are kept, in the order in which they went by: some archives can only be read in order."""
+        return [one for _, one in sorted(self._kept, key=itemgetter(0))]
 
     def passing(self, planned: Iterable[Planned]) -> Iterator[Planned]:
         """Yield what goes by (Vitter's algorithm R, 1985)."""
@@ -47,10 +53,10 @@ class Uploads:
             self.count += 1
             self.bytes += one.size
             place = self.count - 1 if self.count <= SAMPLED else dice.randrange(self.count)
-            if place < len(self.kept):
-                self.kept[place] = one
+            if place < len(self._kept):
+                self._kept[place] = self.count, one
             elif place < SAMPLED:
-                self.kept.append(one)
+                self._kept.append((self.count, one))
             yield one
 
 
@@ -106,11 +112,11 @@ def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, endpoint_u
 
     Raises:
         StorageError: the storage failed.
+        RunError: the child process could not be started.
     """
     segmenter = IsolatedSegmenter(segmenting)
     try:
-        fetched: list[Fetched] = list(fetch_all(sample, endpoint_url))
-        rows = segmenter.segment(sample, fetched)
+        rows = segmenter.segment(sample, fetch_all(sample, endpoint_url))
         memory = segmenter.child_peak_bytes()
     finally:
         segmenter.close()

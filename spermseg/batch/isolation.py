@@ -1,16 +1,18 @@
 """Micrographs that crash, hang or starve the process that decodes them: each in a process of its own, with limits.
 
 A unit whose worker died again and again is segmented here, one micrograph at a time in a child process that is bounded
-in memory and time. A micrograph that ends a fresh child is rejected; the others get the rows that they always get.
+in memory and time. A micrograph that ends a fresh child is rejected, where the child after it segments a drawn one:
+else it is the machine's fault, and no upload's. The others get the rows that they always get.
 """
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 
+import cv2
 from loky import ProcessPoolExecutor
-from loky.process_executor import TerminatedWorkerError
+from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
 from spermseg.batch.decoding import Row
 from spermseg.batch.fetch import Fetched
@@ -18,11 +20,15 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.spent import Spent, peak_bytes
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import first_line
+from spermseg.errors import RunError, first_line
+from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
 CRASHED = "crashed the decoder"
+DRAWING = DrawConfig(height=256, width=320, scale=0.25)
+CHILD_FAILED = (BrokenProcessPool, NotInTimeError)
+"""What is raised of a child that ended, or never began."""
 
 
 class IsolatedSegmenter:
@@ -33,9 +39,14 @@ class IsolatedSegmenter:
         self.spent = Spent()
         """What the last unit took."""
         self._child: ProcessPoolExecutor | None = None
+        self._is_fresh = True  # no upload was given to the child
 
-    def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
-        """Return one result row for each micrograph of a unit, in order."""
+    def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[Row]:
+        """Return one result row for each micrograph of a unit, in order.
+
+        Raises:
+            RunError: no child could be started, or none can segment anything here.
+        """
         started = time.perf_counter()
         rows = [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
         network_s = sum(row.get("predict_ms") or 0.0 for row in rows) / 1000
@@ -44,24 +55,41 @@ class IsolatedSegmenter:
 
     def child_peak_bytes(self) -> float:
         """Return the most memory that the child has had."""
-        peak: float = self._started().submit(peak_bytes).result(START_S)
+        try:
+            peak: float = self._started().submit(peak_bytes).result(START_S)
+        except CHILD_FAILED as error:
+            raise RunError(f"the process that segments ended: {first_line(error)}") from error
         return peak
 
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
             self._child.shutdown(kill_workers=True)
-            self._child = None
+            self._child, self._is_fresh = None, True
+
+    def _try_drawn(self) -> None:
+        """Segment a drawn picture in a new child, which stays.
+
+        Raises:
+            RunError: not even that can be segmented.
+        """
+        data = cv2.imencode(".png", draw_micrograph(0, DRAWING).pixels[..., ::-1])[1].tobytes()
+        drawn = Planned(image_id="drawn", uri="drawn.png", size=len(data), data_size=len(data), etag="")
+        row = self._try(drawn, Fetched(data=data))
+        if not isinstance(row, dict):
+            self.close()
+            raise RunError(f"not even a drawn picture can be segmented here: {row}")
 
     def _row(self, one: Planned, fetched: Fetched) -> Row:
         reason = fetched.reason
         while not reason:
-            fresh = self._child is None
+            fresh, self._is_fresh = self._is_fresh, False
             row = self._try(one, fetched)
             if isinstance(row, dict):
                 return row
             self.close()
             if fresh:  # another may have died of what an earlier micrograph left behind
+                self._try_drawn()
                 reason = f"{row}; export the picture again"
         return self._segmenting.provenance.row(one, fetched) | {"reason": reason}
 
@@ -87,7 +115,11 @@ class IsolatedSegmenter:
     def _started(self) -> ProcessPoolExecutor:
         if self._child is None:
             self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(self._segmenting,))
-            self._child.submit(_started).result(START_S)
+            try:
+                self._child.submit(_started).result(START_S)
+            except CHILD_FAILED as error:
+                self.close()
+                raise RunError(f"a process that segments could not be started: {first_line(error)}") from error
         return self._child
 
 

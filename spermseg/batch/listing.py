@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
-from spermseg.batch.plan import CHANGED, GONE, Identity, Planned
-from spermseg.errors import ArchiveError, ObjectChangedError, ObjectMissingError
+from spermseg.batch.plan import CHANGED, DENIED, GONE, Identity, Planned
+from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError
 from spermseg.storage.ahead import map_ahead, threads_ahead
 from spermseg.storage.archives import Member, archive_kind, list_members, unsupported_archive
 from spermseg.storage.filesystem import Location, StoredObject
@@ -21,7 +21,7 @@ def list_uploads(source: Location, identity: Identity) -> Iterator[Planned]:
     What cannot be a micrograph is yielded as well, with its reason: nothing is skipped in silence.
 
     Raises:
-        StorageError: `source` could not be listed, or an archive that is there could not be read.
+        StorageError: `source` could not be listed, or the storage failed where an archive was to be read.
     """
 
     def read(group: list[StoredObject]) -> tuple[list[StoredObject], list[Member], str | None]:
@@ -62,6 +62,8 @@ def _members(item: StoredObject, endpoint_url: str | None) -> tuple[list[Member]
         return [], CHANGED
     except ObjectMissingError:
         return [], GONE
+    except ObjectDeniedError:
+        return [], DENIED
 
 
 def _plain(item: StoredObject, identity: Identity, *, reason: str | None) -> Planned:

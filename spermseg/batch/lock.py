@@ -111,8 +111,15 @@ class Lock:
                 raise LockedError(self._who_holds_it())
             self._place.write_bytes(_encode(self._mine))
         finally:
-            self._claim.delete()
+            self._give_up_claim()
         return None
+
+    def _give_up_claim(self) -> None:
+        """Delete the claim; where that fails, the lock is this process's all the same."""
+        try:
+            self._claim.delete()
+        except StorageError as error:
+            logger.warning("%s could not be deleted, no later job can take over: %s", self._claim.uri, error.message)
 
     def release(self) -> None:
         """Delete the lock where it is still this process's; storage that fails meanwhile is a warning."""

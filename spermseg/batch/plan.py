@@ -27,6 +27,7 @@ READ_AHEAD = 1 << 23
 
 CHANGED = "changed since planned"
 GONE = "not found: removed since planned, or its name is not valid text"
+DENIED = "access denied: the storage does not let this file be read"
 
 PLAN_SCHEMA = pa.schema(
     [

@@ -124,6 +124,11 @@ def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
 _REWRITE = "delete it, and segment again with the same arguments to write it anew"
 
 
+def count_starts(out: Location, run_id: str) -> int:
+    """Return how often a run was started, this time included."""
+    return sum(item.key.startswith("start-") for item in run_folder(out, run_id).list())
+
+
 def write_start(out: Location, run_id: str, started: datetime, arguments: Sequence[str]) -> None:
     """Note that work on a run began: `runs/<run_id>/start-<time>.json`, by which the receipt counts its starts."""
     said = {
@@ -172,7 +177,6 @@ def make_receipt(
         worker_bytes: the most memory that a worker had.
     """
     said, ended = plan.metadata, datetime.now(UTC)
-    starts = sum(item.key.startswith("start-") for item in run_folder(out, run_id).list())
     return Receipt(
         run_id=run_id,
         input=said.get("input", ""),
@@ -184,7 +188,7 @@ def make_receipt(
         software=_software(),
         arguments=list(arguments),
         **tally(len(plan), count),
-        starts=starts,
+        starts=count_starts(out, run_id),
         last_started=_moment(started),
         ended=_moment(ended),
         duration_s=round((ended - started).total_seconds(), 3),

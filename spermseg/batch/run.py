@@ -1,5 +1,6 @@
 """One night: plan, segment what is not done, prove it, write the receipt."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from spermseg.batch.plan import Plan
 from spermseg.batch.profile import Profile
 from spermseg.batch.receipt import (
     Receipt,
+    count_starts,
     differences,
     make_receipt,
     plan_location,
@@ -22,7 +24,10 @@ from spermseg.batch.receipt import (
 )
 from spermseg.batch.results import REJECTED, unit_location, unit_name
 from spermseg.batch.todo import OnListed, is_retry, plan_run, unfinished_runs
-from spermseg.errors import RunError
+from spermseg.errors import RunError, SpermsegError
+from spermseg.model.predict import read_predict_config
+
+logger = logging.getLogger(__name__)
 
 SHOWN_DIFFERENCES = 3
 FORECAST_FROM = 500
@@ -100,21 +105,34 @@ def _forecast(night: Night, run_id: str) -> None:
     """Note what a new run will take, where it is not so small that the forecast would take as long."""
     plan = Plan(plan_location(night.out, run_id))
     if night.forecast and len(plan) >= FORECAST_FROM:
-        segmenting = _job(night, run_id).segmenting(night.workers, use_gpu=False)
-        sample = measure_sample(draw_planned(plan), segmenting, night.source.endpoint_url)
+        segmenting = _job(night, run_id, plan).segmenting(night.workers, use_gpu=False)
+        try:
+            sample = measure_sample(draw_planned(plan), segmenting, night.source.endpoint_url)
+        except SpermsegError as error:  # nobody needs to know what a night will take for it to begin
+            logger.warning("no forecast is made: %s", error.message)
+            return
         forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
         told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
         write_forecast(night.out, run_id, told)
 
 
-def _job(night: Night, run_id: str) -> PipelineJob:
+def _job(night: Night, run_id: str, plan: Plan) -> PipelineJob:
+    """Return what the stages need to know. A run that goes on computes as it began: engine and precision move edges."""
+    begun = plan.metadata.get("predict")
+    predict = (
+        night.predict
+        if begun is None
+        else replace(
+            read_predict_config(begun), device=night.predict.device, batch_megapixels=night.predict.batch_megapixels
+        )
+    )
     return PipelineJob(
         plan=plan_location(night.out, run_id),
         out=night.out,
         run_id=run_id,
         model=night.model,
         settings=night.settings,
-        predict=night.predict,
+        predict=predict,
         source_endpoint_url=night.source.endpoint_url,
     )
 
@@ -144,7 +162,8 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         on_progress(progress)
 
     if missing := _missing_units(plan, before):
-        run_pipeline(_job(night, run_id), missing, night.workers, on_unit)
+        job = replace(_job(night, run_id, plan), goes_on=count_starts(night.out, run_id) > 1)
+        run_pipeline(job, missing, night.workers, on_unit)
     return progress.profile
 
 

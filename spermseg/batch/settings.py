@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,9 +27,10 @@ class SegmentSettings:
     """Pixel size of all pictures of the run; None where unknown."""
 
     def __post_init__(self) -> None:
-        if not self.max_megapixels > 0 or not (self.um_per_px is None or self.um_per_px > 0):
+        numbers = (self.max_megapixels, 1.0 if self.um_per_px is None else self.um_per_px)
+        if not all(0 < number < math.inf for number in numbers):
             raise ConfigError(
-                f"got max_megapixels {self.max_megapixels}, um_per_px {self.um_per_px}; more than 0 is needed"
+                f"got max_megapixels {self.max_megapixels}, um_per_px {self.um_per_px}; finite, more than 0 is needed"
             )
 
     @property

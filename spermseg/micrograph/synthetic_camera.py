@@ -79,8 +79,8 @@ def record(rng: np.random.Generator, light: Layer, noise: float) -> NDArray[np.u
 
 def through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Return a picture (Y, X, 3) uint8, RGB, as it comes back from a JPEG file of this quality, 1-100."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], hills: int, shrink: int = 1) -> Layer:

@@ -1,6 +1,7 @@
 """Files of this machine, or of a disk that all machines share."""
 
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -18,6 +19,8 @@ from spermseg.errors import (
     ObjectMissingError,
     StorageError,
 )
+
+logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,6 +42,7 @@ class LocalBackend:
             yield path, *described
 
     def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        links = 0
         pending = _entries(folder)[::-1]  # a stack: folders can be nested deeper than calls
         while pending:
             entry = pending.pop()
@@ -48,8 +52,11 @@ class LocalBackend:
             try:
                 described = _described(entry.path, "listed")
             except ObjectMissingError:  # no file, or removed since the folder was read
+                links += os.path.isdir(entry.path)  # noqa: PTH112 (which takes links in circles for none)
                 continue
             yield entry.path, *described
+        if links:
+            logger.warning("%d links to folders were not followed: what lies there is not listed", links)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""

@@ -13,6 +13,7 @@ from spermseg.errors import ArchiveError, StorageError, one_line
 from spermseg.storage.gzip_stream import StreamEndsError, UnpackedStream
 from spermseg.storage.members import DAMAGE, TAR, TAR_GZ, Member, name_reason, storable_member, unreadable
 
+MOST_MEMBERS = 1_000_000  # of an archive; more than one night's planning has memory for, or an attack
 LONGEST_HEADERS = 1 << 20  # bytes of a member's long names and pax records; more than this is damage or an attack
 END_PADDING = 1 << 16  # bytes after the end mark in which a second archive would begin
 
@@ -92,6 +93,8 @@ class _Listing:
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))
+                if len(self.members) == MOST_MEMBERS:
+                    raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} members")
                 archive.members.clear()  # type: ignore[attr-defined]  # `tarfile` would keep them all,
                 archive.pax_headers = {}  # and what they say for those that follow
                 reader.budget = LONGEST_HEADERS

@@ -3,15 +3,23 @@
 from collections import Counter
 
 import pytest
-from dark_cells import EXPECTED, PLANNED, REASONS, night_over
+from archive_files import tar_gz_of
+from dark_cells import CELLS, EXPECTED, PLANNED, REASONS, VIEW, night_over, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spermseg.batch import run
-from spermseg.batch.forecast import SAMPLED, START_S, Sample, Uploads, draw_planned, extrapolate
-from spermseg.batch.plan import Plan, Planned, encode_plan
+from spermseg.batch.forecast import SAMPLED, START_S, Sample, Uploads, draw_planned, extrapolate, measure_sample
+from spermseg.batch.listing import list_uploads
+from spermseg.batch.plan import Identity, Plan, Planned, encode_plan
 from spermseg.batch.receipt import read_receipt
 from spermseg.batch.run import segment_night
+from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker import Segmenting
+from spermseg.errors import RunError
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.model.predict import PredictConfig
+from spermseg.storage.filesystem import Location
 
 seconds = st.floats(0, 100)
 samples = st.builds(
@@ -66,6 +74,24 @@ def test_uploads_that_go_by_are_counted_and_some_of_them_kept(count):
     assert len({one.uri for one in uploads.kept}) == len(uploads.kept) == min(count, SAMPLED)
 
 
+def test_what_is_kept_is_in_the_order_in_which_it_went_by(model, tmp_path):
+    """Of a compressed archive members can only be read in order."""
+    place = Location(str(tmp_path / "uploads"))
+    place.child("monday.tar.gz").write_bytes(tar_gz_of([(f"{n:03}.png", picture(n % 7)) for n in range(60)]))
+    uploads = Uploads()
+    list(uploads.passing(list_uploads(place, Identity(model_sha256="m", settings_sha256="s"))))
+    segmenting = Segmenting(
+        model=model,
+        settings=SegmentSettings(view=VIEW, cells=CELLS),
+        predict=PredictConfig(device="cpu"),
+        run_id="forecast",
+        decode=decode_micrograph,
+        hang_s=60,
+    )
+    sample = measure_sample(uploads.kept, segmenting, None)
+    assert (sample.uploads, sample.ok) == (SAMPLED, SAMPLED)
+
+
 def test_the_last_uploads_are_as_likely_to_be_kept_as_the_first():
     uploads = Uploads()
     list(uploads.passing(map(planned, range(4000))))
@@ -99,6 +125,18 @@ def test_the_receipt_of_a_run_that_is_not_small_says_what_was_told_and_what_it_t
     assert receipt.worker_bytes > 1e8
     assert receipt.table_bytes > 0
     assert read_receipt(out, receipt.run_id)["forecast"] == told
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_night_goes_on_where_no_forecast_can_be_made(uploads, out, model, monkeypatch, caplog):
+    def fail(*_):
+        raise RunError("a process that segments could not be started: no memory")
+
+    monkeypatch.setattr(run, "FORECAST_FROM", PLANNED)
+    monkeypatch.setattr(run, "measure_sample", fail)
+    (receipt,) = segment_night(night_over(uploads, out, model), lambda progress: None)
+    assert (receipt.planned, receipt.forecast) == (PLANNED, None)
+    assert "no forecast is made: a process that segments could not be started: no memory" in caplog.text
 
 
 @pytest.mark.usefixtures("without_ray")

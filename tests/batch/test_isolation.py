@@ -3,7 +3,7 @@
 import hashlib
 import multiprocessing
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
+from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
@@ -99,6 +100,31 @@ def test_a_fault_of_the_software_is_the_reason_of_the_one_picture_that_shows_it(
     strange, right = isolated.segment(*unit_of(marked(picture(3), b"strange"), picture(4)))
     assert strange["reason"].startswith("could not be segmented: AttributeError: ")
     assert right["n_cells"] == 4
+
+
+@dataclass(frozen=True)
+class BrokenMachine:
+    """A decoder on a machine that cannot decode anything."""
+
+    def __call__(self, data, **_):
+        raise MemoryError
+
+
+def test_where_nothing_can_be_segmented_no_upload_is_blamed(segmenting):
+    with (
+        closing(IsolatedSegmenter(replace(segmenting, decode=BrokenMachine()))) as isolated,
+        pytest.raises(RunError, match="not even a drawn picture can be segmented here: crashed the decoder"),
+    ):
+        isolated.segment(*unit_of(picture(3)))
+
+
+def test_a_child_that_cannot_be_started_is_one_line(segmenting):
+    with (
+        closing(IsolatedSegmenter(replace(segmenting, model=b"no model"))) as isolated,
+        pytest.raises(RunError, match="a process that segments could not be started: ") as caught,
+    ):
+        isolated.segment(*unit_of(picture(3)))
+    assert "\n" not in caught.value.message
 
 
 def test_the_child_ends_with_the_segmenter(isolated):

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from spermseg.batch.lock import Holder, Lock, hold_lock
-from spermseg.errors import LockedError, RunError
+from spermseg.errors import LockedError, ObjectDeniedError, RunError
 from spermseg.storage.filesystem import Location
 
 HOLD = """
@@ -185,6 +185,18 @@ def test_a_take_over_that_is_under_way_keeps_another_out(out):
     ):
         raise AssertionError
     assert holder_of(out)["process"] == 77
+
+
+def test_who_may_not_delete_his_claim_has_the_lock_all_the_same(out, monkeypatch, caplog):
+    foreign(out)
+
+    def deny(place):
+        raise ObjectDeniedError(f"{place.uri} may not be deleted")
+
+    monkeypatch.setattr(Location, "delete", deny)
+    with hold_lock(out, take_over=True):
+        assert holder_of(out)["process"] != 77
+    assert "lock.take-over.json could not be deleted, no later job can take over" in caplog.text
 
 
 def test_a_lock_that_was_replaced_while_it_was_taken_over_stays_with_whom_it_is(out, monkeypatch):

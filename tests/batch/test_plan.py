@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.plan import (
     CHANGED,
+    DENIED,
     GONE,
     UNIT_BYTES,
     UNIT_MICROGRAPHS,
@@ -21,7 +22,7 @@ from spermseg.batch.plan import (
     retry_id,
     split_units,
 )
-from spermseg.errors import ObjectChangedError, ObjectMissingError, RunError, StorageError
+from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, RunError, StorageError
 from spermseg.storage.archives import Member
 from spermseg.storage.filesystem import Location, StoredObject
 
@@ -215,9 +216,13 @@ def test_a_member_that_an_archive_lists_twice_has_two_ids(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(ObjectChangedError("s3://b/a.zip changed"), CHANGED), (ObjectMissingError("s3://b/a.zip is not there"), GONE)],
+    [
+        (ObjectChangedError("s3://b/a.zip changed"), CHANGED),
+        (ObjectMissingError("s3://b/a.zip is not there"), GONE),
+        (ObjectDeniedError("s3://b/a.zip may not be read"), DENIED),
+    ],
 )
-def test_an_archive_that_changes_or_goes_while_it_is_planned_is_one_rejected_upload(
+def test_an_archive_that_changes_goes_or_may_not_be_read_while_it_is_planned_is_one_rejected_upload(
     uploads, monkeypatch, error, reason
 ):
     fail_to_open(monkeypatch, error)

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spermseg.errors import ArchiveError, SpermsegError, StorageError
+from spermseg.storage import tar_archives
 from spermseg.storage.archives import archive_kind, list_members, unsupported_archive
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -234,3 +235,14 @@ def test_listing_reads_the_directory_only(kind):
     file = CountingFile(archive_of(kind, pairs))
     assert len(list_members(file, kind)) == 10
     assert file.bytes_read < 20_000
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_of_more_members_than_memory_has_room_for_the_first_are_read_and_the_rest_is_one_that_is_rejected(
+    kind, monkeypatch
+):
+    monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 5)
+    pairs = [(f"{number}.png", b"picture") for number in range(9)]
+    *first, rest = listed(archive_of(kind, pairs), kind)
+    assert [(member.name, member.reason) for member in first] == [(f"{number}.png", None) for number in range(5)]
+    assert "more than 5 members: what follows could not be listed" in rest.reason
