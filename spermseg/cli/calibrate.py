@@ -11,6 +11,7 @@ from spermseg.model.saved import encode_model, load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.training.calibration import Calibrator, judged_classes
+from spermseg.training.confidence import LEAST_PICTURES
 from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
 
@@ -20,7 +21,8 @@ class Calibrate:
 
     On the validation split it chooses the threshold with the best mean Dice, fits the confidence, and checks what half
     precision does to the masks. For a model that was trained elsewhere, such as the one that comes with spermseg, and
-    twenty annotated pictures of one's own or more. `spermseg train` does the same at its end.
+    twenty annotated pictures of one's own or more: `spermseg prepare --fractions 0.1 0.9 0` puts most of them into the
+    validation split. `spermseg train` does the same at its end.
 
     Example: spermseg calibrate --dataset dataset --out model.safetensors
     """
@@ -53,7 +55,12 @@ class Calibrate:
         if headed:
             check_knows_heads(before.network.classes)
         calibrator = Calibrator(
-            network=saved.network, view=before.view, data=data, headed=headed, show=show_calibration
+            network=saved.network,
+            view=before.view,
+            data=data,
+            headed=headed,
+            before=before.confidence,
+            show=show_calibration,
         )
         fitted = calibrator.calibrate()
         after = replace(before, **vars(fitted), headed=headed, calibration_data_sha256=data.sha256)
@@ -62,6 +69,9 @@ class Calibrate:
         print(f"threshold: {before.threshold:g} -> {fitted.threshold:g}")
         print(f"temperature {confidence.temperature:.2f}; Dice is expected to be {confidence.offset:.3f} + "
               f"{confidence.slope:.3f} x stability")  # fmt: skip
+        pictures = data.counts["val"]
+        few = f"; with fewer than {LEAST_PICTURES} the slope stays as it was" * (pictures < LEAST_PICTURES)
+        print(f"fitted to {pictures} pictures of the validation split{few}")
         print(f"model: {out.uri}")
         return 0
 

@@ -55,6 +55,8 @@ class Calibrator:
     data: TrainingData
     headed: bool = False
     """Whether cells without a head are dropped."""
+    before: Confidence = Confidence()
+    """How it judged its masks so far."""
     show: Callable[[str], Progress] = lambda _: iter
     """The name of a step -> its progress bar."""
 
@@ -87,7 +89,7 @@ class Calibrator:
         """Return `training.confidence.fit_confidence` of the pictures."""
         found = self._maps("fitting the confidence")
         kept = ((maps[0], self._cell(maps, threshold) >= threshold, truth) for _, maps, truth in found)
-        return fit_confidence(kept, threshold)
+        return fit_confidence(kept, threshold, self.before)
 
     def half_precision_agreement(self, threshold: float) -> float:
         """Return `mask_agreement` of pictures spread over the split."""

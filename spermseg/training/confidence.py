@@ -18,6 +18,8 @@ LOGITS = np.arange(-LIMIT + STEP / 2, LIMIT, STEP)
 """The middle of each step."""
 TEMPERATURES = (0.2, 10.0)
 """Between which the temperature is looked for."""
+LEAST_PICTURES = 10
+"""To fit a slope to; through fewer, a line says more of chance than of pictures."""
 BAD_SHARE = 0.1
 """The share of the pictures, those with the lowest Dice, that are to be found."""
 
@@ -25,23 +27,29 @@ Map = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 """A probability map, the mask that was made of it, and the true one, all (Y, X)."""
 
 
-def fit_confidence(maps: Iterable[Map], threshold: float) -> Confidence:
+def fit_confidence(maps: Iterable[Map], threshold: float, before: Confidence = Confidence()) -> Confidence:
     """Return the temperature of the least cross-entropy, and the line of the least squares from stability to Dice.
 
-    Where stability says nothing of the Dice, or the reverse, the line is level.
+    Where stability says nothing of the Dice, or the reverse, the line is level. Where there are fewer than
+    `LEAST_PICTURES`, it has the slope of before, and only its height is fitted.
 
     Args:
         maps: read once, and not kept.
         threshold: from which a pixel is in the mask, unless what it belongs to is dropped (`model.headed`).
+        before: how the model judged so far; unfitted, it takes stability for Dice.
     """
     judged = [_JudgedMap.of(*one) for one in maps]
     temperature = fit_temperature(*np.sum([(one.every, one.true) for one in judged], axis=0))
     strict, lenient = (logit(one) for one in moved_thresholds(threshold, temperature))
     stable = [stability(one.above(strict), one.above(lenient)) for one in judged]
     dice = [one.dice for one in judged]
-    slope = max(0.0, float(linregress(stable, dice).slope)) if np.ptp(stable) > 0 else 0.0
+    slope = before.slope if len(judged) < LEAST_PICTURES else _slope(stable, dice)
     offset = float(np.mean(dice) - slope * np.mean(stable))
     return Confidence(temperature=temperature, slope=slope, offset=offset)
+
+
+def _slope(stable: Sequence[float], dice: Sequence[float]) -> float:
+    return max(0.0, float(linregress(stable, dice).slope)) if np.ptp(stable) > 0 else 0.0
 
 
 def fit_temperature(every: NDArray[np.int64], true: NDArray[np.int64]) -> float:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from spermseg.training.confidence import Map, Reliability, fit_confidence
+from spermseg.model.confidence import Confidence
+from spermseg.training.confidence import LEAST_PICTURES, Map, Reliability, fit_confidence
 from spermseg.training.metrics import confusion
 
 THRESHOLD = 0.5
@@ -47,9 +48,18 @@ def test_what_is_fitted_on_some_pictures_foretells_the_dice_of_others():
 
 
 def test_where_stability_says_nothing_the_mean_dice_is_expected():
-    same = [some_map(1)] * 3
+    same = [some_map(1)] * LEAST_PICTURES
     level = fit_confidence(same, THRESHOLD)
     assert (level.slope, level.offset) == (0, pytest.approx(confusion(*same[0][1:]).dice))
+
+
+def test_through_few_pictures_no_line_is_drawn():
+    few, before = some_maps(LEAST_PICTURES - 1, seed=4), Confidence(slope=0.4)
+    found = fit_confidence(few, THRESHOLD, before)
+    assert found.slope == 0.4
+    said = [found.judge(probability, THRESHOLD) for probability, _, _ in few]
+    assert np.mean(said) == pytest.approx(np.mean([confusion(mask, truth).dice for _, mask, truth in few]), abs=1e-6)
+    assert fit_confidence(some_maps(LEAST_PICTURES, seed=4), THRESHOLD, before).slope != 0.4
 
 
 def test_a_stability_that_says_the_reverse_counts_nothing():
@@ -57,7 +67,7 @@ def test_a_stability_that_says_the_reverse_counts_nothing():
     every = np.ones((8, 8), bool)
     sure_and_wrong = np.full((8, 8), 0.999, np.float32), every, np.eye(8, dtype=bool)
     unsure_and_right = np.full((8, 8), 0.6, np.float32), every, every
-    found = fit_confidence([sure_and_wrong, unsure_and_right], THRESHOLD)
+    found = fit_confidence([sure_and_wrong, unsure_and_right] * (LEAST_PICTURES // 2), THRESHOLD)
     assert found.slope == 0
     assert found.judge(empty, THRESHOLD) == pytest.approx((2 * 8 / (64 + 8) + 1) / 2)
 
