@@ -43,6 +43,9 @@ class Confidence:
         return float(np.clip(self.offset + self.slope * stable, 0, 1))
 
 
+UNFITTED = Confidence()
+
+
 def moved_thresholds(threshold: float, temperature: float) -> tuple[float, float]:
     """Return a threshold, 0-1, moved up and moved down by `SHIFT` x temperature logits."""
     shift = SHIFT * temperature

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spermseg.micrograph.annotation import WHOLE_CELL
 from spermseg.micrograph.tiling import View, to_native
-from spermseg.model.confidence import Confidence
+from spermseg.model.confidence import UNFITTED, Confidence
 from spermseg.model.folded import CellProbability
 from spermseg.model.headed import keep_headed
 from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
@@ -55,7 +55,7 @@ class Calibrator:
     data: TrainingData
     headed: bool = False
     """Whether cells without a head are dropped."""
-    before: Confidence = Confidence()
+    before: Confidence = UNFITTED
     """How it judged its masks so far."""
     show: Callable[[str], Progress] = lambda _: iter
     """The name of a step -> its progress bar."""

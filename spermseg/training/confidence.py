@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_expit, logit
 from scipy.stats import linregress, mannwhitneyu, pearsonr
 
-from spermseg.model.confidence import Confidence, moved_thresholds, stability
+from spermseg.model.confidence import UNFITTED, Confidence, moved_thresholds, stability
 from spermseg.training.metrics import confusion
 
 STEP, LIMIT = 0.05, 20.0
@@ -27,7 +27,7 @@ Map = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 """A probability map, the mask that was made of it, and the true one, all (Y, X)."""
 
 
-def fit_confidence(maps: Iterable[Map], threshold: float, before: Confidence = Confidence()) -> Confidence:
+def fit_confidence(maps: Iterable[Map], threshold: float, before: Confidence = UNFITTED) -> Confidence:
     """Return the temperature of the least cross-entropy, and the line of the least squares from stability to Dice.
 
     Where stability says nothing of the Dice, or the reverse, the line is level. Where there are fewer than

