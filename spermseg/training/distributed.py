@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ import ray.train.torch
 import torch
 
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
-from spermseg.ray_settings import configure_ray_data, connect
+from spermseg.ray_settings import configure_ray_data, connect, own_sigint
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -80,7 +79,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         configure_ray_data(ray.data.DataContext.get_current())
         board: Any = _Board.remote()  # type: ignore[attr-defined]
         trainer = _trainer(job, run, scaling, board)
-        with _polling(board, on_report), _interruptible():
+        with _polling(board, on_report), own_sigint():
             result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             return read_state(Path(folder))
@@ -270,19 +269,6 @@ def _poster(board: Any) -> Callable[[StepReport], None]:
             board.post.remote(report)
 
     return post
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be KeyboardInterrupt again: Ray Train ends the training in order, then the process without a word."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
