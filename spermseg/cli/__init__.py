@@ -14,7 +14,16 @@ from typing import Protocol
 import tyro
 
 from spermseg import __version__
-from spermseg.errors import LockedError, RunError, SpermsegError, TooManyRejectedError
+from spermseg.errors import (
+    LockedError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    RunError,
+    SpermsegError,
+    StorageError,
+    TooManyRejectedError,
+)
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -30,7 +39,16 @@ VERBS = {
     "demo": "all of it, on drawn micrographs: start here",
 }
 FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
-STATUSES = {LockedError: LOCKED, TooManyRejectedError: TOO_MANY_REJECTED, RunError: FAILED, SpermsegError: WRONG_USE}
+STATUSES = {
+    LockedError: LOCKED,
+    TooManyRejectedError: TOO_MANY_REJECTED,
+    RunError: FAILED,
+    ObjectMissingError: WRONG_USE,
+    ObjectDeniedError: WRONG_USE,
+    ObjectExistsError: WRONG_USE,
+    StorageError: FAILED,
+    SpermsegError: WRONG_USE,
+}
 """Kind of error, the special ones first -> exit status."""
 
 

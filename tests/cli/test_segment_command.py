@@ -22,6 +22,7 @@ from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.cli.segment import ProgressBar, Segment
 from spermseg.cli.verify import Verify
+from spermseg.errors import ConfigError, LockedError, ObjectDeniedError, ObjectMissingError, RunError, StorageError
 from spermseg.storage.filesystem import Location
 
 SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
@@ -124,6 +125,28 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(uploads, model, tmp_pat
     assert line.startswith("spermseg: ")
     assert said in line
     assert not list(Location(places["OUT"]).list())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageError("s3://clinic could not be listed: the server is down"), 1),
+        (RunError("the run stopped"), 1),
+        (ObjectDeniedError("s3://clinic may not be listed"), 2),
+        (ObjectMissingError("s3://clinic is not there"), 2),
+        (ConfigError("got 0 workers"), 2),
+        (LockedError("another job came first"), 3),
+    ],
+)
+def test_what_passes_by_itself_has_another_status_than_what_is_to_be_mended(
+    uploads, model, tmp_path, monkeypatch, capsys, error, status
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("spermseg.cli.segment.segment_night", fail)
+    assert status_of(Segment, *words(uploads, model, Location(str(tmp_path / "results")))) == status
+    assert capsys.readouterr().err == f"spermseg: {error.message}\n"
 
 
 def test_a_run_that_stops_is_one_line_and_status_1(uploads, model, tmp_path, capsys):
