@@ -8,6 +8,7 @@ SpermsegError
     ObjectExistsError             it is there already, and was to be written only once (also a FileExistsError)
     ObjectChangedError            it is not the one that was planned: its etag differs
     ObjectDeniedError             this one may not be read, whatever else may (also a PermissionError)
+    StorageRefusedError           the storage lets nobody in with this name or these rights (also a PermissionError)
   ArchiveError(ValueError)        a .zip or .tar, or one member of it, that cannot be used
   MicrographError(ValueError)     bytes that are not a usable micrograph
   AnnotationError(ValueError)     an annotation that cannot be used
@@ -60,6 +61,10 @@ class ObjectChangedError(StorageError):
 
 class ObjectDeniedError(StorageError, PermissionError):
     """This one object or file may not be read. Credentials that are good for nothing are a plain `StorageError`."""
+
+
+class StorageRefusedError(StorageError, PermissionError):
+    """The storage is not there under this name, or does not accept who asks: nothing passes until that is mended."""
 
 
 class ArchiveError(SpermsegError, ValueError):

@@ -105,7 +105,7 @@ def _forecast(night: Night, run_id: str) -> None:
     """Note what a new run will take, where it is not so small that the forecast would take as long."""
     plan = Plan(plan_location(night.out, run_id))
     if night.forecast and len(plan) >= FORECAST_FROM:
-        segmenting = _job(night, run_id, plan).segmenting(night.workers, use_gpu=False)
+        segmenting = _job(night, run_id).segmenting(night.workers, use_gpu=False)
         try:
             sample = measure_sample(draw_planned(plan), segmenting, night.source.endpoint_url)
         except SpermsegError as error:  # nobody needs to know what a night will take for it to begin
@@ -116,25 +116,26 @@ def _forecast(night: Night, run_id: str) -> None:
         write_forecast(night.out, run_id, told)
 
 
-def _job(night: Night, run_id: str, plan: Plan) -> PipelineJob:
-    """Return what the stages need to know. A run that goes on computes as it began: engine and precision move edges."""
-    begun = plan.metadata.get("predict")
-    predict = (
-        night.predict
-        if begun is None
-        else replace(
-            read_predict_config(begun), device=night.predict.device, batch_megapixels=night.predict.batch_megapixels
-        )
-    )
+def _job(night: Night, run_id: str) -> PipelineJob:
     return PipelineJob(
         plan=plan_location(night.out, run_id),
         out=night.out,
         run_id=run_id,
         model=night.model,
         settings=night.settings,
-        predict=predict,
+        predict=night.predict,
         source_endpoint_url=night.source.endpoint_url,
     )
+
+
+def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
+    """Say so where a run goes on with another engine or precision than it began with: pixels at edges may differ."""
+    begun = read_predict_config(plan.metadata.get("predict", night.predict.text))
+    if (begun.engine, begun.precision) != (night.predict.engine, night.predict.precision):
+        logger.warning(
+            "run %s began with --engine %s --precision %s, and goes on with others: edges of cells may move by a pixel",
+            *(run_id, begun.engine, begun.precision),
+        )
 
 
 def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progress: OnProgress) -> Profile:
@@ -162,7 +163,8 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
         on_progress(progress)
 
     if missing := _missing_units(plan, before):
-        job = replace(_job(night, run_id, plan), goes_on=count_starts(night.out, run_id) > 1)
+        _warn_of_other_engine(night, run_id, plan)
+        job = replace(_job(night, run_id), goes_on=count_starts(night.out, run_id) > 1)
         run_pipeline(job, missing, night.workers, on_unit)
     return progress.profile
 

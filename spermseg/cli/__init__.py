@@ -22,6 +22,7 @@ from spermseg.errors import (
     RunError,
     SpermsegError,
     StorageError,
+    StorageRefusedError,
     TooManyRejectedError,
 )
 
@@ -46,6 +47,7 @@ STATUSES = {
     ObjectMissingError: WRONG_USE,
     ObjectDeniedError: WRONG_USE,
     ObjectExistsError: WRONG_USE,
+    StorageRefusedError: WRONG_USE,
     StorageError: FAILED,
     SpermsegError: WRONG_USE,
 }

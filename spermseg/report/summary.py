@@ -165,13 +165,19 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
         "cells": int(measured["n_cells"].sum()),
         "megapixels": float((measured["width_px"] * measured["height_px"]).sum() / 1e6),
         "groups": frame["group"].nunique(),
-        "retaken": int(measured.duplicated(["uri", "member", "model_sha256", "recipe_sha256"]).sum()),
+        "retaken": _count_retaken(measured),
         "models": sorted(set(frame["model_sha256"])),
         "recipes": sorted(set(frame["recipe_sha256"])),
         "versions": sorted(set(frame["version"])),
         "started": min((start for start, _ in times if start), default=None),
         "ended": max((end for _, end in times if end), default=None),
     }
+
+
+def _count_retaken(measured: pd.DataFrame) -> int:
+    """Return how many rows are of an upload that another run has a row of, by the same model and settings."""
+    named = measured[["uri", "member", "model_sha256", "recipe_sha256", "run_id"]].drop_duplicates()
+    return int(named.drop(columns="run_id").duplicated().sum())
 
 
 def _uploads(receipt: Mapping[str, Any]) -> int:

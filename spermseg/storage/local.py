@@ -18,11 +18,13 @@ from spermseg.errors import (
     ObjectExistsError,
     ObjectMissingError,
     StorageError,
+    StorageRefusedError,
 )
 
 logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -169,4 +171,5 @@ def _storage_error(path: str, verb: str, error: OSError) -> StorageError:
         return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
     if error.errno == errno.ELOOP:
         return ObjectMissingError(f"{path} is not there: its link leads round in circles")
-    return StorageError(f"{path} could not be {verb}: {error.strerror}")
+    kind = StorageRefusedError if error.errno in REFUSED else StorageError
+    return kind(f"{path} could not be {verb}: {error.strerror}")

@@ -21,7 +21,14 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, StorageError, one_line
+from spermseg.errors import (
+    ObjectChangedError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    StorageError,
+    StorageRefusedError,
+    one_line,
+)
 
 # The answer did not come, or not all of it. urllib3's own error comes from the body of a refused GET.
 BROKEN = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, HTTPError)
@@ -65,7 +72,9 @@ def s3_errors(path: str) -> Iterator[None]:
         yield
     except NO_CREDENTIALS as error:
         advice = f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of them, and {GO_ON}"
-        raise StorageError(f"s3://{path}: no credentials that can be used ({one_line(error)}): {advice}") from error
+        raise StorageRefusedError(
+            f"s3://{path}: no credentials that can be used ({one_line(error)}): {advice}"
+        ) from error
     except (ResponseParserError, HTTPError) as error:  # the text of one carries the answer
         raise StorageError(f"s3://{path}: the server's answer broke off or is no S3; check the endpoint") from error
     except BotoCoreError as error:
@@ -78,7 +87,7 @@ def _translated(uri: str, error: ClientError) -> StorageError:
     """Return our error. Only a GET can tell that this one object is denied: a HEAD has no code, a PUT stops a run."""
     code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
-        return StorageError(f"{uri}: there is no such bucket; make it first, or check the name and the endpoint")
+        return StorageRefusedError(f"{uri}: there is no such bucket; make it first, or check the name and the endpoint")
     if status == 404:
         return ObjectMissingError(f"{uri} is not there")
     if status == 412:
@@ -95,13 +104,13 @@ def _translated(uri: str, error: ClientError) -> StorageError:
 def _refused(uri: str, code: str, status: int | None) -> StorageError | None:
     """Return the error of a request that was refused for who sent it; None where it was not."""
     if code in EXPIRED:
-        return StorageError(f"{uri}: the credentials have expired ({code}): renew them, and {GO_ON}")
+        return StorageRefusedError(f"{uri}: the credentials have expired ({code}): renew them, and {GO_ON}")
     if code == "RequestTimeTooSkewed":
-        return StorageError(f"{uri}: this machine's clock is wrong ({code}): set it, and {GO_ON}")
+        return StorageRefusedError(f"{uri}: this machine's clock is wrong ({code}): set it, and {GO_ON}")
     if code in NOT_ACCEPTED or status == 401:
-        return StorageError(
+        return StorageRefusedError(
             f"{uri}: access denied ({code}): the credentials are not accepted; give others, and {GO_ON}"
         )
     if status == 403:
-        return StorageError(f"{uri}: access denied ({code}): check the credentials in use and what they may do")
+        return StorageRefusedError(f"{uri}: access denied ({code}): check the credentials in use and what they may do")
     return None

@@ -90,11 +90,11 @@ class _Listing:
             while (entry := archive.next()) is not None:
                 if entry.size < 0 or archive.offset <= self.position:
                     raise tarfile.ReadError(f"an impossible size of {entry.size} bytes")
+                if len(self.members) == MOST_MEMBERS:
+                    raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} members")
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))
-                if len(self.members) == MOST_MEMBERS:
-                    raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} members")
                 archive.members.clear()  # type: ignore[attr-defined]  # `tarfile` would keep them all,
                 archive.pax_headers = {}  # and what they say for those that follow
                 reader.budget = LONGEST_HEADERS

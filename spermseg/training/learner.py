@@ -111,7 +111,7 @@ class Learner:
         """Return what moves the learning rates after every step, where they move."""
         if self.config.schedule == "constant":
             return []
-        total = self.config.epochs * self.steps + 1
+        total = max(self.config.epochs, epochs_done) * self.steps + 1
         last = epochs_done * self.steps - 1
         rate = self.config.learning_rate
         return [OneCycleLR(one, rate, total_steps=total, last_epoch=last) for one in self.optimizers.values()]

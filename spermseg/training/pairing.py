@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from posixpath import normpath
 
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
@@ -72,8 +73,8 @@ def pair_images(
     An annotation names its image, by a path that starts at the annotation file and may have been true on another
     machine. The image is the one whose path below `images` is the longest end of that path; else the one that lies
     where the annotation file does; else the only one of that name; else the only one named like the annotation file.
-    Where there is a folder of images where the annotation file lies, another one is meant only if its name is given:
-    one patient's annotation is never put on another's picture.
+    Where there are images in the folder of the annotation file, or in the nearest one around it, those of other folders
+    are meant only where their folder is named: one patient's annotation is not put on another's picture.
 
     Args:
         images: a folder; folders below it are searched too.
@@ -163,19 +164,17 @@ class _ImageIndex:
 
     def find(self, entry: _Entry) -> list[str]:
         """Return the images that an entry may mean: one, none, or several that cannot be told apart."""
-        named = PureWindowsPath(entry.image_name)  # reads both kinds of slashes
-        steps = PurePosixPath(f"{entry.json.parent}/{named.as_posix()}").parts
-        tails = ("/".join(steps[start:]) for start in range(len(steps)))
-        own = entry.json.parent
-        apart = own != PurePosixPath(".") and own in self._folders  # images of its own lie where it does
-        for path in (*tails, str(own / named.name)):
-            if path in self._paths and ("/" in path or not apart):
+        named, own = PureWindowsPath(entry.image_name), entry.json.parent  # reads both kinds of slashes
+        steps = PurePosixPath(f"{own}/{named.as_posix()}").parts
+        home = next((folder for folder in (own, *own.parents) if folder in self._folders), PurePosixPath("."))
+        longest_first = range(len(steps) - (home != PurePosixPath(".")))  # a bare name says nothing of another folder
+        tails = ("/".join(steps[start:]) for start in longest_first)
+        for path in (normpath("/".join(steps)), *tails, str(own / named.name)):
+            if path in self._paths:
                 return [path]
-        same_stem = self._by_stem.get(entry.json.stem, []) if entry.alone else []
-        for found in (self._by_name.get(named.name, []), same_stem):
-            if meant := [path for path in found if not apart or PurePosixPath(path).is_relative_to(own)]:
-                return meant
-        return []
+        found = self._by_name.get(named.name) or (self._by_stem.get(entry.json.stem, []) if entry.alone else [])
+        elsewhere = len(found) == 1 and not PurePosixPath(found[0]).is_relative_to(home)
+        return [] if elsewhere else found
 
 
 def _report_unpaired(entry: _Entry, candidates: Sequence[str], images: Path, problems: Problems) -> None:

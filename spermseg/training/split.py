@@ -95,12 +95,12 @@ def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placem
 def _placed_by(table: Mapping[str, Placement], images: Iterable[str], csv_name: str) -> dict[str, Placement]:
     """Return the line of each image that has one: that of its path or, where no other image has it, of its name."""
     by_name: dict[str, str] = {}
-    placed = {}
-    for image in images:
+    placed, all_images = {}, set(images)
+    for image in sorted(all_images):
         name = PurePosixPath(image).name
         if image in table:
             placed[image] = table[image]
-        elif name in table:
+        elif name in table and name not in all_images:
             other = by_name.setdefault(name, image)
             if other != image:
                 raise ConfigError(f"{csv_name}: {name!r} may be {other!r} or {image!r}; write their paths")

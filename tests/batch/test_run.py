@@ -154,22 +154,24 @@ def test_a_killed_run_is_completed_under_its_own_id_and_only_its_missing_units_a
     assert {name: lasting(row) for name, row in rows_of(out, uploads).items()} == expected
 
 
-def test_a_run_goes_on_as_it_began_and_knows_that_it_does(cut_off):
+def test_a_run_that_goes_on_knows_that_it_does_and_says_where_its_engine_is_another(cut_off, caplog):
     jobs = []
 
     def pipeline(job, numbers, workers, on_unit):
         jobs.append(job)
         run_in_process(job, numbers, workers, on_unit)
 
-    tonight = replace(cut_off.predict, engine="torch", precision="bfloat16", batch_megapixels=0.5)
+    tonight = replace(cut_off.predict, precision="bfloat16", batch_megapixels=0.5)
     cut_off.source.child("patient-9/new.png").write_bytes(picture(6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_pipeline", pipeline)
         segment_night(replace(cut_off, predict=tonight), nothing)
     completed, new = jobs
-    assert completed.predict == replace(cut_off.predict, batch_megapixels=0.5)  # which changes no mask
-    assert new.predict == tonight
+    assert completed.predict == new.predict == tonight
     assert (completed.goes_on, new.goes_on) == (True, False)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    begun = cut_off.predict
+    assert f"run {completed.run_id} began with --engine {begun.engine} --precision {begun.precision}" in warning
 
 
 def test_a_completed_run_is_followed_by_a_run_over_what_came_in_since(cut_off, uploads, out):

@@ -22,7 +22,15 @@ from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.cli.segment import ProgressBar, Segment
 from spermseg.cli.verify import Verify
-from spermseg.errors import ConfigError, LockedError, ObjectDeniedError, ObjectMissingError, RunError, StorageError
+from spermseg.errors import (
+    ConfigError,
+    LockedError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    RunError,
+    StorageError,
+    StorageRefusedError,
+)
 from spermseg.storage.filesystem import Location
 
 SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
@@ -134,6 +142,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(uploads, model, tmp_pat
         (RunError("the run stopped"), 1),
         (ObjectDeniedError("s3://clinic may not be listed"), 2),
         (ObjectMissingError("s3://clinic is not there"), 2),
+        (StorageRefusedError("s3://clinic: there is no such bucket"), 2),
         (ConfigError("got 0 workers"), 2),
         (LockedError("another job came first"), 3),
     ],

@@ -229,8 +229,33 @@ def test_one_patients_annotation_is_never_put_on_the_picture_of_another(tmp_path
     annotate(tmp_path, "patient-1/field-7.png", "field-7.png")  # whose own picture is missing
     summary = prepare(tmp_path)
     assert left_out(summary) == {("patient-1/field-7.json", "no image"), ("patient-2/field-7.png", "no annotation")}
-    draw(tmp_path, "patient-1/deep/field-7.png")
-    assert left_out(prepare(tmp_path, overwrite=True)) == {("patient-2/field-7.png", "no annotation")}
+
+
+def test_nor_where_annotations_have_a_folder_of_their_own_beside_the_pictures(tmp_path):
+    draw(tmp_path, "patient-1/images/field-1.png")
+    draw(tmp_path, "patient-2/images/field-7.png")
+    annotate(tmp_path, "patient-1/json/field-1.png", "../images/field-1.png")
+    annotate(tmp_path, "patient-1/json/field-7.png", "../images/field-7.png")
+    summary = prepare(tmp_path)
+    assert left_out(summary) == {
+        ("patient-1/json/field-7.json", "no image"),
+        ("patient-2/images/field-7.png", "no annotation"),
+    }
+
+
+def test_a_picture_that_is_named_by_its_place_is_the_one_whatever_lies_below_the_annotation(tmp_path):
+    draw(tmp_path, "p1/x.png")
+    draw(tmp_path, "p1/json/overlays/x.png")
+    annotate(tmp_path, "p1/json/x.png", "../x.png")
+    assert left_out(prepare(tmp_path)) == {("p1/json/overlays/x.png", "no annotation")}
+
+
+def test_of_several_pictures_of_a_bare_name_none_is_guessed(tmp_path):
+    draw(tmp_path, "p1/x.png")
+    draw(tmp_path, "p1/json/overlays/x.png")
+    annotate(tmp_path, "p1/json/x.png", "x.png")
+    with pytest.raises(DatasetError, match=r"may be p1/json/overlays/x\.png or p1/x\.png; name the folder too"):
+        prepare(tmp_path)
 
 
 def test_what_is_ignored_may_lie_anywhere(clinic):

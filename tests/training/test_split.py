@@ -126,6 +126,7 @@ def test_a_bare_name_in_a_table_is_never_taken_for_two_pictures(tmp_path):
     config = SplitConfig(split_csv=path)
     with pytest.raises(ConfigError, match=r"'001.png' may be 'a/001.png' or 'b/001.png'; write their paths"):
         place_images(["a/001.png", "b/001.png"], config)
+    assert set(place_images(["001.png", "b/001.png"], config)) == {"001.png"}
     placed = place_images(["a/002.png", "b/002.png"], config)
     assert {image: placement.group for image, placement in placed.items()} == {"a/002.png": "s-2", "b/002.png": "s-1"}
 
