@@ -33,8 +33,8 @@ SHARED_PASSES = 2
 NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FAILURES_AT_FIRST = 8
-"""When so many units failed in the first pass of a run and none is done, no micrograph is to blame. In the second, or in
-a run that goes on, one may be: only units that failed are left. In isolation it is the machine that fails."""
+"""When so many units failed in the first pass of a run and none is done, no micrograph is to blame. In the second, or
+in a run that goes on, one may be: only units that failed are left. In isolation it is the machine that fails."""
 MOST_BLOCKS = 1000
 """That a pass begins as. Each costs the driver 3 ms before the first unit is done; a task fetches the units of one."""
 FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75

@@ -25,6 +25,7 @@ from spermseg.errors import (
     ObjectMissingError,
     SpermsegError,
     StorageError,
+    StorageRefusedError,
 )
 from spermseg.storage import s3
 from spermseg.storage.filesystem import Location
@@ -225,7 +226,7 @@ def test_credentials_that_are_good_for_nothing_concern_no_single_object(both, ki
     for use in uses_of(place.child("a.jpg")).values():
         with pytest.raises(StorageError, match=f"^[^\n]+: {says}[^\n]*$") as caught:
             use()
-        assert type(caught.value) is StorageError
+        assert type(caught.value) is StorageRefusedError
     assert keys(behind) == ["a.jpg"]
 
 
@@ -319,7 +320,7 @@ def test_a_refusal_that_only_a_head_meets_accuses_nobody(faulty):
     proxy.inject(Fault(kind=Kind.DENIED, on="HEAD", times=None))
     with pytest.raises(StorageError, match="access denied") as caught:
         place.child("a.jpg").stat()
-    assert type(caught.value) is StorageError
+    assert type(caught.value) is StorageRefusedError
 
 
 def test_a_refusal_is_not_asked_for_again(faulty):
