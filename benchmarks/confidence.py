@@ -3,7 +3,9 @@
     python benchmarks/confidence.py --model run/model.safetensors --dataset dataset
 
 Dice is that of the whole cell at the working resolution, no cell dropped. Correlation, and AUROC of finding the tenth
-of the pictures with the lowest Dice. Prints a table and, as its last line, one JSON object of the figures.
+of the pictures with the lowest Dice. `unseen` is confidence that was fitted to the other groups; `earlier` is the Dice
+of a mask with that of a model of an earlier epoch, where one is given. Prints a table and, as its last line, one JSON
+object of the figures.
 """
 
 import json
@@ -22,7 +24,7 @@ from spermseg.model.predict import Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
-from spermseg.training.confidence import Reliability
+from spermseg.training.confidence import Map, Reliability, fit_confidence
 from spermseg.training.dataset import open_dataset
 from spermseg.training.metrics import confusion
 from spermseg.training.readers import FLIPS
@@ -41,6 +43,8 @@ class Options:
     """A model file; the one that comes with spermseg unless given."""
     split: str = "val"
     """Of the dataset."""
+    earlier: str | None = None
+    """The model of an earlier epoch of the same training."""
 
 
 def figures(
@@ -71,19 +75,36 @@ def figures(
     }
 
 
+def unseen(judged: list[tuple[str, Map]], threshold: float) -> list[float]:
+    """Return the confidence in each map by a fit to the maps of the other groups."""
+    fitted = {
+        group: fit_confidence((one for other, one in judged if other != group), threshold)
+        for group in {group for group, _ in judged}
+    }
+    return [fitted[group].judge(probability, threshold) for group, (probability, _, _) in judged]
+
+
 def main(options: Options) -> None:
     """Measure and print."""
     saved = load_model(model_location(options.model, None))
     about, dataset = saved.description, open_dataset(Location(options.dataset))
     predictor = Predictor(saved, about.view)
-    rows, dice = [], []
+    before = None if options.earlier is None else Predictor(load_model(Location(options.earlier)), about.view)
+    rows, dice, judged = [], [], []
     for example in tqdm(dataset.examples(options.split), unit="picture"):
         pixels = about.view.working_pixels(dataset.read_image(example))
         flipped = [np.ascontiguousarray(np.flip(pixels, flip)) for flip in FLIPS]
         maps = [np.flip(one, flip) for one, flip in zip(predictor.predict_working(flipped), FLIPS, strict=True)]
         truth = about.view.working_mask(dataset.read_mask(example))
+        mask = maps[0] >= about.threshold
         rows.append(figures(maps, pixels, about.threshold, about.confidence))
-        dice.append(confusion(maps[0] >= about.threshold, truth).dice)
+        if before is not None:
+            (probability,) = before.predict_working([pixels])
+            rows[-1]["earlier"] = confusion(probability >= about.threshold, mask).dice
+        dice.append(confusion(mask, truth).dice)
+        judged.append((example.group, (np.ascontiguousarray(maps[0]), mask, truth)))
+    for row, said in zip(rows, unseen(judged, about.threshold), strict=True):
+        row["unseen"] = said
     found = {name: Reliability.of([row[name] for row in rows], dice) for name in rows[0]}
     print(f"{len(dice)} pictures, mean Dice {np.mean(dice):.3f}\n| figure | Pearson | AUROC |\n| --- | --- | --- |")
     for name, one in found.items():
