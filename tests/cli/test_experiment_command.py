@@ -82,9 +82,9 @@ def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(st
 
     with pytest.raises(ConfigError, match="trained with --seed 0 --precision float32; give the same, or another --out"):
         replace(experiment, seed=1).run()
-    clinic, other = out.parent / "clinic", out.parent / "other"
+    training, other = out.parent / "clinic/training", out.parent / "other"
     split = SplitConfig(fractions=(0.5, 0.25, 0.25), group_pattern="(patient-[0-9]+)", seed=1)
-    prepare_dataset(clinic / "images", clinic / "annotations", Location(str(other)), PrepareConfig(split=split))
+    prepare_dataset(training / "images", training / "annotations", Location(str(other)), PrepareConfig(split=split))
     with pytest.raises(ConfigError, match="has learned from another dataset"):
         replace(experiment, dataset=str(other)).run()
 
