@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 
 import cv2
+import numpy as np
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
@@ -21,12 +22,12 @@ from spermseg.batch.spent import Spent, peak_bytes
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import RunError, first_line
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
 CRASHED = "crashed the decoder"
-DRAWING = DrawConfig(height=256, width=320, scale=0.25)
+DRAWN = np.full((256, 320, 3), 225, np.uint8)
+"""An empty field: what draws cells would make every worker load matplotlib."""
 CHILD_FAILED = (BrokenProcessPool, NotInTimeError)
 """What is raised of a child that ended, or never began."""
 
@@ -73,7 +74,7 @@ class IsolatedSegmenter:
         Raises:
             RunError: not even that can be segmented.
         """
-        data = cv2.imencode(".png", draw_micrograph(0, DRAWING).pixels[..., ::-1])[1].tobytes()
+        data = cv2.imencode(".png", DRAWN)[1].tobytes()
         drawn = Planned(image_id="drawn", uri="drawn.png", size=len(data), data_size=len(data), etag="")
         row = self._try(drawn, Fetched(data=data))
         if not isinstance(row, dict):
