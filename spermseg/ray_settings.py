@@ -56,8 +56,8 @@ def configure_ray_data(context: Any) -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
         for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
+            if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
+                handler.setLevel(logging.CRITICAL)  # of those that show lines, Ray's own: others may hang there, too
 
 
 def connect(init: Callable[..., Any], address: str | None) -> None:

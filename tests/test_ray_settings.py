@@ -1,9 +1,13 @@
-"""A process that is asked to end while Ray starts. Each is a process of its own: signals spare no test runner."""
+"""A process that is asked to end while Ray starts, each of its own: signals spare no test runner; and the log."""
 
+import logging
 import subprocess
 import sys
 
 import pytest
+import ray.data
+
+from spermseg.ray_settings import configure_ray_data
 
 PROCESS = """
 import signal, sys
@@ -54,3 +58,18 @@ def test_what_goes_wrong_while_ray_starts_comes_through_and_the_way_to_end_is_ou
 def test_once_ray_has_started_the_way_to_end_is_our_own_again():
     assert run() == ["ours"]
     assert run(afterwards=ASKED) == ["AskedError", "ignored"]
+
+
+def test_of_the_handlers_of_rays_loggers_only_those_of_ray_are_silenced(caplog):
+    loggers = [logging.getLogger(name) for name in ("ray.data", "ray.train")]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
+    try:
+        configure_ray_data(ray.data.DataContext.get_current())
+        of_ray = [one for logger in loggers for one in logger.handlers if type(one).__name__ == "PlainRayHandler"]
+    finally:
+        for logger in loggers:
+            logger.removeHandler(caplog.handler)
+    assert [handler.level for handler in of_ray] == [logging.CRITICAL]
+    logging.getLogger("spermseg").warning("heard")
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
