@@ -23,7 +23,7 @@ rows = st.lists(st.integers(0, 30), unique=True, min_size=1).map(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_twelve_nights_that_are_broken_into_give_the_table_of_a_calm_one():
     words = [sys.executable, str(CHAOS), "--rounds", "12", "--seed", "0", "--pictures", "120"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

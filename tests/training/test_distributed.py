@@ -30,7 +30,7 @@ from spermseg.training.job import TrainJob
 from spermseg.training.sampling import Sampler, WorkingExample
 from spermseg.training.source import AnnotatedData, DrawnData
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 EPOCHS = 4
 SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
@@ -49,7 +49,7 @@ def train_command(dataset, run: Path, *more: str) -> list[str]:
 
 def train(dataset, run: Path, *more: str) -> subprocess.CompletedProcess:
     command = train_command(dataset, run, *more)
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
 
 
 def history(run: Path) -> list[dict[str, str]]:
