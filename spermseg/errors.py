@@ -60,7 +60,7 @@ class ObjectChangedError(StorageError):
 
 
 class ObjectDeniedError(StorageError, PermissionError):
-    """This one object or file may not be read. Credentials that are good for nothing are a plain `StorageError`."""
+    """This one object or file may not be read. Credentials that are good for nothing are a `StorageRefusedError`."""
 
 
 class StorageRefusedError(StorageError, PermissionError):

@@ -21,14 +21,14 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.spent import Spent, peak_bytes
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import RunError, first_line
+from spermseg.errors import RunError, SpermsegError, first_line
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
 CRASHED = "crashed the decoder"
 DRAWN = np.full((256, 320, 3), 225, np.uint8)
 """An empty field: what draws cells would make every worker load matplotlib."""
-CHILD_FAILED = (BrokenProcessPool, NotInTimeError)
+CHILD_FAILED = (BrokenProcessPool, NotInTimeError, OSError)
 """What is raised of a child that ended, or never began."""
 
 
@@ -47,6 +47,7 @@ class IsolatedSegmenter:
 
         Raises:
             RunError: no child could be started, or none can segment anything here.
+        SpermsegError: what a child raised when it started.
         """
         started = time.perf_counter()
         rows = [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
@@ -115,26 +116,35 @@ class IsolatedSegmenter:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._child is None:
-            self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(self._segmenting,))
             try:
-                self._child.submit(_started).result(START_S)
+                self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(self._segmenting,))
+                wrong = self._child.submit(_started).result(START_S)
             except CHILD_FAILED as error:
                 self.close()
                 raise RunError(f"a process that segments could not be started: {first_line(error)}") from error
+            if wrong:
+                self.close()
+                raise wrong
         return self._child
 
 
 _segmenter: UnitSegmenter
 """Of a child process."""
+_wrong: SpermsegError | None = None
+"""Why it has none: raised where the process starts, its stack trace would be shown, and the error be lost."""
 
 
 def _start(segmenting: Segmenting) -> None:
-    global _segmenter
-    _segmenter = segmenting.start(threads=1)
+    global _segmenter, _wrong
+    try:
+        _segmenter = segmenting.start(threads=1)
+    except SpermsegError as error:
+        _wrong = error
 
 
-def _started() -> None:
-    """Do nothing: that it returns tells that the child is ready."""
+def _started() -> SpermsegError | None:
+    """Return what went wrong when this process started; that it returns tells that it has."""
+    return _wrong
 
 
 def _segment(one: Planned, fetched: Fetched) -> Row:

@@ -18,7 +18,7 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.spent import Spent
 from spermseg.batch.transfer import DecodeUnits, FetchUnits, open_plan
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import ConfigError, RunError, first_line
+from spermseg.errors import ConfigError, RunError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.ray_settings import configure_ray_data, connect
@@ -34,7 +34,7 @@ NO_PROGRESS_S = 1800
 """A pipeline that finishes nothing for so long is ended rather than left to hang."""
 FAILURES_AT_FIRST = 8
 """When so many units failed in the first pass of a run and none is done, no micrograph is to blame. In the second, or
-in a run that goes on, one may be: only units that failed are left. In isolation it is the machine that fails."""
+in a run that goes on, one may be: units that failed come first, or alone. In isolation it is the machine that fails."""
 MOST_BLOCKS = 1000
 """That a pass begins as. Each costs the driver 3 ms before the first unit is done; a task fetches the units of one."""
 FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
@@ -124,6 +124,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 
     Raises:
         ConfigError: more GPUs are asked for than the cluster has.
+        StorageRefusedError: the storage does not accept who asks.
         RunError: there is no such cluster, the storage failed, or units could not be segmented even in isolation. What
             is written stays; the same command goes on.
     """
@@ -163,6 +164,8 @@ def _run(
                 failures.append(row["failure"])
                 none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
                 at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
+                if row["refused"]:
+                    raise StorageRefusedError(_words_of_a_stop(row["failure"]))
                 if row["outage"] or (none_to_blame and at_first):
                     raise _stopped(row["failure"])
             else:
@@ -228,7 +231,11 @@ def _configure() -> None:
 
 
 def _stopped(why: str) -> RunError:
-    return RunError(f"the run stopped: {why}; what is written stays, and the same command goes on")
+    return RunError(_words_of_a_stop(why))
+
+
+def _words_of_a_stop(why: str) -> str:
+    return f"the run stopped: {why}; what is written stays, and the same command goes on"
 
 
 def _what_happened(error: BaseException) -> str:

@@ -129,7 +129,7 @@ def _job(night: Night, run_id: str) -> PipelineJob:
 
 
 def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
-    """Say so where a run goes on with another engine or precision than it began with: pixels at edges may differ."""
+    """Say so where a run is to go on with another engine or precision than it was begun with: edges may differ."""
     begun = read_predict_config(plan.metadata.get("predict", night.predict.text))
     if (begun.engine, begun.precision) != (night.predict.engine, night.predict.precision):
         logger.warning(

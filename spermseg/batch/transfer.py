@@ -15,7 +15,7 @@ from spermseg.batch.decoding import Decoded, Decoder
 from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.plan import Plan
 from spermseg.batch.spent import Spent
-from spermseg.errors import StorageError, first_line
+from spermseg.errors import StorageError, StorageRefusedError, first_line
 from spermseg.storage.filesystem import Location
 
 Row = dict[str, Any]
@@ -26,7 +26,7 @@ def failure(unit: int, error: Exception) -> Row:
     """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
     outage = isinstance(error, StorageError)
     said = first_line(error) if outage else f"{type(error).__name__}: {first_line(error)}"
-    return {"unit": unit, "failure": said, "outage": outage}
+    return {"unit": unit, "failure": said, "outage": outage, "refused": isinstance(error, StorageRefusedError)}
 
 
 @lru_cache(maxsize=1)

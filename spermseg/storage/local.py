@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -171,5 +172,6 @@ def _storage_error(path: str, verb: str, error: OSError) -> StorageError:
         return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
     if error.errno == errno.ELOOP:
         return ObjectMissingError(f"{path} is not there: its link leads round in circles")
-    kind = StorageRefusedError if error.errno in REFUSED else StorageError
+    refused = error.errno in REFUSED or (verb == "made" and error.errno in IN_THE_WAY)
+    kind = StorageRefusedError if refused else StorageError
     return kind(f"{path} could not be {verb}: {error.strerror}")

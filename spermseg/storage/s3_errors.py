@@ -13,6 +13,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
@@ -77,6 +78,8 @@ def s3_errors(path: str) -> Iterator[None]:
         ) from error
     except (ResponseParserError, HTTPError) as error:  # the text of one carries the answer
         raise StorageError(f"s3://{path}: the server's answer broke off or is no S3; check the endpoint") from error
+    except ParamValidationError as error:
+        raise StorageRefusedError(f"s3://{path} is no name that S3 knows: {one_line(error)}") from error
     except BotoCoreError as error:
         raise StorageError(f"s3://{path}: {one_line(error)}") from error
     except ClientError as error:

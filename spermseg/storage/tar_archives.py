@@ -90,8 +90,8 @@ class _Listing:
             while (entry := archive.next()) is not None:
                 if entry.size < 0 or archive.offset <= self.position:
                     raise tarfile.ReadError(f"an impossible size of {entry.size} bytes")
-                if len(self.members) == MOST_MEMBERS:
-                    raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} members")
+                if not entry.isdir() and len(self.members) == MOST_MEMBERS:
+                    raise StreamEndsError(f"the archive has more than {MOST_MEMBERS:,} files: pack these as another")
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))

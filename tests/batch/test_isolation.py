@@ -1,5 +1,6 @@
 """Pictures that crash, hang or starve their decoder, alone and among others."""
 
+import errno
 import hashlib
 import multiprocessing
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 from dark_cells import CELLS, HALF, VIEW, picture
 from hostile_decoder import decode, marked
 
+from spermseg.batch import isolation
 from spermseg.batch.bounds import limit_memory
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
@@ -18,7 +20,7 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import RunError
+from spermseg.errors import ModelFileError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
@@ -118,10 +120,24 @@ def test_where_nothing_can_be_segmented_no_upload_is_blamed(segmenting):
         isolated.segment(*unit_of(picture(3)))
 
 
-def test_a_child_that_cannot_be_started_is_one_line(segmenting):
+def test_a_child_that_cannot_segment_says_why_in_one_line(segmenting, capfd):
     with (
         closing(IsolatedSegmenter(replace(segmenting, model=b"no model"))) as isolated,
-        pytest.raises(RunError, match="a process that segments could not be started: ") as caught,
+        pytest.raises(ModelFileError) as caught,
+    ):
+        isolated.segment(*unit_of(picture(3)))
+    assert "\n" not in caught.value.message
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_child_that_the_machine_does_not_start_is_one_line(segmenting, monkeypatch):
+    def no_process(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(isolation, "ProcessPoolExecutor", no_process)
+    with (
+        closing(IsolatedSegmenter(segmenting)) as isolated,
+        pytest.raises(RunError, match=r"could not be started: .*Too many open files") as caught,
     ):
         isolated.segment(*unit_of(picture(3)))
     assert "\n" not in caught.value.message

@@ -1,15 +1,18 @@
 """The pipeline on real Ray processes: one small cluster for all tests, since each costs several seconds."""
 
+from dataclasses import replace
+
 import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
 
-from spermseg.batch import run
-from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, run_pipeline
+from spermseg.batch import pipeline, run
+from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, Workers, run_pipeline
 from spermseg.batch.plan import Planned, encode_plan
 from spermseg.batch.receipt import run_folder, verify
 from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import Progress, segment_night
-from spermseg.errors import ConfigError, RunError
+from spermseg.batch.transfer import failure
+from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location
 
 pytestmark = pytest.mark.ray
@@ -85,6 +88,44 @@ def test_a_storage_that_keeps_failing_stops_the_run_in_one_line_and_rejects_noth
     assert "\n" not in caught.value.message
     assert "Ray" not in "".join(capfd.readouterr())
     assert not [row for table in read_units(out) for row in table.to_pylist() if row["status"] == "rejected"]
+
+
+FAILED = {"unit": 0, "failure": "ValueError: no such thing", "outage": False, "refused": False}
+
+
+@pytest.mark.parametrize(
+    ("number", "goes_on", "stops"),
+    [(0, False, True), (0, True, False), (1, False, False), (1, True, False), (2, False, True), (2, True, True)],
+)
+def test_where_the_first_units_all_fail_the_run_stops_but_where_uploads_may_be_to_blame(
+    uploads, out, model, monkeypatch, number, goes_on, stops
+):
+    """What failed before comes first in the second pass, and in a run that goes on. In isolation none is to blame."""
+    night = night_over(uploads, out, model)
+    job = replace(pipeline_job(night, out), goes_on=goes_on)
+    failed = [FAILED | {"unit": unit} for unit in range(FAILURES_AT_FIRST + 1)]
+    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
+    if stops:
+        with pytest.raises(RunError, match="the run stopped: ValueError: no such thing; what is written stays"):
+            pipeline._run(job, list(range(20)), Workers(), lambda done: None, number)
+    else:
+        left = pipeline._run(job, list(range(20)), Workers(), lambda done: None, number)
+        assert left == (list(range(20)), "ValueError: no such thing")
+
+
+@pytest.mark.parametrize(("error", "kind"), [(StorageRefusedError, StorageRefusedError), (StorageError, RunError)])
+def test_storage_that_fails_in_a_worker_ends_the_run_as_it_would_here(uploads, out, model, monkeypatch, error, kind):
+    failed = [failure(3, error("s3://clinic: access denied"))]
+    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
+    with pytest.raises(kind, match="the run stopped: s3://clinic: access denied; what is written stays"):
+        pipeline._run(pipeline_job(night_over(uploads, out, model), out), [3, 4], Workers(), lambda done: None, 0)
+
+
+class Rows(list):
+    """What the last stage hands on."""
+
+    def iter_rows(self):
+        return iter(self)
 
 
 def planned_with_an_outage(night):

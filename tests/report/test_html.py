@@ -286,6 +286,10 @@ def test_runs_that_are_left_out_because_they_have_not_finished_are_said_to_be():
     assert "Complete." in text
     assert "Left out: 2 runs that have not finished." in text
     assert "Left out" not in _Page(render([result_row(1)], pictures=0, finished_only=True)).text
+    twice = [result_row(1), result_row(1)]
+    text = _Page(render(twice, unfinished=["run-2"], pictures=0, finished_only=True)).text
+    assert "This archive does not add up." in text
+    assert "Left out: 1 run that has not finished." in text
     text = _Page(render([], [], unfinished=["run-2"], finished_only=True)).text
     assert "Nothing yet. No run has finished." in text
     assert "Left out: 1 run that has not finished." in text
@@ -294,9 +298,9 @@ def test_runs_that_are_left_out_because_they_have_not_finished_are_said_to_be():
 def test_an_upload_that_was_replaced_and_segmented_again_is_said_to_count_twice():
     retaken = result_row(1, image_id="f" * 64, content_sha256="e" * 64, run_id="run-2")
     text = _Page(render([result_row(1), retaken, result_row(2)], pictures=0)).text
-    assert "1 upload replaced by another picture of the same name and segmented again: both count." in text
+    assert "1 upload segmented again since the file, or its archive, had changed: both count." in text
     listed_twice = result_row(1, image_id="f" * 64)  # by one archive, in one run
-    assert "replaced by another" not in _Page(render([result_row(1), listed_twice], pictures=0)).text
+    assert "segmented again" not in _Page(render([result_row(1), listed_twice], pictures=0)).text
 
 
 def test_where_the_table_is_cut_what_is_flagged_is_kept():
