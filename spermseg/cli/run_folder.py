@@ -35,22 +35,27 @@ def check_run(out: Location, *, resume: bool) -> None:
         raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
 
 
-def keep_settings(out: Location, settings: Mapping[str, Any], *, resume: bool) -> None:
-    """Write down the settings of a training, `snapshots` among them.
+def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Write down the settings of a training, `snapshots` among them, and return them.
+
+    Where it goes on, the snapshots that were asked for before are among them.
 
     Raises:
         ConfigError: a training that is to go on was begun with others; only epochs, and snapshots, that are not done
             yet may be others.
     """
     place = out.child(SETTINGS)
-    settings = json.loads(json.dumps(settings))
+    settings: dict[str, Any] = json.loads(json.dumps(given))
     if resume and place.exists():
-        _check_goes_on(out, _read(place), settings)
+        before = _read(place)
+        _check_goes_on(out, before, settings)
+        settings["snapshots"] = sorted({*before["snapshots"], *settings["snapshots"]})
     place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    return settings
 
 
 def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]) -> None:
-    done = _epochs_done(out)
+    done = epochs_done(out)
     if now["train"]["epochs"] < done:
         raise ConfigError(f"got --epochs {now['train']['epochs']}; {out.uri} has done {done}: as many, or more")
     late = [epoch for epoch in now["snapshots"] if epoch <= done and epoch not in before["snapshots"]]
@@ -65,8 +70,8 @@ def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]
         raise ConfigError(f"{out.uri} was begun with other settings ({names}); resume with the same, or another --out")
 
 
-def _epochs_done(out: Location) -> int:
-    """Return how many epochs are written down."""
+def epochs_done(out: Location) -> int:
+    """Return how many epochs of a training are written down."""
     place = out.child(HISTORY)
     return max(0, len(place.read_bytes().splitlines()) - 1) if place.exists() else 0
 
@@ -74,7 +79,7 @@ def _epochs_done(out: Location) -> int:
 def _read(place: Location) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(place.read_bytes())
-        settings["train"]["epochs"], settings["snapshots"]
+        settings["train"]["epochs"], {*settings["snapshots"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{place.uri} is damaged, or of an earlier version; train again, with another --out"

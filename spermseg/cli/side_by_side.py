@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from spermseg.cli.run_folder import epochs_done
 from spermseg.cli.train import Train
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
@@ -47,7 +48,7 @@ def train_side_by_side(trainings: Mapping[str, Train], at_once: int) -> None:
                 log.seek(0)
                 _place(trainings[name]).child(LOG).write_bytes(log.read())
                 failed += [name] if process.returncode else []
-            bar.update(sum(_epochs_done(one) for one in trainings.values()) - bar.n)
+            bar.update(sum(epochs_done(_place(one)) for one in trainings.values()) - bar.n)
     if failed:
         logs = ", ".join(_place(trainings[name]).child(LOG).uri for name in trainings if name in failed)
         raise RunError(f"{len(failed)} of {len(trainings)} trainings failed; see {logs}")
@@ -73,11 +74,6 @@ def _words(name: str, value: Any) -> Iterable[str]:
 
 def _place(training: Train) -> Location:
     return Location(training.out, training.endpoint_url)
-
-
-def _epochs_done(training: Train) -> int:
-    history = _place(training).child("history.csv")
-    return max(0, len(history.read_bytes().splitlines()) - 1) if history.exists() else 0
 
 
 def _stop(running: Mapping[str, tuple["subprocess.Popen[bytes]", IO[bytes]]]) -> None:

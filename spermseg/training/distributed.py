@@ -68,6 +68,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     Raises:
         ConfigError: the batch cannot be shared out among the workers.
         DatasetError: the dataset is missing or damaged.
+        StorageError: the dataset could not be read.
         RunError: the training failed more often than `max_failures`.
     """
     if job.config.batch_size % scaling.workers:
@@ -86,6 +87,8 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     except ray.train.TrainingFailedError as error:
         raise RunError(f"the training failed: {cause_of(error)}; its last epoch is kept: --resume goes on") from error
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SpermsegError):
+            raise error.cause from error
         raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
     finally:
         ray.shutdown()

@@ -173,8 +173,9 @@ class _ImageIndex:
             if path in self._paths:
                 return [path]
         found = self._by_name.get(named.name) or (self._by_stem.get(entry.json.stem, []) if entry.alone else [])
-        elsewhere = len(found) == 1 and not PurePosixPath(found[0]).is_relative_to(home)
-        return [] if elsewhere else found
+        here = [one for one in found if PurePosixPath(one).is_relative_to(home)]
+        above = [one for one in found if one not in here and PurePosixPath(one).parent in own.parents]
+        return here + above if here else []
 
 
 def _report_unpaired(entry: _Entry, candidates: Sequence[str], images: Path, problems: Problems) -> None:

@@ -29,21 +29,21 @@ def test_a_training_that_never_began_leaves_the_folder_to_any_other(out):
 
 
 @pytest.mark.parametrize(
-    "now",
+    ("now", "kept"),
     [
-        SETTINGS,
-        changed(epochs=20),
-        changed(epochs=7),
-        changed(epochs=20, snapshots=(5, 15)),
-        changed(snapshots=(5, 8)),
-        changed(snapshots=()),
+        (SETTINGS, SETTINGS),
+        (changed(epochs=20), changed(epochs=20)),
+        (changed(epochs=7), changed(epochs=7)),
+        (changed(epochs=20, snapshots=(5, 15)), changed(epochs=20, snapshots=(5, 15))),
+        (changed(snapshots=(8,)), changed(snapshots=(5, 8))),
+        (changed(snapshots=()), SETTINGS),
     ],
 )
-def test_a_training_goes_on_with_the_same_settings_and_with_epochs_of_which_none_is_undone(out, now):
+def test_a_training_goes_on_with_the_same_settings_and_with_epochs_of_which_none_is_undone(out, now, kept):
     keep_settings(out, SETTINGS, resume=False)
     out.child("history.csv").write_bytes(b"epoch,val_dice\n" + b"1,0.5\n" * 7)
-    keep_settings(out, now, resume=True)
-    assert json.loads(out.child("settings.json").read_bytes()) == now
+    assert keep_settings(out, now, resume=True) == kept
+    assert json.loads(out.child("settings.json").read_bytes()) == kept
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,17 @@ def test_a_training_does_not_go_on_as_another(out, now, problem):
     assert json.loads(out.child("settings.json").read_bytes()) == SETTINGS
 
 
-@pytest.mark.parametrize("content", [b"", b'{"train": {"epo', b"[]", b"{}", b'{"train": {"epochs": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"train": {"epo',
+        b"[]",
+        b"{}",
+        b'{"train": {"epochs": 3}}',
+        b'{"train": {"epochs": 3}, "snapshots": null}',
+    ],
+)
 def test_settings_that_cannot_be_read_are_one_line(out, content):
     out.child("settings.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"settings.json is damaged, or of an earlier version"):

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray.exceptions
 import ray.train
 import torch
 
-from spermseg.errors import ConfigError, StorageError
+from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
@@ -239,6 +240,27 @@ class Board:
 
     def __call__(self):
         return "report"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (StorageError("s3://clinic: no answer"), StorageError, "^s3://clinic: no answer$"),
+        (ValueError("no such thing"), DatasetError, "dataset could not be read: no such thing$"),
+    ],
+)
+def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
+    tiny_dataset, tmp_path, monkeypatch, raised, kind, said
+):
+    def fail(*_):
+        raise ray.exceptions.RayTaskError("load", "Traceback ...", raised)
+
+    monkeypatch.setattr(distributed, "connect", lambda init, address: None)
+    monkeypatch.setattr(distributed, "_Board", Board())
+    monkeypatch.setattr(distributed, "_trainer", fail)
+    with pytest.raises(SpermsegError, match=said) as caught:
+        train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
+    assert type(caught.value) is kind
 
 
 def test_progress_that_cannot_be_written_is_said_and_tried_again(monkeypatch):

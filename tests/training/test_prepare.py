@@ -243,6 +243,15 @@ def test_nor_where_annotations_have_a_folder_of_their_own_beside_the_pictures(tm
     }
 
 
+def test_pictures_of_one_name_in_the_folders_of_several_patients_are_told_apart(tmp_path):
+    for patient in ("patient-1", "patient-2"):
+        draw(tmp_path, f"{patient}/images/1.png")
+        draw(tmp_path, f"{patient}/images/2.png")
+        annotate(tmp_path, f"{patient}/json/1.png", "1.png")
+        annotate(tmp_path, f"{patient}/json/2.png", "")
+    assert prepare(tmp_path).left_out == ()
+
+
 def test_a_picture_that_is_named_by_its_place_is_the_one_whatever_lies_below_the_annotation(tmp_path):
     draw(tmp_path, "p1/x.png")
     draw(tmp_path, "p1/json/overlays/x.png")
