@@ -103,8 +103,9 @@ def main(options: Options) -> None:
             rows[-1]["earlier"] = confusion(probability >= about.threshold, mask).dice
         dice.append(confusion(mask, truth).dice)
         judged.append((example.group, (np.ascontiguousarray(maps[0]), mask, truth)))
-    for row, said in zip(rows, unseen(judged, about.threshold), strict=True):
-        row["unseen"] = said
+    if len({group for group, _ in judged}) > 1:
+        for row, said in zip(rows, unseen(judged, about.threshold), strict=True):
+            row["unseen"] = said
     found = {name: Reliability.of([row[name] for row in rows], dice) for name in rows[0]}
     print(f"{len(dice)} pictures, mean Dice {np.mean(dice):.3f}\n| figure | Pearson | AUROC |\n| --- | --- | --- |")
     for name, one in found.items():
