@@ -38,7 +38,7 @@ def check_run(out: Location, *, resume: bool) -> None:
 def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
     """Write down the settings of a training, `snapshots` among them, and return them.
 
-    Where it goes on, the snapshots that were asked for before are among them.
+    Where it goes on, the snapshots that were asked for before are among them, as far as it goes.
 
     Raises:
         ConfigError: a training that is to go on was begun with others; only epochs, and snapshots, that are not done
@@ -49,7 +49,8 @@ def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> d
     if resume and place.exists():
         before = _read(place)
         _check_goes_on(out, before, settings)
-        settings["snapshots"] = sorted({*before["snapshots"], *settings["snapshots"]})
+        asked = {epoch for epoch in before["snapshots"] if epoch <= settings["train"]["epochs"]}
+        settings["snapshots"] = sorted(asked | {*settings["snapshots"]})
     place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
     return settings
 

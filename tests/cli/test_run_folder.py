@@ -46,6 +46,11 @@ def test_a_training_goes_on_with_the_same_settings_and_with_epochs_of_which_none
     assert json.loads(out.child("settings.json").read_bytes()) == kept
 
 
+def test_a_training_that_is_ended_early_forgets_the_snapshots_that_it_will_not_reach(out):
+    keep_settings(out, changed(snapshots=(5, 9)), resume=False)
+    assert keep_settings(out, changed(epochs=7), resume=True) == changed(epochs=7)
+
+
 @pytest.mark.parametrize(
     ("now", "problem"),
     [
