@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,10 +25,6 @@ from spermseg.errors import (
     StorageRefusedError,
     TooManyRejectedError,
 )
-
-# Before PyTorch is loaded, here and in what Ray starts: threads that wait for each other sleep. As they would wait, by
-# looking again and again, they take the CPU from what runs beside them, and from the very threads they wait for.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
