@@ -109,7 +109,7 @@ class Layout:
 def _spans(length: int, padded: int, window: int, halo: int) -> tuple[Span, ...]:
     """Cut one axis: the first window starts at 0, the last one ends at the padded end, if it owns pixels at all."""
     last = padded - window
-    starts = [*range(0, last, window - 2 * halo), last]
+    starts = [*range(0, last, window - 2 * halo), last] if last else [0]  # one window may hold no more than the halos
     edges = [0, *(min(start + halo, length) for start in starts[1:]), length]
     return tuple(
         Span(read=start, core_start=edge, core_stop=end)

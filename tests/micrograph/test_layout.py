@@ -18,8 +18,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     """Windows of any size, over a picture that mirrors beyond its end."""
     shape, halo = draw(shapes), ALIGNMENT * draw(st.integers(0, 4))
     least = 2 * halo + ALIGNMENT
-    padded = tuple(max(aligned(side), least) + ALIGNMENT * draw(st.integers(0, 2)) for side in shape)
-    window = tuple(ALIGNMENT * draw(st.integers(least // ALIGNMENT, side // ALIGNMENT)) for side in padded)
+    padded = tuple(aligned(side) + ALIGNMENT * draw(st.integers(0, 2)) for side in shape)
+    window = tuple(ALIGNMENT * draw(st.integers(min(least, side) // ALIGNMENT, side // ALIGNMENT)) for side in padded)
     return Layout(shape=shape, padded=padded, window=window, halo=halo)
 
 
