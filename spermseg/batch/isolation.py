@@ -47,7 +47,7 @@ class IsolatedSegmenter:
 
         Raises:
             RunError: no child could be started, or none can segment anything here.
-        SpermsegError: what a child raised when it started.
+            SpermsegError: what a child raised when it started.
         """
         started = time.perf_counter()
         rows = [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]

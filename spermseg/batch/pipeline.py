@@ -18,7 +18,7 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.spent import Spent
 from spermseg.batch.transfer import DecodeUnits, FetchUnits, open_plan
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import ConfigError, RunError, StorageRefusedError, first_line
+from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.ray_settings import configure_ray_data, connect
@@ -165,7 +165,7 @@ def _run(
                 none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
                 at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
                 if row["refused"]:
-                    raise StorageRefusedError(_words_of_a_stop(row["failure"]))
+                    raise _stopped(row["failure"], StorageRefusedError)
                 if row["outage"] or (none_to_blame and at_first):
                     raise _stopped(row["failure"])
             else:
@@ -230,12 +230,8 @@ def _configure() -> None:
     context.target_max_block_size = 1  # bytes: each unit that a task fetches is a block of its own, and goes on at once
 
 
-def _stopped(why: str) -> RunError:
-    return RunError(_words_of_a_stop(why))
-
-
-def _words_of_a_stop(why: str) -> str:
-    return f"the run stopped: {why}; what is written stays, and the same command goes on"
+def _stopped(why: str, kind: type[SpermsegError] = RunError) -> SpermsegError:
+    return kind(f"the run stopped: {why}; what is written stays, and the same command goes on")
 
 
 def _what_happened(error: BaseException) -> str:

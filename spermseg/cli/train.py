@@ -155,20 +155,21 @@ class Train:
         data = self._data(chosen)
         chosen = self._with_classes(chosen, data)
         _check_data(data)
-        settings = settings_of(chosen, begun, data) | {"snapshots": sorted(self.snapshots)}
-        kept = keep_settings(out, settings, resume=self.resume)
         job = TrainJob(
             data=data,
             network=chosen.network,
             view=chosen.view,
             config=chosen.train,
             threshold=chosen.cells.threshold,
-            snapshots=kept["snapshots"],
+            snapshots=self.snapshots,
             first_weights=None if begun is None else first_weights(begun, chosen.network, chosen.train.seed),
         )
         scaling = Scaling(
             workers=self.workers, gpu=wants_gpu(self.gpu), max_failures=self.max_failures, address=self.address
         )
+        settings = settings_of(chosen, begun, data) | {"snapshots": sorted(self.snapshots)}
+        kept = keep_settings(out, settings, resume=self.resume)
+        job = replace(job, snapshots=kept["snapshots"])
         with TrainingRecord(out, chosen) as record:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
