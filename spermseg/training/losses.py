@@ -84,10 +84,11 @@ def _cldice(probability: Tensor, target: Tensor) -> Tensor:
 
 def soft_centreline(mask: Tensor) -> Tensor:
     """Return what is left of a soft mask (N, C, Y, X), 0-1, when it is thinned, by minima and maxima of neighbours."""
-    line = functional.relu(mask - _opened(mask))
+    eroded = _eroded(mask)
+    line = functional.relu(mask - _dilated(eroded))
     for _ in range(THINNINGS):
-        mask = _eroded(mask)
-        line = line + functional.relu(functional.relu(mask - _opened(mask)) * (1 - line))
+        mask, eroded = eroded, _eroded(eroded)
+        line = line + functional.relu(functional.relu(mask - _dilated(eroded)) * (1 - line))
     return line
 
 
@@ -97,8 +98,8 @@ def _eroded(mask: Tensor) -> Tensor:
     return torch.minimum(across, along)
 
 
-def _opened(mask: Tensor) -> Tensor:
-    return functional.max_pool2d(_eroded(mask), 3, stride=1, padding=1)
+def _dilated(mask: Tensor) -> Tensor:
+    return functional.max_pool2d(mask, 3, stride=1, padding=1)
 
 
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
