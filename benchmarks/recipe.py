@@ -40,6 +40,8 @@ VARIANTS = (
     Variant(name="started from drawings", why="as the recipe does, at length", train=("--init", "shipped")),
     Variant(name="half the resolution", why="tails are 5 px wide there", train=("--scale", "0.5")),
     Variant(name="a third of the resolution", why="in between", train=("--scale", "0.33")),
+    Variant(name="native resolution", why="all there is", train=("--scale", "1")),
+    Variant(name="an eighth of the resolution", why="coarser", train=("--scale", "0.125")),
     Variant(name="hard labels", why="a pixel is cell or not", train=("--soft-labels", "no")),
     Variant(
         name="pixel by pixel",

@@ -129,7 +129,7 @@ class UnitSegmenter:
         working = maps[0] if cells_config.headed else maps
         confidence = self._confidence.judge(working, cells_config.threshold)
         if cells_config.headed:
-            working = keep_headed(working, maps[1], cells_config.threshold)
+            working = keep_headed(working, maps[1], cells_config.threshold, self.settings.view.scale)
         probability = to_native(working, one.native_shape)
         labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
         cells = measure_cells(labels, probability, self.settings.um_per_px)

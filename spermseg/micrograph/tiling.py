@@ -5,6 +5,7 @@ halo covers the network's reach, the map is that of the whole picture, whatever 
 as large as memory allows. Where it does not, the windows are the tiles that the network has learned from.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +18,8 @@ from spermseg.micrograph.layout import ALIGNMENT, Layout, Shape, aligned, choose
 
 HALF = 128
 """Cover of a pixel of which at least half is in a mask."""
+NATIVE_SIDE = math.sqrt(2452 * 2056)
+"""Side of a square as large as the paper's pictures, px."""
 
 
 class View(Protocol):
@@ -25,6 +28,10 @@ class View(Protocol):
     @property
     def tile(self) -> int:
         """Side of what the network learns from, px."""
+
+    @property
+    def scale(self) -> float:
+        """Working resolution over native resolution, in each direction; at most 1."""
 
     def working_shape(self, shape: Shape) -> Shape:
         """Return the shape at the working resolution of a picture of a native shape."""
@@ -67,6 +74,11 @@ class WholeFrame:
     def tile(self) -> int:
         """Side of what the network learns from, px."""
         return self.size
+
+    @property
+    def scale(self) -> float:
+        """What a picture of the paper's size shrinks by, in the mean of both directions."""
+        return min(1.0, self.size / NATIVE_SIDE)
 
     def working_shape(self, shape: Shape) -> Shape:  # noqa: ARG002 (of any)
         """Return (size, size)."""

@@ -8,35 +8,39 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-GAP = 4
-"""Pieces this near to each other, px at the working resolution, hang together: a faint tail has gaps."""
-LEAST_HEAD = 16
-"""Pixels of a head, at the working resolution; fewer are a speck."""
-RIM = 2
-"""Px around what is dropped that are dropped, too: they are its edge."""
+GAP = 16
+"""Pieces this near to each other, native px, hang together: a faint tail has gaps."""
+LEAST_HEAD = 256
+"""Pixels of a head, native; fewer are a speck."""
+RIM = 8
+"""Native px around what is dropped that are dropped, too: they are its edge."""
 
 
-def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.bool_]:
     """Return where (Y, X) a map finds a cell that has no head.
 
     Args:
         cell: (Y, X), 0-1: the probability of the whole cell.
         head: (Y, X), 0-1: that of a head.
         threshold: probability from which a pixel is a cell's or a head's.
+        scale: resolution of the maps over the native one (`View.scale`).
     """
+    gap, rim = (max(1, round(length * scale)) for length in (GAP, RIM))
     found = (cell >= threshold).astype(np.uint8)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP + 1, GAP + 1))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
     _, groups = cv2.connectedComponents(cv2.dilate(found, disc), connectivity=8)
     _, heads, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
-    is_head = figures[:, cv2.CC_STAT_AREA] >= LEAST_HEAD
+    is_head = figures[:, cv2.CC_STAT_AREA] >= LEAST_HEAD * scale**2
     is_head[0] = False
     has_head = np.zeros(groups.max() + 1, bool)
     has_head[groups[is_head[heads]]] = True
     dropped = (found == 1) & ~has_head[groups]
-    rim = cv2.dilate(dropped.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) == 1
+    rim = cv2.dilate(dropped.astype(np.uint8), np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) == 1
     return np.asarray(dropped | (rim & (found == 0)))
 
 
-def keep_headed(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+def keep_headed(
+    cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float
+) -> NDArray[np.float32]:
     """Return a map of the whole cell (Y, X) that is 0 where `headless` says so; the arguments are the same."""
-    return np.where(headless(cell, head, threshold), np.float32(0), cell)
+    return np.where(headless(cell, head, threshold, scale), np.float32(0), cell)

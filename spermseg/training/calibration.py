@@ -111,7 +111,7 @@ class Calibrator:
 
     def _cell(self, maps: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
         """Return the probability of the whole cell (Y, X), without the cells that have no head where that is asked."""
-        return keep_headed(maps[0], maps[1], threshold) if self.headed else maps[0]
+        return keep_headed(maps[0], maps[1], threshold, self.view.scale) if self.headed else maps[0]
 
     def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
         """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""

@@ -216,6 +216,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             tile=job.view.tile,
             config=job.config,
             classes=job.network.classes,
+            scale=job.view.scale,
             rank=rank,
             workers=size,
         )

@@ -10,8 +10,8 @@ from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.model.headed import headless
 from spermseg.training.cover import UNKNOWN, known
 
-NEAR = 3
-"""Px at the working resolution: what is found this near to an annotated cell is its edge, and no other cell's."""
+NEAR = 12
+"""Native px: what is found this near to an annotated cell is its edge, and no other cell's."""
 
 
 def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -23,7 +23,7 @@ def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bo
     return np.asarray(near[0][:, None] | near[1])
 
 
-def forget_cut_off(cover: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+def forget_cut_off(cover: NDArray[np.uint8], classes: Sequence[str], scale: float) -> NDArray[np.uint8]:
     """Return the cover of a tile in which cells that show no head are UNKNOWN: the tile has cut it off.
 
     Tails whose heads are outside of a picture are not annotated. What a tile shows of a cell without its head looks
@@ -32,15 +32,16 @@ def forget_cut_off(cover: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[
     Args:
         cover: (Y, X, classes), how much of each pixel is in the class.
         classes: their names. Without heads among them nothing is known to be cut off, and nothing changes.
+        scale: resolution of the tile over the native one.
     """
     if not {WHOLE_CELL, HEAD} <= set(classes):
         return cover
     cell, head = (known(cover[..., classes.index(part)]) for part in (WHOLE_CELL, HEAD))
-    return np.where(headless(cell, head, 0.5)[..., np.newaxis], np.uint8(UNKNOWN), cover)
+    return np.where(headless(cell, head, 0.5, scale)[..., np.newaxis], np.uint8(UNKNOWN), cover)
 
 
 def loose_pieces(
-    maps: Mapping[str, NDArray[np.float32]], annotated: NDArray[np.bool_], threshold: float
+    maps: Mapping[str, NDArray[np.float32]], annotated: NDArray[np.bool_], threshold: float, scale: float
 ) -> NDArray[np.bool_]:
     """Return where (Y, X) a model finds something that nobody has annotated, and that hangs together with no head.
 
@@ -48,8 +49,10 @@ def loose_pieces(
         maps: class -> probability (Y, X), 0-1, of the whole cell and of heads.
         annotated: (Y, X), the cells that are annotated.
         threshold: from which a pixel is found.
+        scale: resolution of the maps over the native one.
     """
-    square = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
+    near = max(1, round(NEAR * scale))
+    square = np.ones((2 * near + 1, 2 * near + 1), np.uint8)
     elsewhere = cv2.dilate(annotated.astype(np.uint8), square) == 0
     cell, head = (np.where(elsewhere, maps[part], np.float32(0)) for part in (WHOLE_CELL, HEAD))
-    return np.asarray(headless(cell, head, threshold) & elsewhere)
+    return np.asarray(headless(cell, head, threshold, scale) & elsewhere)

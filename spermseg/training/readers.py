@@ -100,7 +100,7 @@ class ModelReader:
         working = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
         confidence = self.confidence.judge(working[WHOLE_CELL], self.threshold)
         if self.headed:
-            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold)
+            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold, self.predictor.view.scale)
             working = {part: np.where(dropped, np.float32(0), one) for part, one in working.items()}
         native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
         return Reading(

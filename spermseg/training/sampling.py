@@ -56,6 +56,8 @@ class Sampler:
     """Batch size, seed, and what is done to an example."""
     classes: tuple[str, ...] = ()
     """What there is cover of."""
+    scale: float = 1.0
+    """Resolution of the examples over the native one."""
     rank: int = 0
     workers: int = 1
 
@@ -90,7 +92,7 @@ class Sampler:
         if rng.random() < self.config.superpose:
             another = self._variant(int(rng.integers(len(self.examples))), variant, rng, augmentation)
             pixels, cover = superpose(pixels, cover, *another, rng.uniform(*FADED))
-        return pixels, forget_cut_off(cover, self.classes) if self.config.ignore_cut else cover
+        return pixels, forget_cut_off(cover, self.classes, self.scale) if self.config.ignore_cut else cover
 
     def _variant(self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation) -> Tile:
         pixels, cover = random_tile(self.examples[index], self.tile, rng, self.config.places)

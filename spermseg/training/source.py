@@ -153,7 +153,7 @@ class AnnotatedData:
             shares = np.divide(drawn.shape, (example.height, example.width))
             cover[border(drawn.shape, self.ignore_border * shares) & ~drawn] = UNKNOWN
         if self.scout is not None:
-            cover[self._loose(self.scout, pixels, drawn)] = UNKNOWN
+            cover[self._loose(self.scout, pixels, drawn, view.scale)] = UNKNOWN
         return WorkingExample(pixels=view.working_pixels(pixels), cover=cover)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
@@ -166,11 +166,13 @@ class AnnotatedData:
             np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
         )
 
-    def _loose(self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _loose(
+        self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_], scale: float
+    ) -> NDArray[np.bool_]:
         """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
         predictor = Predictor(scout, scout.description.view, PredictConfig(device="cpu"), parts=True)
         maps = {part: to_native(one, drawn.shape) for part, one in predictor.predict_parts(pixels).items()}
-        return loose_pieces(maps, drawn, scout.description.threshold)
+        return loose_pieces(maps, drawn, scout.description.threshold, scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +239,9 @@ class DrawnData:
         example = draw_example(rng, view, classes)
         augmentation = Augmentation(config.augment, view.tile)
         pixels, cover = augmentation.variant(example.pixels, example.cover, slot, int(rng.integers(2**31)))
-        return replace(example, pixels=pixels, cover=forget_cut_off(cover, classes) if config.ignore_cut else cover)
+        if config.ignore_cut:
+            cover = forget_cut_off(cover, classes, view.scale)
+        return replace(example, pixels=pixels, cover=cover)
 
 
 def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:

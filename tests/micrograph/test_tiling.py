@@ -63,6 +63,13 @@ def test_a_whole_frame_is_one_square_window(shape):
     assert np.array_equal(tile, working)
 
 
+def test_a_whole_frame_says_by_how_much_it_shrinks_the_papers_pictures():
+    view, native = WholeFrame(size=256), (2056, 2452)
+    height, width = np.divide(view.working_shape(native), native)
+    assert view.scale == pytest.approx((height * width) ** 0.5)
+    assert WholeFrame(size=4096).scale == 1
+
+
 @pytest.mark.parametrize("view", [WholeFrame(size=32), Tiles(scale=0.5, tile=32, halo=0)], ids=str)
 @settings(deadline=None)
 @given(shape=shapes, full=st.booleans())

@@ -9,6 +9,9 @@ from scipy import ndimage
 
 from spermseg.model.headed import GAP, LEAST_HEAD, RIM, headless, keep_headed
 
+SCALE = 0.25
+NEAR, EDGE, HEAD_PX = int(GAP * SCALE), int(RIM * SCALE), int(LEAST_HEAD * SCALE**2)
+
 SHAPE = (48, 64)
 maps = npst.arrays(np.float32, (12, 15), elements=st.floats(0, 1, width=32))
 
@@ -22,39 +25,39 @@ def picture(gap: int = 0, head: int = 8) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(cell, 0.4 * ndimage.binary_dilation(cell > 0.5)), heads
 
 
-@pytest.mark.parametrize("gap", range(GAP + 1))
+@pytest.mark.parametrize("gap", range(NEAR + 1))
 def test_a_tail_stays_with_its_head_over_a_gap_and_a_loose_one_goes(gap):
     cell, heads = picture(gap)
-    kept = keep_headed(cell, heads, 0.5)
+    kept = keep_headed(cell, heads, 0.5, SCALE)
     assert np.array_equal(kept[:30], cell[:30])
     assert (kept[40:43, 20:] == 0).all()
 
 
 def test_a_tail_too_far_from_a_head_goes():
-    cell, heads = picture(gap=GAP + 2)
-    kept = keep_headed(cell, heads, 0.5)
+    cell, heads = picture(gap=NEAR + 2)
+    kept = keep_headed(cell, heads, 0.5, SCALE)
     assert (kept[8:11, 30:60] == 0).all()
     assert (kept[6:14, 4:12] > 0.9).all()
 
 
 def test_a_speck_is_no_head():
-    side = int(LEAST_HEAD**0.5)
+    side = int(HEAD_PX**0.5)
     for head, stays in ((side, True), (side - 1, False)):
         cell, heads = picture(head=head)
-        assert (keep_headed(cell, heads, 0.5)[8:10, 30:60] > 0).all() == stays
+        assert (keep_headed(cell, heads, 0.5, SCALE)[8:10, 30:60] > 0).all() == stays
 
 
 def test_the_soft_edge_of_what_is_dropped_goes_with_it():
     cell, heads = picture()
-    dropped = headless(cell, heads, 0.5)
-    assert dropped[40 - RIM : 43 + RIM, 25:60].all()
-    assert not dropped[: 40 - RIM].any()
+    dropped = headless(cell, heads, 0.5, SCALE)
+    assert dropped[40 - EDGE : 43 + EDGE, 25:60].all()
+    assert not dropped[: 40 - EDGE].any()
 
 
 @given(cell=maps, head=maps, threshold=st.sampled_from([0.2, 0.5, 0.9]))
 @settings(deadline=None)
 def test_no_pixel_is_added_and_whole_pieces_go_or_stay(cell, head, threshold):
-    kept = keep_headed(cell, head, threshold)
+    kept = keep_headed(cell, head, threshold, SCALE)
     assert ((kept == cell) | (kept == 0)).all()
     pieces, count = ndimage.label(cell >= np.float32(threshold), np.ones((3, 3)))
     for piece in range(1, count + 1):
@@ -64,4 +67,14 @@ def test_no_pixel_is_added_and_whole_pieces_go_or_stay(cell, head, threshold):
 
 def test_without_any_head_nothing_stays():
     cell, heads = picture()
-    assert (keep_headed(cell, np.zeros_like(heads), 0.5) < 0.5).all()
+    assert (keep_headed(cell, np.zeros_like(heads), 0.5, SCALE) < 0.5).all()
+
+
+@pytest.mark.parametrize("finer", [2, 4])
+@pytest.mark.parametrize(("gap", "head"), [(0, 8), (NEAR, 8), (NEAR + 2, 8), (0, 3), (0, 4)])
+def test_the_same_picture_at_a_finer_resolution_loses_the_same_cells(gap, head, finer):
+    coarse = headless(*picture(gap, head), 0.5, SCALE)
+    fine = headless(
+        *(np.kron(one, np.ones((finer, finer), np.float32)) for one in picture(gap, head)), 0.5, SCALE * finer
+    )
+    assert np.array_equal(fine, np.kron(coarse, np.ones((finer, finer), bool)))

@@ -104,7 +104,7 @@ def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_b
         ModelReader.of(replace(saved, description=replace(saved.description, headed=headed)), threshold=threshold)
         for headed in (False, True)
     )
-    dropped = headless(maps["cell"], maps["head"], threshold)
+    dropped = headless(maps["cell"], maps["head"], threshold, saved.description.view.scale)
     assert dropped[maps["cell"] >= threshold].all()
     found = headed.read(example, pixels)
     assert np.array_equal(found.working, (maps["cell"] >= threshold) & ~dropped)

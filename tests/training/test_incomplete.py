@@ -15,6 +15,10 @@ from spermseg.training.cover import FULL, UNKNOWN
 from spermseg.training.incomplete import NEAR, forget_cut_off, loose_pieces
 from spermseg.training.source import AnnotatedData
 
+SCALE = 0.25
+EDGE = int(NEAR * SCALE)
+"""What is near at this resolution, px."""
+
 
 @pytest.fixture
 def found():
@@ -29,13 +33,13 @@ def found():
 
 
 def test_a_tail_that_nobody_has_annotated_is_left_out_on_both_sides_of_a_cell_that_it_crosses(found):
-    loose = loose_pieces(*found, 0.5)
-    assert loose[2 : 13 - NEAR, 40:42].all()
-    assert loose[15 + NEAR : 50, 40:42].all()
+    loose = loose_pieces(*found, 0.5, SCALE)
+    assert loose[2 : 13 - EDGE, 40:42].all()
+    assert loose[15 + EDGE : 50, 40:42].all()
 
 
 def test_neither_an_annotated_cell_nor_its_edge_nor_a_cell_with_a_head_is_left_out(found):
-    loose = loose_pieces(*found, 0.5)
+    loose = loose_pieces(*found, 0.5, SCALE)
     _, drawn = found
     assert not loose[drawn].any()
     assert not loose[9:19, 4:14].any()
@@ -54,7 +58,7 @@ def tile():
 
 
 def test_of_a_cell_whose_head_a_tile_cuts_off_nothing_is_learned_and_its_edge_goes_with_it(tile):
-    learned = forget_cut_off(tile, ("cell", "head", "tail"))
+    learned = forget_cut_off(tile, ("cell", "head", "tail"), SCALE)
     assert (learned[0:20, 49:52] == UNKNOWN).all()
     assert np.array_equal(learned[30:], tile[30:])
     assert np.array_equal(learned[:, :40], tile[:, :40])
@@ -63,11 +67,11 @@ def test_of_a_cell_whose_head_a_tile_cuts_off_nothing_is_learned_and_its_edge_go
 
 def test_a_head_of_which_nothing_is_known_is_no_head(tile):
     tile[40:48, 5:13] = UNKNOWN
-    assert (forget_cut_off(tile, ("cell", "head", "tail"))[43:45, 13:60] == UNKNOWN).all()
+    assert (forget_cut_off(tile, ("cell", "head", "tail"), SCALE)[43:45, 13:60] == UNKNOWN).all()
 
 
 def test_where_no_heads_are_learned_all_is_learned(tile):
-    assert np.array_equal(forget_cut_off(tile[..., ::2], ("cell", "tail")), tile[..., ::2])
+    assert np.array_equal(forget_cut_off(tile[..., ::2], ("cell", "tail"), SCALE), tile[..., ::2])
 
 
 @pytest.fixture

@@ -103,10 +103,10 @@ def test_a_tile_that_cuts_the_head_off_a_cell_says_nothing_of_that_cell_where_th
     cover[15:17, 12:, 0] = FULL
     whole = WorkingExample(pixels=np.zeros((*cover.shape[:2], 3), np.uint8), cover=cover)
     config = TrainConfig(batch_size=16, expansion=16, augment="clinic")
-    cut = Sampler(examples=[whole], tile=TILE, config=config, classes=("cell", "head"))
+    cut = Sampler(examples=[whole], tile=TILE, config=config, classes=("cell", "head"), scale=0.25)
     careful_one = replace(cut, config=replace(config, ignore_cut=True))
     plain, careful = (next(one.batches(0))[1] for one in (cut, careful_one))
-    headed = [(tile[..., 1] == FULL).sum() >= LEAST_HEAD for tile in plain]
+    headed = [(tile[..., 1] == FULL).sum() >= LEAST_HEAD * cut.scale**2 for tile in plain]
     assert 0 < sum(headed) < 16
     for before, after, has_head in zip(plain, careful, headed, strict=True):
         known = after != UNKNOWN
