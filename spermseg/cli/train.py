@@ -1,5 +1,6 @@
 """`spermseg train`: a dataset -> a model."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar
@@ -20,7 +21,7 @@ from spermseg.cli.options import (
     is_on,
     wants_gpu,
 )
-from spermseg.cli.run_folder import MODEL, check_run, keep_settings, settings_of
+from spermseg.cli.run_folder import MODEL, check_run, keep_settings, settings_of, snapshot_name
 from spermseg.cli.trained_model import write_models
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
@@ -174,6 +175,8 @@ class Train:
             state = train_on_ray(job, out, scaling, record.show)
             record.keep(state.history)
         write_models(out, chosen, begun, data, state)
+        for epoch in sorted({*job.snapshots} - {*state.snapshots}):
+            print(f"no {snapshot_name(epoch)}: that epoch was done before it was asked for", file=sys.stderr)
         best = state.history[state.best_epoch - 1]
         print(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "

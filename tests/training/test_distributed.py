@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,19 @@ def test_a_killed_training_resumes_with_the_curves_of_an_uninterrupted_one(unint
     assert resumed.returncode == 0, resumed.stderr
     assert history(run) == history(uninterrupted[0])
     assert (run / "model.safetensors").read_bytes() == (uninterrupted[0] / "model.safetensors").read_bytes()
+
+
+def test_a_snapshot_of_an_epoch_that_a_killed_training_had_done_and_not_written_down_is_said_to_be_missing(
+    uninterrupted, tiny_dataset, tmp_path
+):
+    run = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    (run / "history.csv").unlink()
+    (run / "model.safetensors").unlink()
+    resumed = train(tiny_dataset, run, "--resume", "--snapshots", "2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "no model-epoch-2.safetensors: that epoch was done before it was asked for" in resumed.stderr.splitlines()
+    assert (run / "model.safetensors").read_bytes() == (uninterrupted[0] / "model.safetensors").read_bytes()
+    assert history(run) == history(uninterrupted[0])
 
 
 def small_job(dataset, **changes) -> TrainJob:
