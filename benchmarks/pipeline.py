@@ -3,7 +3,7 @@
     python benchmarks/pipeline.py
 
 The same drawn micrographs, as JPEGs, from a folder, from an S3 server on this machine (Ceph's, which takes CPU, too),
-and from one zip; the same weights and the view of the recipe `clinic`. Four ways, in turn:
+and from one zip; the same weights and tiles at half the resolution. Four ways, in turn:
 
 - predictor: decoded pictures in memory -> probability maps, nothing else: the most that this machine can do;
 - without Ray: files in memory -> rows, by the stages that the pipeline is made of;

@@ -132,7 +132,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
     for number in range(SHARED_PASSES + 1):
         if left and number:
             how = ", each picture by itself" if number == SHARED_PASSES else ""
-            logger.warning("%d units are done once more%s: their workers died", len(left), how)
+            logger.warning("%d units are done once more%s: their workers died, or there were none", len(left), how)
         if left:
             left, why = _connected_run(job, left, workers, on_unit, number)
     if left:

@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
         _field("uri", pa.string(), "the file, or the archive that holds it", nullable=False),
         _field("member", pa.string(), "name inside the archive; null for a plain file"),
         _field("content_sha256", pa.string(), "digest of the picture's bytes; twice the same: a sample mix-up?"),
-        _field("group", pa.string(), "patient, slide or session: the first folder below the input"),
+        _field("group", pa.string(), "patient, slide or session: first folder below the input, or within an archive"),
         _field("run_id", pa.string(), "the run that wrote the row", nullable=False),
         _field("retry_of", pa.string(), "image_id of the rejected row that this one replaces; null for a first try"),
         _field("model_sha256", pa.string(), "digest of the model file", nullable=False),
