@@ -58,7 +58,15 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = {"x": 0, "y": 0, "width": 6, "height": 4, "area": 4, "confidence": 0.9, "mask": encode_mask(MASK)}
     seen = {"status": OK, "height_px": 4, "width_px": 6, "focus": 2.0, "mask": encode_mask(MASK), "content_sha256": "c"}
     rows = [
-        {"image_id": "1", "group": "ada", **seen, "n_cells": 1, "cells": [cell], "foreground_fraction": 0.2},
+        {
+            "image_id": "1",
+            "group": "ada",
+            **seen,
+            "n_cells": 3,
+            "n_heads": 1,
+            "cells": [cell],
+            "foreground_fraction": 0.2,
+        },
         {"image_id": "2", "group": "eve", **seen, "n_cells": 0, "cells": [], "foreground_fraction": 0.0},
         {"image_id": "3", "group": "eve", "status": REJECTED, "reason": "the file is empty"},
     ]

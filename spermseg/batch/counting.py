@@ -17,7 +17,7 @@ from spermseg.storage.filesystem import Location
 
 COUNTED = (
     *("image_id", "content_sha256", "run_id", "model_sha256", "recipe_sha256"),
-    *("status", "reason", "width_px", "height_px", "n_cells"),
+    *("status", "reason", "width_px", "height_px", "n_cells", "n_heads"),
 )
 
 
@@ -41,6 +41,8 @@ class Count:
     """Of the pictures that are ok."""
     cells: int = 0
     """Found in them."""
+    heads: int | None = None
+    """The same; None where none were looked for."""
     units: set[str] = field(default_factory=set)
     """Names of the unit files read."""
     damaged: dict[str, str] = field(default_factory=dict)
@@ -100,6 +102,9 @@ def _count_unit(count: Count, unit: dict[str, list[Any]]) -> None:
     count.makers.update(zip(unit["run_id"], unit["model_sha256"], unit["recipe_sha256"], strict=True))
     told = zip(unit["image_id"], unit["status"], unit["content_sha256"], strict=True)
     count.lines.append("\n".join(map(_one_line, told)).encode())
+    found = [number for number in unit["n_heads"] if number is not None]
+    if found:
+        count.heads = (count.heads or 0) + sum(found)
     sizes = zip(unit["width_px"], unit["height_px"], unit["n_cells"], strict=True)
     for status, reason, (width, height, cells) in zip(unit["status"], unit["reason"], sizes, strict=True):
         if status == OK:
@@ -137,6 +142,7 @@ def tally(planned: int, count: Count) -> dict[str, Any]:
         "reasons": dict(sorted(count.reasons.items())),
         "units": len(count.units),
         "cells": count.cells,
+        "heads": count.heads,
         "megapixels": round(count.megapixels, 3),
         "table_sha256": count.table_sha256,
         "machines": sorted(count.machines),

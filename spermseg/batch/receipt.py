@@ -26,7 +26,7 @@ SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 FORECAST = "forecast.json"
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
-SINCE_VERSION_2 = {"model", "table_sha256", "machines"}
+SINCE_VERSION_2 = {"model", "table_sha256", "machines", "heads"}
 """What receipts did not yet say beside tables of version 1."""
 
 
@@ -57,6 +57,8 @@ class Receipt:
     units: int
     """Result files."""
     cells: int
+    heads: int | None
+    """None where none were looked for."""
     megapixels: float
     """Of the pictures that are ok."""
     table_sha256: str

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
-SCHEMA_VERSION = 4
-SINCE_VERSION_2 = {"retry_of"}
-"""Columns that files of version 1 lack; they are read as null."""
+SCHEMA_VERSION = 5
+ADDED = {"retry_of", "n_heads"}
+"""Columns that files of earlier versions lack; they are read as null."""
 MACHINE_KEY = b"spermseg_machine"
 """Key of a unit file's own metadata that names the host which segmented it."""
 SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
@@ -66,6 +66,7 @@ SCHEMA = pa.schema(
         _field("confidence", pa.float32(), "Dice expected of the mask; before version 4, its mean probability", "0-1"),
         _field("mask", pa.string(), "COCO run-length string of the whole mask, height_px x width_px"),
         _field("n_cells", pa.int32(), "connected components of the mask above the least area", "count"),
+        _field("n_heads", pa.int32(), "heads in the mask: how many sperm; null where none were looked for", "count"),
         _field("cells", pa.list_(CELL), "one struct a cell"),
         _field("decode_ms", pa.float32(), "time to decode, resize and judge", "ms"),
         _field("predict_ms", pa.float32(), "share of the unit's time in the network", "ms"),
@@ -148,8 +149,8 @@ def read_unit(place: Location, columns: Sequence[str] | None = None) -> pa.Table
         raise RunError(f"{place.uri} is damaged ({first_line(error)}); {_ANEW}") from error
     wanted = list(SCHEMA.names if columns is None else columns)
     missing = set(wanted).difference(table.column_names)
-    if missing - SINCE_VERSION_2:
-        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing - SINCE_VERSION_2))}; {_ANEW}")
+    if missing - ADDED:
+        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing - ADDED))}; {_ANEW}")
     for name in missing:
         table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
     return table.select(wanted) if missing else table

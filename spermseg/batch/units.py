@@ -21,7 +21,7 @@ from spermseg.cells.instances import label_cells
 from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.tiling import to_native
-from spermseg.model.headed import keep_headed
+from spermseg.model.headed import count_heads, keep_headed
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.storage.ahead import map_ahead
@@ -128,8 +128,11 @@ class UnitSegmenter:
         started, cells_config = time.perf_counter(), self.settings.cells
         working = maps[0] if cells_config.headed else maps
         confidence = self._confidence.judge(working, cells_config.threshold)
+        n_heads = None
         if cells_config.headed:
-            working = keep_headed(working, maps[1], cells_config.threshold, self.settings.view.scale)
+            scale = self.settings.view.scale
+            working = keep_headed(working, maps[1], cells_config.threshold, scale)
+            n_heads = count_heads(working, maps[1], cells_config.threshold, scale)
         probability = to_native(working, one.native_shape)
         labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
         cells = measure_cells(labels, probability, self.settings.um_per_px)
@@ -139,6 +142,7 @@ class UnitSegmenter:
             "confidence": confidence,
             "mask": encode_mask(mask),
             "n_cells": len(cells),
+            "n_heads": n_heads,
             "cells": [asdict(cell) for cell in cells],
             "measure_ms": 1000 * (time.perf_counter() - started),
         }

@@ -213,9 +213,10 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
 
 
 def _print_receipt(receipt: Receipt) -> None:
+    heads = "" if receipt.heads is None else f"{receipt.heads} heads, "
     print(
         f"run {receipt.run_id}: planned {receipt.planned}, ok {receipt.ok}, rejected {receipt.rejected}; "
-        f"{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
+        f"{heads}{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
     )
     if receipt.forecast:
         told = receipt.forecast

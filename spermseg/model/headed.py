@@ -29,11 +29,8 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
     found = (cell >= threshold).astype(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
     _, groups = cv2.connectedComponents(cv2.dilate(found, disc), connectivity=8)
-    _, heads, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
-    is_head = figures[:, cv2.CC_STAT_AREA] >= LEAST_HEAD * scale**2
-    is_head[0] = False
     has_head = np.zeros(groups.max() + 1, bool)
-    has_head[groups[is_head[heads]]] = True
+    has_head[groups[_heads(head, threshold, scale) > 0]] = True
     dropped = (found == 1) & ~has_head[groups]
     rim = cv2.dilate(dropped.astype(np.uint8), np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) == 1
     return np.asarray(dropped | (rim & (found == 0)))
@@ -44,3 +41,15 @@ def keep_headed(
 ) -> NDArray[np.float32]:
     """Return a map of the whole cell (Y, X) that is 0 where `headless` says so; the arguments are the same."""
     return np.where(headless(cell, head, threshold, scale), np.float32(0), cell)
+
+
+def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> int:
+    """Return how many heads lie in cells that a map finds; the arguments are those of `headless`."""
+    return int(np.count_nonzero(np.unique(_heads(head, threshold, scale)[cell >= threshold])))
+
+
+def _heads(head: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
+    """Return the heads that a map (Y, X) finds, as instances: 0 is background, or a speck."""
+    _, labels, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
+    is_speck = figures[:, cv2.CC_STAT_AREA] < LEAST_HEAD * scale**2
+    return np.where(is_speck[labels], np.int32(0), labels)

@@ -83,8 +83,13 @@ class Shelf:
     """(row, seed) -> what to sort by, least first; None leaves the picture out."""
 
 
-def _by(column: str, sign: int = 1) -> Rank:
-    return lambda row, _: None if row[column] is None else (sign * row[column], row["image_id"])
+def _by(column: str) -> Rank:
+    return lambda row, _: None if row[column] is None else (row[column], row["image_id"])
+
+
+def _crowded(row: Row, _: int) -> Any:
+    heads, cells = row["n_heads"], row["n_cells"]
+    return None if cells is None else (-(cells if heads is None else heads), row["image_id"])
 
 
 def _at_random(row: Row, seed: int) -> bytes:
@@ -92,7 +97,7 @@ def _at_random(row: Row, seed: int) -> bytes:
 
 
 SHELVES = (
-    Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _by("n_cells", -1)),
+    Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _crowded),
     Shelf("Emptiest", "The least foreground: nothing there, or nothing found?", _by("foreground_fraction")),
     Shelf("Least in focus", "The lowest focus figure: sharp enough to be measured?", _by("focus")),
     Shelf(
@@ -104,7 +109,7 @@ SHELVES = (
 )
 
 HISTOGRAMS = (
-    ("n_cells", "Cells per picture", "cells", 1.0),
+    ("sperm", "Cells per picture", "cells", 1.0),
     ("foreground_fraction", "Foreground", "share of the picture inside outlines, %", 100.0),
     ("focus", "Focus", "variance of the Laplacian, grey²", 1.0),
     ("confidence", "Confidence", "Dice that the model expects, 0-1", 1.0),

@@ -31,6 +31,10 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     lines.append("")
     if "heads" in metrics:
         lines.append("Heads found: precision {precision:.3f}, recall {recall:.3f}.".format(**metrics["heads"]))
+        text = (
+            "Counting heads, a picture is off by {heads:.1f} cells in the mean; counting outlines, by {outlines:.1f}."
+        )
+        lines.append(text.format(**metrics["count_error"]))
     if "average_precision" in metrics:
         text = "Average precision of cells: {mean:.3f}, at an overlap of 0.5 {at_50:.3f}."
         lines.append(text.format(**metrics["average_precision"]))

@@ -18,7 +18,7 @@ TEXTS = (
 )
 FIGURES = (
     *("width_px", "height_px", "focus", "saturated_fraction"),
-    *("unevenness", "foreground_fraction", "confidence", "n_cells"),
+    *("unevenness", "foreground_fraction", "confidence", "n_cells", "n_heads"),
 )
 COLUMNS = TEXTS + FIGURES
 """The columns of the results contract that are kept of every row."""
@@ -66,7 +66,8 @@ def complete_rows(rows: Iterable[pd.DataFrame], limits: FlagLimits) -> tuple[pd.
     """Return all rows as one frame, sorted by name, and the folder that their names start from.
 
     It adds `name` (the path below the folder that all files share, with the archive of a member as
-    a folder) and `flags` (a list of words).
+    a folder), `sperm` (how many there are: heads, or connected outlines where no heads were looked for) and `flags` (a
+    list of words).
     """
     parts = list(rows)
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
@@ -80,6 +81,7 @@ def complete_rows(rows: Iterable[pd.DataFrame], limits: FlagLimits) -> tuple[pd.
         uri[len(root) :] + (f"/{member}" if member else "")
         for uri, member in zip(frame["uri"], frame["member"], strict=True)
     ]
+    frame["sperm"] = frame["n_heads"].fillna(frame["n_cells"])
     frame["flags"] = _flags(frame, limits)
     return frame.sort_values("name", kind="stable", ignore_index=True), root
 
@@ -143,8 +145,8 @@ def count_groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
             "pictures": len(rows),
             "ok": len(measured := rows[rows["status"] == "ok"]),
             "rejected": len(rows) - len(measured),
-            "cells": measured["n_cells"].sum(),
-            "cells_median": measured["n_cells"].median(),
+            "cells": measured["sperm"].sum(),
+            "cells_median": measured["sperm"].median(),
             "foreground_median": measured["foreground_fraction"].median(),
             "focus_lowest": measured["focus"].min(),
             "flagged": int((measured["flags"].str.len() > 0).sum()),
@@ -162,7 +164,7 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
         "rows": len(frame),
         "ok": len(measured),
         "rejected": len(frame) - len(measured),
-        "cells": int(measured["n_cells"].sum()),
+        "cells": int(measured["sperm"].sum()),
         "megapixels": float((measured["width_px"] * measured["height_px"]).sum() / 1e6),
         "groups": frame["group"].nunique(),
         "retaken": _count_retaken(measured),

@@ -17,13 +17,20 @@ def chunked(items: list[str], at: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(part, pa.large_string()) for part in (items[:at], items[at:])])
 
 
+def test_heads_are_unknown_until_a_row_has_some_and_rows_without_are_passed_over():
+    count, row = Count(), dict.fromkeys(counting.COUNTED, "a") | {"width_px": 1, "height_px": 1, "n_cells": 9}
+    for heads, sum_so_far in ((None, None), (3, 3), (None, 3), (0, 3), (4, 7)):
+        counting._count_unit(count, {name: [value] for name, value in (row | {"n_heads": heads}).items()})
+        assert count.heads == sum_so_far
+
+
 @given(st.lists(rows, max_size=4), st.integers(1, 5))
 def test_the_digest_of_a_table_is_as_documented_however_its_rows_lie_in_files(units, lines_at_once):
     count = Count()
     for unit in units:
         ids, statuses, digests = map(list, zip(*unit, strict=True)) if unit else ([], [], [])
         same = dict.fromkeys(("run_id", "model_sha256", "recipe_sha256"), ["a"] * len(unit))
-        numbers = dict.fromkeys(("width_px", "height_px", "n_cells"), [1000] * len(unit))
+        numbers = dict.fromkeys(("width_px", "height_px", "n_cells", "n_heads"), [1000] * len(unit))
         told = {"image_id": ids, "status": statuses, "content_sha256": digests, "reason": [None] * len(unit)}
         counting._count_unit(count, {**same, **numbers, **told})
     lines = [json.dumps(row, separators=(",", ":")) for unit in units for row in unit]

@@ -114,7 +114,7 @@ def test_a_row_with_another_status_is_a_difference(table):
 
 
 @pytest.mark.parametrize(
-    "name", ["planned", "ok", "rejected", "units", "cells", "megapixels", "table_sha256", "machines"]
+    "name", ["planned", "ok", "rejected", "units", "cells", "heads", "megapixels", "table_sha256", "machines"]
 )
 def test_a_receipt_with_another_count_is_a_difference(table, capsys, name):
     change_receipt(table, **{name: 999})

@@ -138,6 +138,7 @@ def test_where_cells_need_heads_the_others_are_in_neither_mask_nor_count():
     network.load_state_dict(weights)
     saved = replace(SAVED, network=network)
     pixels, _ = draw(1)
+    cv2.circle(pixels, (16, 24), 11, pixels[24, 16].tolist(), -1)  # large enough for a head
     pixels[60:64, 20:120] = (110, 70, 130)  # a loose tail
     data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     rows = [
@@ -146,7 +147,7 @@ def test_where_cells_need_heads_the_others_are_in_neither_mask_nor_count():
         )[0]
         for headed in (False, True)
     ]
-    assert [row["n_cells"] for row in rows] == [2, 1]
+    assert [(row["n_cells"], row["n_heads"]) for row in rows] == [(2, None), (1, 1)]
     masks = [decode_mask(row["mask"], pixels.shape[:2]) for row in rows]
     assert (masks[0] & ~masks[1]).sum() == pytest.approx(400, abs=40)
     assert not masks[1][58:66].any()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from spermseg.model.headed import GAP, LEAST_HEAD, RIM, headless, keep_headed
+from spermseg.model.headed import GAP, LEAST_HEAD, RIM, count_heads, headless, keep_headed
 
 SCALE = 0.25
 NEAR, EDGE, HEAD_PX = int(GAP * SCALE), int(RIM * SCALE), int(LEAST_HEAD * SCALE**2)
@@ -78,3 +78,22 @@ def test_the_same_picture_at_a_finer_resolution_loses_the_same_cells(gap, head, 
         *(np.kron(one, np.ones((finer, finer), np.float32)) for one in picture(gap, head)), 0.5, SCALE * finer
     )
     assert np.array_equal(fine, np.kron(coarse, np.ones((finer, finer), bool)))
+
+
+@given(cell=maps, head=maps, threshold=st.sampled_from([0.2, 0.5, 0.9]), scale=st.sampled_from([0.05, 0.1, 0.25]))
+@settings(deadline=None)
+def test_heads_are_the_pieces_large_enough_that_reach_into_a_cell(cell, head, threshold, scale):
+    pieces, count = ndimage.label(head >= np.float32(threshold), np.ones((3, 3)))
+    found = cell >= np.float32(threshold)
+    inside = [
+        (pieces == one).sum() >= LEAST_HEAD * scale**2 and found[pieces == one].any() for one in range(1, count + 1)
+    ]
+    assert count_heads(cell, head, threshold, scale) == sum(inside)
+
+
+def test_two_cells_that_cross_are_two_heads_in_one_piece():
+    cell, heads = picture()
+    cell[8:40, 30:32] = 0.9  # a second tail, and its head below
+    cell[36:44, 27:35] = heads[36:44, 27:35] = 0.95
+    assert ndimage.label(keep_headed(cell, heads, 0.5, SCALE) >= 0.5)[1] == 1
+    assert count_heads(cell, heads, 0.5, SCALE) == 2

@@ -28,6 +28,7 @@ rows = st.fixed_dictionaries(
         "content_sha256": st.sampled_from([None, "p", "q", "r"]),
         "run_id": st.sampled_from(["one", "two"]),
         "n_cells": st.none() | st.integers(0, 50),
+        "n_heads": st.none() | st.integers(0, 50),
         "focus": st.none() | st.floats(0, 1e4),
     }
 )
@@ -111,6 +112,13 @@ def test_medians_are_over_the_measured_pictures():
     (line,) = summary.count_groups(frame)
     assert (line["pictures"], line["ok"], line["rejected"], line["cells_median"]) == (4, 3, 1, 4)
     assert math.isnan(line["focus_lowest"])
+
+
+def test_cells_are_counted_by_their_heads_where_those_are_known():
+    frame = frame_of({"n_cells": 9, "n_heads": 6}, {"n_cells": 4}, {"n_cells": 3, "n_heads": 0}, {"status": "rejected"})
+    (line,) = summary.count_groups(frame)
+    assert (line["cells"], line["cells_median"]) == (10, 4)
+    assert summary.count_totals(frame, [])["cells"] == 10
 
 
 def test_the_times_of_an_archive_span_its_runs_whatever_their_zones():

@@ -183,11 +183,18 @@ def test_a_rater_is_scored_part_by_part_and_by_the_heads_that_he_has_found(rater
     assert metrics["heads"]["recall"] == pytest.approx(sum(f.tp for f in found) / sum(f.tp + f.fn for f in found))
     assert metrics["heads"]["recall"] < 1
     assert metrics["heads"]["precision"] == 1
+    off = [abs(his.max() - mine.max()) for his, mine in heads]
+    assert np.mean(off) > 0
+    assert metrics["count_error"]["heads"] == pytest.approx(np.mean(off))
+    outlines = [label_cells(second.read_mask(his)).max() for _, his in pairs]
+    off = [abs(found - mine.max()) for found, (_, mine) in zip(outlines, heads, strict=True)]
+    assert metrics["count_error"]["outlines"] == pytest.approx(np.mean(off))
     assert 0 < metrics["average_precision"]["mean"] <= metrics["average_precision"]["at_50"] < 1
     assert "network_resolution" not in metrics
     table = (tmp_path / "metrics.md").read_text()
     assert "| tail | native | mean of images |" in table
     assert "Heads found: precision 1.000, recall" in table
+    assert "Counting heads, a picture is off by" in table
     assert "Surface Dice within 1 px." in table
 
 
