@@ -10,7 +10,7 @@ from typing import Any
 from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.plan import CHANGED, DENIED, GONE, Plan, Planned
 from spermseg.batch.receipt import list_runs, plan_location
-from spermseg.batch.results import OK, read_unit, results_table, unit_location
+from spermseg.batch.results import ADDED, OK, read_unit, results_table, unit_location
 from spermseg.batch.settings import read_settings
 from spermseg.batch.units import UnitSegmenter
 from spermseg.errors import ConfigError, RunError
@@ -20,8 +20,8 @@ from spermseg.storage.filesystem import Location
 
 OUT_OF_REACH = (CHANGED, GONE, DENIED)
 """Why an upload cannot be compared."""
-COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cells")
-"""Columns that must be the same."""
+COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cells", "n_heads")
+"""Columns that must be the same, where the file has them."""
 COMPARED_OF_CELLS = ("x", "y", "width", "height", "area", "touches_border", "mask")
 """Fields of each cell that must be; its confidence differs in rounding by what else was in the batch."""
 
@@ -177,7 +177,8 @@ def _segmented(segmenter: UnitSegmenter, unit: Sequence[Planned], fetched: Seque
 
 def _different(stored: Row, again: Row) -> str:
     """Return the names of the columns in which two rows differ, and must not."""
-    found = [name for name in COMPARED if stored[name] != again[name]]
+    told = [name for name in COMPARED if stored[name] is not None or name not in ADDED]
+    found = [name for name in told if stored[name] != again[name]]
     if _outlines(stored) != _outlines(again):
         found.append("cells")
     return ", ".join(found)

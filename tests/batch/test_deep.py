@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dark_cells import EXPECTED, HALF, night_over, picture, run_in_process, write_uploads
 
-from spermseg.batch import plan, run
+from spermseg.batch import deep, plan, run
 from spermseg.batch.deep import DeepVerifier
 from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import list_runs, plan_location, receipt_location
@@ -95,6 +95,7 @@ def test_rows_of_jpegs_that_were_decoded_at_a_half_are_the_same_again(tmp_path, 
     [
         ({"mask": one_more_pixel}, "mask"),
         ({"n_cells": lambda row: row["n_cells"] + 1}, "n_cells"),
+        ({"n_heads": lambda row: 1}, "n_heads"),
         ({"cells": lambda row: row["cells"][:-1]}, "cells"),
         ({"cells": lambda row: [row["cells"][0] | {"x": 1000}, *row["cells"][1:]]}, "cells"),
         ({"content_sha256": lambda row: "0" * 64}, "content_sha256"),
@@ -106,6 +107,12 @@ def test_a_row_that_says_otherwise_is_a_difference(table, changes, said):
     result = check(table)
     assert result.differences == [f"run {next(iter(list_runs(table)))}: image {image_id} now has another {said}"]
     assert result.same == len(EXPECTED) - 1
+
+
+def test_a_row_of_a_version_that_counted_no_heads_is_no_difference():
+    row = dict.fromkeys(deep.COMPARED, 1) | {"cells": []}
+    assert deep._different(row | {"n_heads": None}, row) == ""
+    assert deep._different(row | {"n_heads": 2}, row) == "n_heads"
 
 
 def test_a_confidence_that_differs_in_rounding_is_none(table):
