@@ -43,7 +43,7 @@ def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
             network_config=NETWORK,
             view=VIEW,
             config=config,
-            train=Sampler(examples=train, tile=VIEW.tile, config=config),
+            train=Sampler(examples=train, tile=VIEW.tile, scale=VIEW.scale, config=config),
             val=held_out,
         )
         with tqdm(total=epochs, desc="training a model", unit="epoch") as bar:

@@ -99,7 +99,7 @@ def train_plainly(job: TrainJob, folder: Path, threads: int) -> Clock:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             write_state(state, Path(place))
 
-    batches = Sampler(examples=train, tile=job.view.tile, config=job.config)
+    batches = Sampler(examples=train, tile=job.view.tile, scale=job.view.scale, config=job.config)
     fit = Fit(network_config=job.network, view=job.view, config=job.config, train=batches, val=val)
     fit.run(on_epoch=keep, on_step=clock.note)
     return clock

@@ -73,7 +73,9 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = {"uri": "a.jpg", "run_id": "night", "model_sha256": "m", "recipe_sha256": "r", "version": "1"}
     unit = tmp_path / "results/results/run=night/unit-1.parquet"
     unit.parent.mkdir(parents=True)
-    unit.write_bytes(encode_unit(results_table([constants | row for row in rows])))
+    unit.write_bytes(encode_unit(results_table([constants | row for row in rows[:2]])))
+    before = unit.with_name("unit-0.parquet")  # of before schema version 5, and the first that is found
+    before.write_bytes(encode_unit(results_table([constants | rows[2]]).drop_columns(["n_heads"])))
     receipt = tmp_path / "results/runs/night/receipt.json"
     receipt.parent.mkdir(parents=True)
     receipt.write_text(json.dumps({"run_id": "night"}))

@@ -41,8 +41,10 @@ class Count:
     """Of the pictures that are ok."""
     cells: int = 0
     """Found in them."""
-    heads: int | None = None
-    """The same; None where none were looked for."""
+    counted_heads: int = 0
+    """Of the pictures in which heads were looked for."""
+    uncounted: int = 0
+    """Pictures that are ok in which none were: the model tells none, or an earlier version wrote the row."""
     units: set[str] = field(default_factory=set)
     """Names of the unit files read."""
     damaged: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,11 @@ class Count:
     """Hosts that segmented."""
     lines: list[bytes] = field(default_factory=list)
     """Of each row, its image id, status and content digest as a JSON list; those of a file in lines."""
+
+    @property
+    def heads(self) -> int | None:
+        """Heads in the pictures that are ok; None where one of them, or none at all, has no such count."""
+        return self.counted_heads if self.statuses[OK] and not self.uncounted else None
 
     @property
     def image_ids(self) -> pa.ChunkedArray:
@@ -102,14 +109,13 @@ def _count_unit(count: Count, unit: dict[str, list[Any]]) -> None:
     count.makers.update(zip(unit["run_id"], unit["model_sha256"], unit["recipe_sha256"], strict=True))
     told = zip(unit["image_id"], unit["status"], unit["content_sha256"], strict=True)
     count.lines.append("\n".join(map(_one_line, told)).encode())
-    found = [number for number in unit["n_heads"] if number is not None]
-    if found:
-        count.heads = (count.heads or 0) + sum(found)
-    sizes = zip(unit["width_px"], unit["height_px"], unit["n_cells"], strict=True)
-    for status, reason, (width, height, cells) in zip(unit["status"], unit["reason"], sizes, strict=True):
+    figures = zip(unit["width_px"], unit["height_px"], unit["n_cells"], unit["n_heads"], strict=True)
+    for status, reason, (width, height, cells, heads) in zip(unit["status"], unit["reason"], figures, strict=True):
         if status == OK:
             count.megapixels += width * height / 1e6
             count.cells += cells
+            count.counted_heads += heads or 0
+            count.uncounted += heads is None
         else:
             count.reasons[reason_kind(reason or "no reason given")] += 1
 

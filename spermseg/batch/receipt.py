@@ -26,8 +26,8 @@ SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 FORECAST = "forecast.json"
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
-SINCE_VERSION_2 = {"model", "table_sha256", "machines", "heads"}
-"""What receipts did not yet say beside tables of version 1."""
+ADDED = {"model", "table_sha256", "machines", "heads"}
+"""What receipts of earlier versions do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Receipt:
     """Result files."""
     cells: int
     heads: int | None
-    """None where none were looked for."""
+    """None where a picture that is ok has no such count."""
     megapixels: float
     """Of the pictures that are ok."""
     table_sha256: str
@@ -296,6 +296,6 @@ def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
 
 def _contradictions(receipt: dict[str, Any], who: str, facts: dict[str, Any]) -> Iterator[str]:
     for name, value in facts.items():
-        older = name in SINCE_VERSION_2 and name not in receipt
+        older = name in ADDED and name not in receipt
         if receipt.get(name) != value and not older:
             yield f"the receipt says {name} {receipt.get(name)}, {who} {value}"

@@ -128,11 +128,8 @@ class UnitSegmenter:
         started, cells_config = time.perf_counter(), self.settings.cells
         working = maps[0] if cells_config.headed else maps
         confidence = self._confidence.judge(working, cells_config.threshold)
-        n_heads = None
         if cells_config.headed:
-            scale = self.settings.view.scale
-            working = keep_headed(working, maps[1], cells_config.threshold, scale)
-            n_heads = count_heads(working, maps[1], cells_config.threshold, scale)
+            working = keep_headed(working, maps[1], cells_config.threshold, self.settings.view.scale)
         probability = to_native(working, one.native_shape)
         labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
         cells = measure_cells(labels, probability, self.settings.um_per_px)
@@ -142,10 +139,16 @@ class UnitSegmenter:
             "confidence": confidence,
             "mask": encode_mask(mask),
             "n_cells": len(cells),
-            "n_heads": n_heads,
+            "n_heads": self._heads(working, maps[1], mask) if cells_config.headed else None,
             "cells": [asdict(cell) for cell in cells],
             "measure_ms": 1000 * (time.perf_counter() - started),
         }
+
+    def _heads(self, cell: NDArray[np.float32], head: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
+        """Return how many heads are those of cells in a native mask: cells below the least area are not in it."""
+        view = self.settings.view
+        shown = np.where(view.working_cover(mask) > 0, cell, np.float32(0))
+        return count_heads(shown, head, self.settings.cells.threshold, view.scale)
 
 
 def _rejected_first(waiting: deque[Decoded]) -> Iterator[tuple[Decoded, None]]:

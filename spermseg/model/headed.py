@@ -25,15 +25,13 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
         threshold: probability from which a pixel is a cell's or a head's.
         scale: resolution of the maps over the native one (`View.scale`).
     """
-    gap, rim = (max(1, round(length * scale)) for length in (GAP, RIM))
-    found = (cell >= threshold).astype(np.uint8)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
-    _, groups = cv2.connectedComponents(cv2.dilate(found, disc), connectivity=8)
+    found, groups = cell >= threshold, _groups(cell, threshold, scale)
     has_head = np.zeros(groups.max() + 1, bool)
     has_head[groups[_heads(head, threshold, scale) > 0]] = True
-    dropped = (found == 1) & ~has_head[groups]
-    rim = cv2.dilate(dropped.astype(np.uint8), np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) == 1
-    return np.asarray(dropped | (rim & (found == 0)))
+    dropped = found & ~has_head[groups]
+    side = 2 * _near(RIM, scale) + 1
+    rim = cv2.dilate(dropped.astype(np.uint8), np.ones((side, side), np.uint8)) == 1
+    return np.asarray(dropped | (rim & ~found))
 
 
 def keep_headed(
@@ -44,8 +42,17 @@ def keep_headed(
 
 
 def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> int:
-    """Return how many heads lie in cells that a map finds; the arguments are those of `headless`."""
-    return int(np.count_nonzero(np.unique(_heads(head, threshold, scale)[cell >= threshold])))
+    """Return how many heads hang together with cells that a map finds; the arguments are those of `headless`."""
+    heads = _heads(head, threshold, scale)[_groups(cell, threshold, scale) > 0]
+    return int(np.count_nonzero(np.unique(heads)))
+
+
+def _groups(cell: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
+    """Return what hangs together in a map (Y, X), and a little around it, as instances; 0 is background."""
+    gap = _near(GAP, scale)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
+    _, groups = cv2.connectedComponents(cv2.dilate((cell >= threshold).astype(np.uint8), disc), connectivity=8)
+    return np.asarray(groups, np.int32)
 
 
 def _heads(head: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
@@ -53,3 +60,8 @@ def _heads(head: NDArray[np.float32], threshold: float, scale: float) -> NDArray
     _, labels, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
     is_speck = figures[:, cv2.CC_STAT_AREA] < LEAST_HEAD * scale**2
     return np.where(is_speck[labels], np.int32(0), labels)
+
+
+def _near(native: int, scale: float) -> int:
+    """Return a length in px at a scale; at least 1."""
+    return max(1, round(native * scale))

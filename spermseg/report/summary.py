@@ -97,7 +97,7 @@ def _shared_folder(uris: Sequence[str]) -> str:
 def _flags(frame: pd.DataFrame, limits: FlagLimits) -> list[list[str]]:
     measured = frame["status"] == "ok"
     tests = {
-        "no cells": frame["n_cells"] == 0,
+        "no cells": frame["sperm"] == 0,
         "out of focus": frame["focus"] < limits.low_focus_ratio * frame.loc[measured, "focus"].median(),
         "low confidence": frame["confidence"] < limits.low_confidence,
         "over- or underexposed": frame["saturated_fraction"] > limits.saturated_fraction,

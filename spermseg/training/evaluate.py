@@ -56,6 +56,8 @@ class Scored:
     """Whole cells."""
     heads: Detected | None = None
     """Where heads are both annotated and looked for."""
+    n_heads: int | None = None
+    """As a table counts them, where the reader does."""
     network: Confusion | None = None
     """The whole cell at the working resolution, where there is one."""
     confidence: float | None = None
@@ -124,6 +126,7 @@ class Evaluator:
             parts={part: PartScores.of(reading.masks[part], truth[part], self.tolerance) for part in parts},
             instances=self._instances(reading, truth[WHOLE_CELL]),
             heads=self._heads(reading.masks[HEAD], truth[HEAD]) if HEAD in parts else None,
+            n_heads=reading.n_heads,
             network=network,
             confidence=reading.confidence,
         )
@@ -138,7 +141,8 @@ class Evaluator:
         working = reading.working
         if self.view is not None and working is not None:
             working = working & ~unannotated_at_border(working, self.view.working_mask(truth))
-        return replace(reading, masks={part: mask & ~cut for part, mask in reading.masks.items()}, working=working)
+        masks = {part: mask & ~cut for part, mask in reading.masks.items()}
+        return replace(reading, masks=masks, working=working, n_heads=None)
 
     def _instances(self, reading: Reading, truth: NDArray[np.bool_]) -> InstancePair:
         mask = reading.masks[WHOLE_CELL]
@@ -205,9 +209,11 @@ def _things(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
 
 def _count_errors(scored: Sequence[Scored]) -> Iterator[tuple[str, float]]:
     """Yield by how many cells a picture is off, in the mean, where heads are counted, and where outlines are."""
-    told = [(one.heads, len(one.instances.found)) for one in scored if one.heads is not None]
-    yield "heads", float(np.mean([abs(heads.fp - heads.fn) for heads, _ in told]))
-    yield "outlines", float(np.mean([abs(outlines - heads.tp - heads.fn) for heads, outlines in told]))
+    told = [(one, one.heads) for one in scored if one.heads is not None]
+    annotated = np.array([heads.tp + heads.fn for _, heads in told])
+    found = [heads.tp + heads.fp if one.n_heads is None else one.n_heads for one, heads in told]
+    yield "heads", float(np.abs(found - annotated).mean())
+    yield "outlines", float(np.abs([len(one.instances.found) for one, _ in told] - annotated).mean())
 
 
 def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:

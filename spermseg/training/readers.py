@@ -11,7 +11,7 @@ from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
-from spermseg.model.headed import headless
+from spermseg.model.headed import count_heads, headless
 from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
@@ -34,6 +34,8 @@ class Reading:
     """(Y, X) of the whole cell at the working resolution, where there is one."""
     confidence: float | None = None
     """Dice that the reader expects of its mask of whole cells; None where it expects nothing."""
+    n_heads: int | None = None
+    """Heads, as a table counts them; None where the reader has no such count."""
 
 
 class Reader(Protocol):
@@ -98,16 +100,19 @@ class ModelReader:
     def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
         """Return what the network finds."""
         working = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
-        confidence = self.confidence.judge(working[WHOLE_CELL], self.threshold)
+        confidence, scale = self.confidence.judge(working[WHOLE_CELL], self.threshold), self.predictor.view.scale
+        n_heads = None
         if self.headed:
-            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold, self.predictor.view.scale)
+            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold, scale)
             working = {part: np.where(dropped, np.float32(0), one) for part, one in working.items()}
+            n_heads = count_heads(working[WHOLE_CELL], working[HEAD], self.threshold, scale)
         native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
         return Reading(
             masks={part: one >= self.threshold for part, one in native.items()},
             probability=native[WHOLE_CELL],
             working=working[WHOLE_CELL] >= self.threshold,
             confidence=confidence,
+            n_heads=n_heads,
         )
 
     def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

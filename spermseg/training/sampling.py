@@ -52,12 +52,12 @@ class Sampler:
     examples: Sequence[WorkingExample]
     tile: int
     """Side of what the network reads, px; larger examples are cropped at random, smaller ones mirrored."""
+    scale: float
+    """Resolution of the examples over the native one."""
     config: TrainConfig
     """Batch size, seed, and what is done to an example."""
     classes: tuple[str, ...] = ()
     """What there is cover of."""
-    scale: float = 1.0
-    """Resolution of the examples over the native one."""
     rank: int = 0
     workers: int = 1
 

@@ -17,11 +17,14 @@ def chunked(items: list[str], at: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(part, pa.large_string()) for part in (items[:at], items[at:])])
 
 
-def test_heads_are_unknown_until_a_row_has_some_and_rows_without_are_passed_over():
+def test_heads_are_known_where_every_picture_that_is_ok_has_their_count():
     count, row = Count(), dict.fromkeys(counting.COUNTED, "a") | {"width_px": 1, "height_px": 1, "n_cells": 9}
-    for heads, sum_so_far in ((None, None), (3, 3), (None, 3), (0, 3), (4, 7)):
-        counting._count_unit(count, {name: [value] for name, value in (row | {"n_heads": heads}).items()})
-        assert count.heads == sum_so_far
+    for status, heads, so_far in (("rejected", None, None), ("ok", 3, 3), ("rejected", None, 3), ("ok", 0, 3)):
+        told = row | {"status": status, "n_heads": heads}
+        counting._count_unit(count, {name: [value] for name, value in told.items()})
+        assert count.heads == so_far
+    counting._count_unit(count, {name: [value] for name, value in (row | {"status": "ok", "n_heads": None}).items()})
+    assert count.heads is None
 
 
 @given(st.lists(rows, max_size=4), st.integers(1, 5))

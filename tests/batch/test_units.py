@@ -142,12 +142,10 @@ def test_where_cells_need_heads_the_others_are_in_neither_mask_nor_count():
     pixels[60:64, 20:120] = (110, 70, 130)  # a loose tail
     data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     rows = [
-        segmenter(saved=saved, settings=replace(SETTINGS, cells=replace(CELLS, headed=headed))).segment(
-            [planned(0)], [Fetched(data=data)]
-        )[0]
-        for headed in (False, True)
+        segmenter(saved=saved, settings=replace(SETTINGS, cells=cells)).segment([planned(0)], [Fetched(data=data)])[0]
+        for cells in (CELLS, replace(CELLS, headed=True), replace(CELLS, headed=True, min_area=1000))
     ]
-    assert [(row["n_cells"], row["n_heads"]) for row in rows] == [(2, None), (1, 1)]
+    assert [(row["n_cells"], row["n_heads"]) for row in rows] == [(2, None), (1, 1), (0, 0)]
     masks = [decode_mask(row["mask"], pixels.shape[:2]) for row in rows]
     assert (masks[0] & ~masks[1]).sum() == pytest.approx(400, abs=40)
     assert not masks[1][58:66].any()

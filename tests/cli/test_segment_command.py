@@ -8,6 +8,7 @@ import sys
 import time
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from spermseg.batch.spent import Spent
 from spermseg.cli import run_verb
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
-from spermseg.cli.segment import ProgressBar, Segment
+from spermseg.cli.segment import ProgressBar, Segment, _print_receipt
 from spermseg.cli.verify import Verify
 from spermseg.errors import (
     ConfigError,
@@ -333,3 +334,10 @@ def test_a_spoiled_table_is_verified_with_a_line_each_and_status_1(uploads, mode
         f"run {receipt.parent.name}: the receipt says ok 1, the files say {len(EXPECTED)}",
         f"{PLANNED} rows, 1 difference",
     ]
+
+
+@pytest.mark.parametrize(("heads", "said"), [(None, "rejected 0; 9 cells in"), (7, "rejected 0; 7 heads, 9 cells in")])
+def test_the_last_line_says_how_many_heads_there_are_where_they_were_counted(capsys, heads, said):
+    figures = {"run_id": "night", "planned": 1, "ok": 1, "rejected": 0, "reasons": {}, "megapixels": 1.0}
+    _print_receipt(SimpleNamespace(**figures, cells=9, heads=heads, duration_s=1.0, forecast=None))
+    assert said in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What hangs together with no head is no cell."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,13 +83,19 @@ def test_the_same_picture_at_a_finer_resolution_loses_the_same_cells(gap, head, 
 
 @given(cell=maps, head=maps, threshold=st.sampled_from([0.2, 0.5, 0.9]), scale=st.sampled_from([0.05, 0.1, 0.25]))
 @settings(deadline=None)
-def test_heads_are_the_pieces_large_enough_that_reach_into_a_cell(cell, head, threshold, scale):
+def test_heads_are_the_pieces_large_enough_that_hang_together_with_a_cell(cell, head, threshold, scale):
     pieces, count = ndimage.label(head >= np.float32(threshold), np.ones((3, 3)))
-    found = cell >= np.float32(threshold)
-    inside = [
-        (pieces == one).sum() >= LEAST_HEAD * scale**2 and found[pieces == one].any() for one in range(1, count + 1)
-    ]
-    assert count_heads(cell, head, threshold, scale) == sum(inside)
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(1, round(GAP * scale)) + 1,) * 2)
+    found = cv2.dilate((cell >= np.float32(threshold)).astype(np.uint8), near) > 0
+    large = [one for one in range(1, count + 1) if (pieces == one).sum() >= LEAST_HEAD * scale**2]
+    assert count_heads(cell, head, threshold, scale) == sum(found[pieces == one].any() for one in large)
+
+
+@given(cell=maps, head=maps, threshold=st.sampled_from([0.2, 0.5, 0.9]), scale=st.sampled_from([0.05, 0.1, 0.25]))
+@settings(deadline=None)
+def test_where_a_cell_is_kept_a_head_is_counted_and_where_none_is_there_is_none(cell, head, threshold, scale):
+    kept = keep_headed(cell, head, threshold, scale)
+    assert (count_heads(kept, head, threshold, scale) > 0) == (kept >= np.float32(threshold)).any()
 
 
 def test_two_cells_that_cross_are_two_heads_in_one_piece():

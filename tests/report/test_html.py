@@ -237,6 +237,15 @@ def test_shelves_show_the_extremes_however_the_rows_are_split_into_tables():
     assert _shelf(whole, "Lowest confidence") == sorted(range(40), key=lambda n: n * 13 % 40)[:3]
 
 
+def test_cells_are_counted_by_their_heads_where_they_are_known():
+    rows = [result_row(n, n_cells=n + 1, n_heads=40 - n) for n in range(5)]
+    page = render(rows, pictures=2)
+    assert _shelf(page, "Most crowded") == [0, 1]
+    assert "40 cells &middot;" in page
+    assert "<dt>Cells</dt><dd>190</dd>" in page
+    assert re.search(r'<td>ok<td class="n">36<', page.split('id="all-rows"')[1])
+
+
 def test_the_table_of_all_uploads_begins_with_the_least_confident_and_keeps_them_where_it_is_cut():
     rows = [result_row(n, confidence=(n * 13 % 40) / 40) for n in range(40)]
     rejected = result_row(40, status="rejected", reason="the file is empty", confidence=None)

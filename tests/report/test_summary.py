@@ -82,6 +82,7 @@ def test_a_member_is_named_below_its_archive():
     ("flag", "below", "at"),
     [
         ("no cells", {"n_cells": 0}, {"n_cells": 1}),
+        ("no cells", {"n_cells": 1, "n_heads": 0}, {"n_cells": 1, "n_heads": 1}),
         ("out of focus", {"focus": 24.9}, {"focus": 25}),
         ("low confidence", {"confidence": 0.69}, {"confidence": 0.7}),
         ("over- or underexposed", {"saturated_fraction": 0.06}, {"saturated_fraction": 0.05}),

@@ -157,7 +157,7 @@ def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
         for split in ("train", "val")
     }
     try:
-        train = Sampler(examples=splits["train"], tile=job.view.tile, config=job.config)
+        train = Sampler(examples=splits["train"], tile=job.view.tile, scale=job.view.scale, config=job.config)
         return Fit(network_config=job.network, view=job.view, config=job.config, train=train, val=splits["val"]).run()
     finally:
         torch.set_num_threads(1)

@@ -34,7 +34,7 @@ TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(10
 
 
 def fit(config=CONFIG, **changes) -> Fit:
-    train = Sampler(examples=TRAIN, tile=48, config=config)
+    train = Sampler(examples=TRAIN, tile=48, scale=0.5, config=config)
     return Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, **changes)
 
 
@@ -105,7 +105,7 @@ def learn_together(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     config = replace(AVERAGED, epochs=1)
-    train = Sampler(examples=TRAIN, tile=48, config=config, rank=rank, workers=2)
+    train = Sampler(examples=TRAIN, tile=48, scale=0.5, config=config, rank=rank, workers=2)
     team = Team(rank=rank, size=2)
     together = Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, team=team)
     together.run()
@@ -183,7 +183,7 @@ def test_tiles_train_on_random_squares_and_validate_whole_pictures():
         network_config=SMALL,
         view=Tiles(scale=1.0, tile=48, halo=16),
         config=config,
-        train=Sampler(examples=big, tile=48, config=config),
+        train=Sampler(examples=big, tile=48, scale=0.5, config=config),
         val=[blob(seed, (70, 90)) for seed in (200, 201, 202)],
     )
     state = tiles.run()

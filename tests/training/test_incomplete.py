@@ -88,6 +88,7 @@ def test_what_a_scout_finds_is_left_out_of_an_example_but_nothing_that_is_annota
     before, after = plain.load(name, view, ("cell",)).cover, careful.load(name, view, ("cell",)).cover
     ignored = after == UNKNOWN
     assert np.array_equal(after[~ignored], before[~ignored])
+    assert ignored.any()
     assert not before[ignored].any()
     assert careful.sha256 not in (plain.sha256, replace(careful, scout=replace(scout, sha256="f")).sha256)
 

@@ -22,7 +22,7 @@ def example(value: int, shape=(TILE, TILE)) -> WorkingExample:
 def sampler(count=5, rank=0, workers=1, **changes) -> Sampler:
     config = replace(TrainConfig(batch_size=4, expansion=1, augment="none", seed=7), **changes)
     examples = [example(i) for i in range(count)]
-    return Sampler(examples=examples, tile=TILE, config=config, rank=rank, workers=workers)
+    return Sampler(examples=examples, tile=TILE, scale=0.5, config=config, rank=rank, workers=workers)
 
 
 @given(
@@ -55,7 +55,7 @@ def test_the_variant_of_a_slot_is_the_same_whichever_worker_draws_it():
         for _ in range(4)
     ]
     config = TrainConfig(batch_size=4, expansion=2, augment="clinic", superpose=0.5, seed=1)
-    whole = Sampler(examples=examples, tile=TILE, config=config)
+    whole = Sampler(examples=examples, tile=TILE, scale=0.5, config=config)
     alone = [pixels for pixels, _ in whole.batches(2)]
     second = [pixels for pixels, _ in replace(whole, rank=1, workers=2).batches(2)]
     assert all(np.array_equal(mine[1::2], its) for mine, its in zip(alone, second, strict=True))
@@ -103,7 +103,7 @@ def test_a_tile_that_cuts_the_head_off_a_cell_says_nothing_of_that_cell_where_th
     cover[15:17, 12:, 0] = FULL
     whole = WorkingExample(pixels=np.zeros((*cover.shape[:2], 3), np.uint8), cover=cover)
     config = TrainConfig(batch_size=16, expansion=16, augment="clinic")
-    cut = Sampler(examples=[whole], tile=TILE, config=config, classes=("cell", "head"), scale=0.25)
+    cut = Sampler(examples=[whole], tile=TILE, scale=0.25, config=config, classes=("cell", "head"))
     careful_one = replace(cut, config=replace(config, ignore_cut=True))
     plain, careful = (next(one.batches(0))[1] for one in (cut, careful_one))
     headed = [(tile[..., 1] == FULL).sum() >= LEAST_HEAD * cut.scale**2 for tile in plain]

@@ -66,7 +66,7 @@ def test_the_ground_of_a_micrograph_leaves_another_one_as_bright_as_it_was():
 def batch(share: float) -> np.ndarray:
     examples = [smear(200, np.s_[4 * n : 4 * n + 2]) for n in range(8)]
     config = TrainConfig(batch_size=64, expansion=64, augment="symmetries", seed=3, superpose=share)
-    return next(Sampler(examples=examples, tile=SIDE, config=config).batches(0))[1]
+    return next(Sampler(examples=examples, tile=SIDE, scale=0.5, config=config).batches(0))[1]
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.3, 8, 32), (1.0, 50, 64)])
