@@ -29,7 +29,7 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
     has_head = np.zeros(groups.max() + 1, bool)
     has_head[groups[_heads(head, threshold, scale) > 0]] = True
     dropped = found & ~has_head[groups]
-    side = 2 * _near(RIM, scale) + 1
+    side = 2 * at_scale(RIM, scale) + 1
     rim = cv2.dilate(dropped.astype(np.uint8), np.ones((side, side), np.uint8)) == 1
     return np.asarray(dropped | (rim & ~found))
 
@@ -49,7 +49,7 @@ def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold:
 
 def _groups(cell: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
     """Return what hangs together in a map (Y, X), and a little around it, as instances; 0 is background."""
-    gap = _near(GAP, scale)
+    gap = at_scale(GAP, scale)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
     _, groups = cv2.connectedComponents(cv2.dilate((cell >= threshold).astype(np.uint8), disc), connectivity=8)
     return np.asarray(groups, np.int32)
@@ -62,6 +62,6 @@ def _heads(head: NDArray[np.float32], threshold: float, scale: float) -> NDArray
     return np.where(is_speck[labels], np.int32(0), labels)
 
 
-def _near(native: int, scale: float) -> int:
-    """Return a length in px at a scale; at least 1."""
+def at_scale(native: int, scale: float) -> int:
+    """Return a native length, px, in px at a scale; at least 1."""
     return max(1, round(native * scale))

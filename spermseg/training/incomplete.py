@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
-from spermseg.model.headed import headless
+from spermseg.model.headed import at_scale, headless
 from spermseg.training.cover import UNKNOWN, known
 
 NEAR = 12
@@ -51,8 +51,8 @@ def loose_pieces(
         threshold: from which a pixel is found.
         scale: resolution of the maps over the native one.
     """
-    near = max(1, round(NEAR * scale))
-    square = np.ones((2 * near + 1, 2 * near + 1), np.uint8)
+    side = 2 * at_scale(NEAR, scale) + 1
+    square = np.ones((side, side), np.uint8)
     elsewhere = cv2.dilate(annotated.astype(np.uint8), square) == 0
     cell, head = (np.where(elsewhere, maps[part], np.float32(0)) for part in (WHOLE_CELL, HEAD))
     return np.asarray(headless(cell, head, threshold, scale) & elsewhere)
