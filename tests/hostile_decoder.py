@@ -92,3 +92,9 @@ def decode(data: bytes, *, max_megapixels: float, view: View, log: Path | None =
 def logging_decode(log: Path) -> Callable[..., Micrograph]:
     """Return `decode` that writes to a log."""
     return partial(decode, log=log)
+
+
+def slow_decode(data: bytes, *, max_megapixels: float, view: View, seconds: float) -> Micrograph:
+    """Decode a picture, and take so long for it at least."""
+    time.sleep(seconds)
+    return decode_micrograph(data, max_megapixels=max_megapixels, view=view)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
+from ray_processes import end, free_port
 from untrained import write_untrained_model
 
 from spermseg.batch.receipt import list_runs, read_receipt, verify
@@ -97,13 +96,6 @@ def start_command(url: str, folder: Path) -> list[str | Path]:
     ]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def wait_until_up(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait for the server of jobs, which is up later than the rest."""
     deadline = time.monotonic() + 120
@@ -114,17 +106,6 @@ def wait_until_up(url: str, process: subprocess.Popen[bytes], folder: Path) -> N
         except OSError:
             time.sleep(0.5)
     pytest.fail(f"the head did not come up:\n{(folder / 'head.log').read_text()[-3000:]}")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the head with all that it started, and nothing else: never `ray stop`, which ends every Ray there is."""
-    mine = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.kill()
-    process.wait()
-    for one in mine:
-        if one.is_running():  # and still the same process: a number may be another's by now
-            one.kill()
-    psutil.wait_procs(mine, timeout=10)
 
 
 def littered_checkout(folder: Path) -> Path:
