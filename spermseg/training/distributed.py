@@ -17,6 +17,7 @@ import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
 from spermseg.ray_settings import configure_ray_data, connect, own_sigint
@@ -78,7 +79,7 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
     connect(ray.init, scaling.address)
     try:
         configure_ray_data(ray.data.DataContext.get_current())
-        board: Any = _Board.remote()  # type: ignore[attr-defined]
+        board = _board_beside_driver()
         trainer = _trainer(job, run, scaling, board)
         with _polling(board, on_report), own_sigint():
             result = trainer.fit()
@@ -263,6 +264,12 @@ class _Board:
         return self.report
 
 
+def _board_beside_driver() -> Any:
+    """Start a board on the node of this process: on any other it would end with that node, and the progress with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
 def _poster(board: Any) -> Callable[[StepReport], None]:
     last = -REPORT_EVERY_S
 
@@ -282,7 +289,10 @@ def _polling(board: Any, on_report: Callable[[StepReport], None]) -> Iterator[No
 
     def poll() -> None:
         while not done.wait(REPORT_EVERY_S):
-            report = ray.get(board.read.remote())
+            try:
+                report = ray.get(board.read.remote())
+            except ray.exceptions.RayError:  # the training itself tells what is wrong with Ray
+                continue
             if report is not None:
                 try:
                     on_report(report)

@@ -17,6 +17,7 @@ import pytest
 import ray.exceptions
 import ray.train
 import torch
+from ray.cluster_utils import Cluster
 
 from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
@@ -185,6 +186,22 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_as_if_nothing_had_bee
     survived = train_on_ray(job, Location(str(tmp_path)), Scaling(gpu=False), kill_once)
     assert killed
     assert_same(survived, in_this_process(job, tiny_dataset, threads=os.cpu_count()))
+
+
+def test_the_progress_is_kept_beside_the_driver_and_outlives_every_other_node(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        others = [cluster.add_node(num_cpus=4) for _ in range(2)]
+        ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+        boards = [distributed._board_beside_driver() for _ in range(6)]
+        ray.get([board.post.remote("a report") for board in boards])
+        for node in others:
+            cluster.remove_node(node, allow_graceful=False)
+        assert ray.get([board.read.remote() for board in boards], timeout=60) == ["a report"] * 6
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_a_training_that_is_interrupted_ends_as_any_other_command_and_goes_on_later(tiny_dataset, tmp_path):
