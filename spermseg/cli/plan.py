@@ -14,6 +14,7 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.worker import Segmenting
 from spermseg.cells.instances import CellConfig
 from spermseg.cli.options import EndpointUrl, ModelFile, OptionalInt
+from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
 from spermseg.model.predict import PredictConfig
@@ -60,8 +61,8 @@ class Plan:
         if not uploads.count:
             raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
         sample = measure_sample(uploads.kept, segmenting, self.endpoint_url)
-        print(describe(extrapolate(sample, uploads.count), uploads.bytes, workers))
-        print(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
+        say(*describe(extrapolate(sample, uploads.count), uploads.bytes, workers).split("\n"))
+        say(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
         return 0
 
     def _segmenting(self) -> Segmenting:
