@@ -171,8 +171,19 @@ def write_index(
         sha256=digest_examples(ordered),
     )
     location.child(INDEX).write_bytes(_encode_csv(Example, ordered))
-    location.child(LEFT_OUT).write_bytes(_encode_csv(LeftOut, left_out))
+    write_left_out(location, left_out)
     location.child(DESCRIPTION).write_bytes((json.dumps(asdict(description), indent=2) + "\n").encode())
+
+
+def write_left_out(location: Location, left_out: Sequence[LeftOut]) -> Location:
+    """Write which files could not be used, and return where that is said.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    place = location.child(LEFT_OUT)
+    place.write_bytes(_encode_csv(LeftOut, left_out))
+    return place
 
 
 def _encode_csv(kind: type[Example] | type[LeftOut], rows: Sequence[Example | LeftOut]) -> bytes:
