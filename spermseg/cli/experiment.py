@@ -96,7 +96,8 @@ class Experiment:
         if not place.exists():
             return
         about = load_model(place).description
-        learned = {name: about.settings["train"][name] for name in ("seed", "precision")}
+        train = about.settings.get("train")
+        learned = {name: train.get(name) if isinstance(train, dict) else None for name in ("seed", "precision")}
         if about.training_data_sha256 != dataset.sha256:
             raise ConfigError(f"{place.uri} has learned from another dataset than {self.dataset}; give another --out")
         if learned != {"seed": self.seed, "precision": self.precision}:

@@ -18,7 +18,7 @@ from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model
+from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
@@ -67,7 +67,7 @@ class Plan:
 
     def _segmenting(self) -> Segmenting:
         place = model_location(self.model, self.endpoint_url)
-        model = place.read_bytes()
+        model = read_model(place)
         description = decode_model(model, place.uri).description
         return Segmenting(
             model=model,

@@ -35,7 +35,7 @@ from spermseg.credentials import without_secrets
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig, check_knows_heads
-from spermseg.model.saved import decode_model
+from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
@@ -137,7 +137,7 @@ class Segment:
 
     def _night(self) -> Night:
         place = model_location(self.model, self.endpoint_url)
-        model = place.read_bytes()
+        model = read_model(place)
         description = decode_model(model, place.uri).description
         headed = is_on(self.headed, description.headed)
         if headed:
