@@ -51,10 +51,17 @@ def _is_secret(word: str) -> bool:
     if not is_url:
         return _is_user_and_password(value.removeprefix("//")) or _has_signing_parameter(value)
     if scheme.lower() in LOCAL_SCHEMES:
-        first = rest.partition("/")[0]  # neither a bucket nor a machine has a user
-        in_first = "@" in first or (":" in first and not first.startswith("arn:"))
-        return in_first or _has_signing_parameter(value)
+        return has_user(rest.partition("/")[0]) or _has_signing_parameter(value)
     return "@" in rest or "?" in rest or "#" in rest or not _has_port(value)
+
+
+def has_user(bucket: str) -> bool:
+    """Whether what stands in the place of a bucket begins with a user; no bucket's name has these letters.
+
+    >>> has_user("key:se"), has_user("clinic"), has_user("arn:aws:s3:eu-west-1:123:accesspoint")
+    (True, False, False)
+    """
+    return "@" in bucket or (":" in bucket and not bucket.startswith("arn:"))
 
 
 def _is_user_and_password(value: str) -> bool:

@@ -111,8 +111,8 @@ def _refuse_secrets(words: Sequence[str]) -> None:
     if found := secrets_among(words):
         where = ", ".join(dict.fromkeys(found.values()))
         raise ConfigError(
-            f"{where}: got credentials, or an address that is signed with them; the command line is seen by others and "
-            f"kept: {CREDENTIALS_ADVICE}, and the address alone"
+            f"{where}: got credentials, a signed address, or what may be either; a command line is seen by others, and "
+            f"kept: {CREDENTIALS_ADVICE}, and the plain address"
         )
 
 

@@ -48,10 +48,8 @@ class UNetConfig:
         if not 1 <= self.subpixel <= MAX_SUBPIXEL:
             raise ConfigError(f"got subpixel {self.subpixel}; 1 to {MAX_SUBPIXEL} is needed")
         if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
-            named = ", ".join(map(str, self.classes[:MAX_CLASSES]))
-            raise ConfigError(
-                f"got {len(self.classes)} classes ({named}); 1 to {MAX_CLASSES} different ones are needed"
-            )
+            named = f"({', '.join(map(str, self.classes))})" if len(self.classes) <= MAX_CLASSES else ""
+            raise ConfigError(f"got {len(self.classes)} classes {named}; 1 to {MAX_CLASSES} are needed, each once")
 
     @property
     def multiple(self) -> int:
