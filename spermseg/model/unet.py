@@ -48,8 +48,8 @@ class UNetConfig:
         if not 1 <= self.subpixel <= MAX_SUBPIXEL:
             raise ConfigError(f"got subpixel {self.subpixel}; 1 to {MAX_SUBPIXEL} is needed")
         if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
-            named = f"({', '.join(map(str, self.classes))})" if len(self.classes) <= MAX_CLASSES else ""
-            raise ConfigError(f"got {len(self.classes)} classes {named}; 1 to {MAX_CLASSES} are needed, each once")
+            named = f" ({', '.join(map(str, self.classes))})" if 0 < len(self.classes) <= MAX_CLASSES else ""
+            raise ConfigError(f"got {len(self.classes)} classes{named}; 1 to {MAX_CLASSES} different ones are needed")
 
     @property
     def multiple(self) -> int:
@@ -75,7 +75,8 @@ class UNetConfig:
         >>> UNetConfig().bytes_a_pixel
         132.0
         """
-        widest = max(width / (self.subpixel * 2**level) ** 2 for level, width in enumerate(self.filters))
+        sides = (self.subpixel * 2.0**level for level in range(len(self.filters)))
+        widest = max(width / side**2 for width, side in zip(self.filters, sides, strict=True))
         return 4 * (2 * widest + len(self.classes))
 
     def check_size(self, height: int, width: int) -> None:

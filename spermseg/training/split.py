@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spermseg.errors import ConfigError
-from spermseg.texts import composed
+from spermseg.texts import composed, read_csv_cell
 
 SPLITS = ("train", "val", "test")
 ATTEMPTS = 64
@@ -131,7 +131,8 @@ def read_split_csv(path: Path) -> dict[str, Placement]:
     placed: dict[str, Placement] = {}
     split_of: dict[str, str] = {}
     for row in rows:
-        image, group, split = composed(row["image"] or ""), composed(row["group"] or ""), row["split"]
+        image, group = (composed(read_csv_cell(row[name] or "")) for name in ("image", "group"))
+        split = row["split"]
         if split not in SPLITS or not group:
             raise ConfigError(
                 f"{path.name}: line {rows.line_num} has group {group!r} and split {split!r}; "

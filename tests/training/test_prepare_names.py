@@ -249,6 +249,8 @@ def test_a_picture_whose_name_a_spreadsheet_would_calculate_is_read_back_by_its_
     (example,) = dataset.all_examples
     assert example.image == name
     assert dataset.read_image(example).shape == (32, 40, 3)
+    again = prepare(tmp_path, split=SplitConfig(split_csv=tmp_path / "out" / "index.csv"), overwrite=True)
+    assert regions(again) == {name: 1}
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[2J.png", "a\u202egnp.png"])
