@@ -1,7 +1,6 @@
 """What one night is asked to do."""
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,7 +25,7 @@ class Night:
     model_uri: str = ""
     """Where the model was read, for those who want to segment a row again."""
     arguments: tuple[str, ...] = ()
-    """The words of the command line, for the receipt; from `without_secrets`."""
+    """The words of the command line, for the receipt; from `credentials.without_secrets`."""
     take_over: bool = False
     """Take the table from a job that is gone but still holds its lock."""
     forecast: bool = True
@@ -50,12 +49,3 @@ class Night:
     def model_and_settings(self) -> dict[str, str]:
         """What the plans of all runs say that this night's rows can be compared with."""
         return {"model_sha256": self.identity.model_sha256, "recipe_sha256": self.identity.settings_sha256}
-
-
-def without_secrets(words: list[str]) -> tuple[str, ...]:
-    """Return the words of a command line, whatever stands before the `@` of a URL's server masked.
-
-    >>> without_secrets(["--endpoint-url", "https://key:secret@s3.clinic", "s3://clinic/ada@noon.png"])
-    ('--endpoint-url', 'https://***@s3.clinic', 's3://clinic/ada@noon.png')
-    """
-    return tuple(re.sub(r"://[^/\s]*@", "://***@", word) for word in words)

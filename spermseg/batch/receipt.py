@@ -20,6 +20,7 @@ from spermseg.batch.plan import Plan
 from spermseg.batch.results import OK, REJECTED, run_results, runs_with_rows
 from spermseg.errors import ObjectMissingError, RunError, first_line
 from spermseg.storage.filesystem import Location
+from spermseg.texts import json_text
 
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 """Packages that decide a row, beside this one."""
@@ -216,8 +217,8 @@ def _software() -> dict[str, str]:
 
 def write_receipt(out: Location, receipt: Receipt) -> None:
     """Write the receipt: the run is finished."""
-    text = json.dumps(asdict(receipt), indent=2, ensure_ascii=False) + "\n"
-    receipt_location(out, receipt.run_id).write_bytes(text.encode("utf-8", "backslashreplace"))
+    text = json_text(asdict(receipt))
+    receipt_location(out, receipt.run_id).write_bytes(text.encode())
 
 
 def differences(plan: Plan, count: Count) -> Iterator[str]:

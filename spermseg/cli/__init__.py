@@ -2,10 +2,9 @@
 
 import argparse
 import importlib
-import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
@@ -14,7 +13,10 @@ from typing import Protocol
 import tyro
 
 from spermseg import __version__
+from spermseg.cli.terminal import prepare_terminal, say
+from spermseg.credentials import CREDENTIALS_ADVICE, masked, secrets_among
 from spermseg.errors import (
+    ConfigError,
     LockedError,
     ObjectDeniedError,
     ObjectExistsError,
@@ -25,6 +27,7 @@ from spermseg.errors import (
     StorageRefusedError,
     TooManyRejectedError,
 )
+from spermseg.storage.modes import owner_only
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -73,7 +76,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do, as below")
-    verb = parser.parse_args(sys.argv[1:2]).verb
+    verb = parser.parse_args([masked(word) for word in sys.argv[1:2]]).verb  # it shows what it does not know
     module = importlib.import_module(f"spermseg.cli.{verb}")
     run_verb(getattr(module, verb.capitalize()), sys.argv[2:], prog=f"spermseg {verb}")
 
@@ -86,20 +89,31 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
         arguments: the words of the command line; None takes the program's own.
         prog: how the command is called in its help.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    prepare_terminal()
     terminated = Event()
     try:
-        with _clean_stop_on_sigterm(terminated):
+        _refuse_secrets(sys.argv[1:] if arguments is None else arguments)
+        with _clean_stop_on_sigterm(terminated), owner_only():
             status = tyro.cli(verb, args=arguments, prog=prog).run()
     except SpermsegError as error:
-        print(f"spermseg: {error.message}", file=sys.stderr)
+        say(f"spermseg: {error.message}", to=sys.stderr)
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         how = "terminated" if terminated.is_set() else "interrupted"
         goes_on = getattr(verb, "GOES_ON", "the same command goes on")
-        print(f"spermseg: {how}; what is written stays, and {goes_on}", file=sys.stderr)
+        say(f"spermseg: {how}; what is written stays, and {goes_on}", to=sys.stderr)
         status = TERMINATED if terminated.is_set() else INTERRUPTED
     sys.exit(status)
+
+
+def _refuse_secrets(words: Sequence[str]) -> None:
+    """Raise ConfigError where a word holds credentials: before anything shows the words, or keeps them."""
+    if found := secrets_among(words):
+        where = ", ".join(dict.fromkeys(found.values()))
+        raise ConfigError(
+            f"{where}: got credentials, a signed address, or what may be either; a command line is seen by others, and "
+            f"kept: {CREDENTIALS_ADVICE}, and the plain address"
+        )
 
 
 @contextmanager

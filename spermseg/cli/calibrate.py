@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import EndpointUrl, ModelFile, ModelSwitch, OptionalText, is_on
+from spermseg.cli.terminal import say
 from spermseg.cli.trained_model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.predict import check_knows_heads
@@ -66,13 +67,13 @@ class Calibrate:
         after = replace(before, **vars(fitted), headed=headed, calibration_data_sha256=data.sha256)
         out.write_bytes(encode_model(saved.network.state_dict(), after))
         confidence = fitted.confidence
-        print(f"threshold: {before.threshold:g} -> {fitted.threshold:g}")
-        print(f"temperature {confidence.temperature:.2f}; Dice is expected to be {confidence.offset:.3f} + "
+        say(f"threshold: {before.threshold:g} -> {fitted.threshold:g}")
+        say(f"temperature {confidence.temperature:.2f}; Dice is expected to be {confidence.offset:.3f} + "
               f"{confidence.slope:.3f} x stability")  # fmt: skip
         pictures = data.counts["val"]
         few = f"; with fewer than {LEAST_PICTURES} the slope stays as it was" * (pictures < LEAST_PICTURES)
-        print(f"fitted to {pictures} pictures of the validation split{few}")
-        print(f"model: {out.uri}")
+        say(f"fitted to {pictures} pictures of the validation split{few}")
+        say(f"model: {out.uri}")
         return 0
 
     def _data(self) -> TrainingData:

@@ -12,6 +12,7 @@ from spermseg.cli.prepare import Prepare
 from spermseg.cli.report import Report
 from spermseg.cli.run_folder import MODEL
 from spermseg.cli.segment import Segment
+from spermseg.cli.terminal import say
 from spermseg.cli.train import Train
 from spermseg.cli.verify import Verify
 from spermseg.errors import ConfigError, RunError
@@ -88,8 +89,8 @@ class Demo:
             ("results/results", "the table: Parquet, one row an upload"),
             ("clinic", "the drawn micrographs, their annotations, and the uploads"),
         ):
-            print(f"  {self.out / place!s:<32} {what}")
+            say(f"  {self.out / place!s:<32} {what}")
 
 
 def _say(text: str) -> None:
-    print(f"\n=== {text}", flush=True)
+    say("", f"=== {text}")

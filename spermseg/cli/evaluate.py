@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, ModelSwitch, OptionalText, is_on
+from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
@@ -88,10 +89,10 @@ class Evaluate:
         out.child("metrics.json").write_bytes((json.dumps(metrics, indent=2) + "\n").encode())
         out.child("metrics.md").write_bytes(table.encode())
         out.child("overlays.png").write_bytes(ranked_figure(evaluator, rank(scored), self.examples))
-        print(table)
+        say(*table.split("\n"))
         if "confidence" in metrics:
             out.child("confidence.png").write_bytes(confidence_figure(*foretold(metrics)))
-        print(f"written: {out.child('metrics.json').uri}, and the tables and pictures beside it")
+        say(f"written: {out.child('metrics.json').uri}, and the tables and pictures beside it")
         return 0
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:

@@ -12,6 +12,7 @@ from spermseg.cli.evaluate import ranked_figure
 from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
 from spermseg.cli.run_folder import snapshot_name
 from spermseg.cli.side_by_side import train_side_by_side
+from spermseg.cli.terminal import say
 from spermseg.cli.train import Train
 from spermseg.errors import ConfigError
 from spermseg.model.saved import load_model
@@ -78,8 +79,8 @@ class Experiment:
         out.child("tables.md").write_bytes(table.encode())
         out.child("tables.csv").write_bytes(study_csv(scores))
         self._draw(rows[-1], dataset, metrics[rows[-1], dataset.splits[-1]])
-        print(table)
-        print(f"written: {out.child('tables.md').uri}, tables.csv, scores, figures")
+        say(*table.split("\n"))
+        say(f"written: {out.child('tables.md').uri}, tables.csv, scores, figures")
         return 0
 
     def _at(self, uri: str) -> Location:
@@ -95,7 +96,8 @@ class Experiment:
         if not place.exists():
             return
         about = load_model(place).description
-        learned = {name: about.settings["train"][name] for name in ("seed", "precision")}
+        train = about.settings.get("train")
+        learned = {name: train.get(name) if isinstance(train, dict) else None for name in ("seed", "precision")}
         if about.training_data_sha256 != dataset.sha256:
             raise ConfigError(f"{place.uri} has learned from another dataset than {self.dataset}; give another --out")
         if learned != {"seed": self.seed, "precision": self.precision}:
@@ -120,7 +122,7 @@ class Experiment:
             train_side_by_side(missing, at_once)
             return
         for name, training in missing.items():
-            print(f"=== training {name}{', going on' if training.resume else ''}", flush=True)
+            say(f"=== training {name}{', going on' if training.resume else ''}")
             training.run()
 
     def _training(self, name: str, rows: Sequence[Row]) -> Train | None:

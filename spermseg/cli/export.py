@@ -8,6 +8,7 @@ import tyro
 from spermseg.batch.current import read_current
 from spermseg.batch.results import SCHEMA
 from spermseg.cli.options import EndpointUrl
+from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
 from spermseg.storage.filesystem import Location
@@ -48,5 +49,5 @@ class Export:
         empty = SCHEMA.empty_table()
         schema = (cell_lines(empty) if self.cells else empty.select(LIGHT)).schema
         lines = write_export(tables, schema, target)
-        print(f"export: {target.uri}, {lines} {'cells' if self.cells else 'micrographs'}")
+        say(f"export: {target.uri}, {lines} {'cells' if self.cells else 'micrographs'}")
         return 0

@@ -14,10 +14,11 @@ from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.worker import Segmenting
 from spermseg.cells.instances import CellConfig
 from spermseg.cli.options import EndpointUrl, ModelFile, OptionalInt
+from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model
+from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
@@ -60,13 +61,13 @@ class Plan:
         if not uploads.count:
             raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
         sample = measure_sample(uploads.kept, segmenting, self.endpoint_url)
-        print(describe(extrapolate(sample, uploads.count), uploads.bytes, workers))
-        print(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
+        say(*describe(extrapolate(sample, uploads.count), uploads.bytes, workers).split("\n"))
+        say(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
         return 0
 
     def _segmenting(self) -> Segmenting:
         place = model_location(self.model, self.endpoint_url)
-        model = place.read_bytes()
+        model = read_model(place)
         description = decode_model(model, place.uri).description
         return Segmenting(
             model=model,

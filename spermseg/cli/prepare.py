@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spermseg.cli.options import EndpointUrl, OptionalText
+from spermseg.cli.terminal import say
 from spermseg.storage.filesystem import Location
 from spermseg.training.prepare import PrepareConfig, PrepareSummary, prepare_dataset
 from spermseg.training.split import SplitConfig
@@ -77,11 +78,11 @@ def _print_summary(summary: PrepareSummary, out: Location) -> None:
     counts = ", ".join(
         f"{split} {dataset.description.counts[split]} ({groups[split]} groups)" for split in dataset.splits
     )
-    print(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
-    print(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
+    say(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
+    say(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
     if summary.n_empty:
-        print(f"nothing is drawn on {summary.n_empty} of them: fields without cells, or forgotten ones?")
+        say(f"nothing is drawn on {summary.n_empty} of them: fields without cells, or forgotten ones?")
     if summary.left_out:
-        print(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
+        say(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
         for reason, count in Counter(one.reason for one in summary.left_out).most_common():
-            print(f"  {count:>6}  {reason}")
+            say(f"  {count:>6}  {reason}")

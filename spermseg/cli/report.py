@@ -14,6 +14,7 @@ from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.cli.options import EndpointUrl
+from spermseg.cli.terminal import say
 from spermseg.errors import MicrographError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
@@ -60,7 +61,7 @@ class Report:
         beside = "report.html" if out.is_s3 else out.child("report.html").uri
         target = Location(self.html or beside, self.endpoint_url)
         target.write_bytes(page.encode("utf-8", "backslashreplace"))
-        print(f"report: {target.uri}")
+        say(f"report: {target.uri}")
         return 0
 
 

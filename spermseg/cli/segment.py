@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from spermseg.batch.night import Night, without_secrets
+from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.receipt import Receipt
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
@@ -30,10 +30,12 @@ from spermseg.cli.options import (
     is_on,
     wants_gpu,
 )
+from spermseg.cli.terminal import say
+from spermseg.credentials import without_secrets
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig, check_knows_heads
-from spermseg.model.saved import decode_model
+from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
@@ -121,21 +123,21 @@ class Segment:
         with ProgressBar() as bar:
             receipts = segment_night(night, bar.show, bar.show_listed)
         if self.profile and bar.last:
-            print(bar.last.profile.table())
+            say(*bar.last.profile.table().split("\n"))
         for receipt in receipts:
             _print_receipt(receipt)
         if receipts:
-            print(f"table: {night.out.child('results').uri}; next: spermseg verify, spermseg report")
+            say(f"table: {night.out.child('results').uri}; next: spermseg verify, spermseg report")
         elif self.retry_rejected:
-            print(f"nothing to do: no upload of {night.source.uri} has a rejected row in {night.out.uri}; planned 0")
+            say(f"nothing to do: no upload of {night.source.uri} has a rejected row in {night.out.uri}; planned 0")
         else:
-            print(f"nothing to do: every upload of {night.source.uri} has its row in {night.out.uri}; planned 0")
+            say(f"nothing to do: every upload of {night.source.uri} has its row in {night.out.uri}; planned 0")
         check_rejected(receipts, limit)
         return 0
 
     def _night(self) -> Night:
         place = model_location(self.model, self.endpoint_url)
-        model = place.read_bytes()
+        model = read_model(place)
         description = decode_model(model, place.uri).description
         headed = is_on(self.headed, description.headed)
         if headed:
@@ -214,17 +216,17 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
 
 def _print_receipt(receipt: Receipt) -> None:
     heads = "" if receipt.heads is None else f"{receipt.heads} heads, "
-    print(
+    say(
         f"run {receipt.run_id}: planned {receipt.planned}, ok {receipt.ok}, rejected {receipt.rejected}; "
         f"{heads}{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
     )
     if receipt.forecast:
         told = receipt.forecast
-        print(
+        say(
             f"  forecast: {told['seconds']:.0f} s, {told['megapixels']:.1f} megapixels, "
-            f"{told['table_bytes'] / 1e6:.1f} MB, {told['worker_bytes'] / 1e6:.0f} MB a worker\n"
+            f"{told['table_bytes'] / 1e6:.1f} MB, {told['worker_bytes'] / 1e6:.0f} MB a worker",
             f"  it took:  {receipt.duration_s:.0f} s, {receipt.megapixels:.1f} megapixels, "
-            f"{receipt.table_bytes / 1e6:.1f} MB, {receipt.worker_bytes / 1e6:.0f} MB a worker"
+            f"{receipt.table_bytes / 1e6:.1f} MB, {receipt.worker_bytes / 1e6:.0f} MB a worker",
         )
     for reason, count in sorted(receipt.reasons.items(), key=lambda item: (-item[1], item[0])):
-        print(f"  {count:>6}  {reason}")
+        say(f"  {count:>6}  {reason}")

@@ -22,6 +22,7 @@ from spermseg.cli.options import (
     wants_gpu,
 )
 from spermseg.cli.run_folder import MODEL, check_run, keep_settings, settings_of, snapshot_name
+from spermseg.cli.terminal import say
 from spermseg.cli.trained_model import write_models
 from spermseg.cli.training_record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
@@ -176,9 +177,9 @@ class Train:
             record.keep(state.history)
         write_models(out, chosen, begun, data, state)
         for epoch in sorted({*job.snapshots} - {*state.snapshots}):
-            print(f"no {snapshot_name(epoch)}: that epoch was done before it was asked for", file=sys.stderr)
+            say(f"no {snapshot_name(epoch)}: that epoch was done before it was asked for", to=sys.stderr)
         best = state.history[state.best_epoch - 1]
-        print(
+        say(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "
             f"IoU {best['val_iou']:.3f}, at network resolution"
         )

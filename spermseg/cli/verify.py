@@ -10,6 +10,7 @@ from tqdm import tqdm
 from spermseg.batch.deep import DeepVerifier
 from spermseg.batch.receipt import verify
 from spermseg.cli.options import EndpointUrl, OptionalInt, OptionalText
+from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 
@@ -47,11 +48,11 @@ class Verify:
         out = Location(self.out, self.endpoint_url)
         rows, wrong = verify(out)
         for line in wrong:
-            print(line)
+            say(line)
         if wrong:
-            print(f"{rows} rows, {_differences(len(wrong))}")
+            say(f"{rows} rows, {_differences(len(wrong))}")
             return 1
-        print(f"verified: {rows} rows, one for each planned")
+        say(f"verified: {rows} rows, one for each planned")
         return self._verify_deep(out) if self.deep else 0
 
     def _verify_deep(self, out: Location) -> int:
@@ -62,9 +63,9 @@ class Verify:
         with tqdm(desc="segmenting again", unit="picture", total=len(sample)) as bar:
             found = verifier.check(sample, bar.update)
         for line in found.differences:
-            print(line)
+            say(line)
         apart = f"; {found.out_of_reach} not compared: the upload is gone or another by now" * bool(found.out_of_reach)
-        print(
+        say(
             f"segmented again, seed {seed}: {found.same} of {len(sample)} the same bit for bit, "
             f"{_differences(len(found.differences))}{apart}"
         )

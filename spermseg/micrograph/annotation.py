@@ -19,6 +19,7 @@ from spermseg.errors import AnnotationError
 from spermseg.micrograph.annotation_fields import cut
 from spermseg.micrograph.decode import TRANSPOSING_ORIENTATIONS, Header, upright
 from spermseg.micrograph.rasterise import Bitmap, Ellipse, Points, Polygon, RunLength, Shape, draw_shape
+from spermseg.texts import composed
 
 Flags = NDArray[np.unsignedinteger[Any]]
 """(Y, X), one bit a part."""
@@ -157,13 +158,14 @@ def part_of(annotation: Annotation, region: Region, labels: Mapping[str, str] | 
         AnnotationError: the label is not in `labels`.
     """
     if labels is None:
-        return region.label.strip().lower() or WHOLE_CELL
-    if region.label not in labels:
+        return composed(region.label.strip().lower()) or WHOLE_CELL
+    labels, label = {composed(name): part for name, part in labels.items()}, composed(region.label)
+    if label not in labels:
         known = ", ".join(sorted(labels))
         raise annotation.fault(
             region, f"unknown label {cut(region.label)!r}; the mapping of labels to parts has {known}"
         )
-    part = labels[region.label]
+    part = labels[label]
     return None if part in IGNORED else part
 
 

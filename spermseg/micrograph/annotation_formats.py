@@ -3,6 +3,8 @@
 The files are untrusted: every value passes a check, and an error names the file and the place in it.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,11 +68,21 @@ def _bounded(source: Source, item: Annotation | Fault) -> Annotation | Fault:
 
 def _read_json(path: Path) -> Any:
     try:
-        return from_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # Windows tools write this mark
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
+        content = from_json(data)
+        json.loads(data, object_pairs_hook=_check_keys)
     except OSError as error:
         raise AnnotationError(f"{path.name}: could not be read: {error.strerror}") from error
     except ValueError as error:
         raise AnnotationError(f"{path.name}: not JSON: {error}") from error
+    return content
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    """Raise ValueError for a key that an object has twice, where a parser would keep what the last one says."""
+    if len(dict(pairs)) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has {cut(twice)!r} twice; keep one")
 
 
 def _parse(source: Source, content: Any) -> Iterator[Annotation | Fault]:

@@ -21,6 +21,11 @@ HALF = 128
 NATIVE_SIDE = math.sqrt(2452 * 2056)
 """Side of a square as large as the paper's pictures, px."""
 
+LONGEST_SIDE = 4096
+"""Most px of a tile's side, of a whole picture resized, and of a halo: more has no use, and takes all memory."""
+LEAST_SCALE = 0.01
+"""At less a cell is no pixel."""
+
 
 class View(Protocol):
     """Working resolution, and windows. Shapes: pixels (Y, X, 3) uint8, masks (Y, X)."""
@@ -107,7 +112,7 @@ class Tiles:
 
     kind: Literal["tiles"] = "tiles"
     scale: float = 0.5
-    """Working resolution over native resolution, in each direction; at most 1."""
+    """Working resolution over native resolution, in each direction; 0.01 to 1."""
     tile: int = 512
     """Side of what the network learns from, px; a multiple of 16."""
     halo: int = 112
@@ -115,8 +120,8 @@ class Tiles:
     107 px that the paper's network sees around a pixel (`UNetConfig.reach`)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise ConfigError(f"got scale {self.scale}; more than 0 and at most 1 is needed")
+        if not LEAST_SCALE <= self.scale <= 1:
+            raise ConfigError(f"got scale {self.scale}; {LEAST_SCALE} to 1 is needed")
         _check_multiple("tile", self.tile, least=ALIGNMENT)
         _check_multiple("halo", self.halo, least=0)
 
@@ -173,5 +178,5 @@ def _cover(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def _check_multiple(name: str, value: int, *, least: int) -> None:
-    if value < least or value % ALIGNMENT:
-        raise ConfigError(f"got {name} {value}; a multiple of {ALIGNMENT} from {least} on is needed")
+    if not least <= value <= LONGEST_SIDE or value % ALIGNMENT:
+        raise ConfigError(f"got {name} {value}; a multiple of {ALIGNMENT} from {least} to {LONGEST_SIDE} is needed")

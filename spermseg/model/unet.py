@@ -13,6 +13,7 @@ MAX_LEVELS = 8
 """More would halve a tile to nothing."""
 MAX_FILTERS = 4096
 MAX_SUBPIXEL = 8
+MAX_CLASSES = 32
 DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Along one axis, a kernel of 3 over doubled values as one of 4 that doubles itself: which of the 3 weights meet."""
 
@@ -46,8 +47,9 @@ class UNetConfig:
             )
         if not 1 <= self.subpixel <= MAX_SUBPIXEL:
             raise ConfigError(f"got subpixel {self.subpixel}; 1 to {MAX_SUBPIXEL} is needed")
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ConfigError(f"got classes {self.classes}; at least one, each once, is needed")
+        if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
+            named = f" ({', '.join(map(str, self.classes))})" if 0 < len(self.classes) <= MAX_CLASSES else ""
+            raise ConfigError(f"got {len(self.classes)} classes{named}; 1 to {MAX_CLASSES} different ones are needed")
 
     @property
     def multiple(self) -> int:
@@ -65,6 +67,17 @@ class UNetConfig:
         107
         """
         return 7 * self.multiple - 4 * self.subpixel - 1
+
+    @property
+    def bytes_a_pixel(self) -> float:
+        """What the widest level holds at once for a pixel of the input, before and after a convolution, and the maps.
+
+        >>> UNetConfig().bytes_a_pixel
+        132.0
+        """
+        sides = (self.subpixel * 2.0**level for level in range(len(self.filters)))
+        widest = max(width / side**2 for width, side in zip(self.filters, sides, strict=True))
+        return 4 * (2 * widest + len(self.classes))
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ShapeError for a height or width that does not halve evenly at each level."""

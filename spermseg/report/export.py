@@ -1,7 +1,7 @@
 """A table as one file for other programs: CSV or Parquet, a line a micrograph or a line a cell, without masks.
 
 CSV is opened in spreadsheets, and names come from uploads: what a spreadsheet would take for a formula is written as
-text, with an apostrophe before it. Source: OWASP, CSV Injection.
+text, with an apostrophe before it (`texts.csv_cell`).
 """
 
 import secrets
@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from spermseg.errors import ConfigError, StorageError, first_line
 from spermseg.storage.filesystem import Location
+from spermseg.storage.modes import owner_only
+from spermseg.texts import csv_cell
 
-FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
-"""How text begins that a spreadsheet calculates, full-width signs included."""
 OF_A_CELL = ("image_id", "uri", "member", "group", "run_id", "model_sha256", "recipe_sha256", "um_per_px")
 """Columns of the micrograph that stand in each line of a cell."""
 
@@ -72,11 +72,15 @@ def _harmless(lines: pa.Table) -> pa.Table:
     """Return a table none of whose texts is a formula."""
     for number, field in enumerate(lines.schema):
         if pa.types.is_string(field.type):
-            texts = lines[field.name]
-            quoted = pc.binary_join_element_wise("'", texts, "")
-            is_formula = pc.match_substring_regex(texts, FORMULA)
-            lines = lines.set_column(number, field, pc.if_else(is_formula, quoted, texts))
+            texts = [chunk.dictionary_encode() for chunk in lines[field.name].chunks]
+            cells = [_cells(chunk) for chunk in texts]
+            lines = lines.set_column(number, field, pa.chunked_array(cells, field.type))
     return lines
+
+
+def _cells(texts: pa.DictionaryArray) -> pa.Array:
+    """Return texts as cells of a CSV, each different one made once."""
+    return pa.array([csv_cell(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
 
 
 @contextmanager
@@ -86,10 +90,12 @@ def _whole_file(target: Location) -> Iterator[pa.NativeFile]:
         filesystem, path = target.filesystem()
         folder, _, name = path.rpartition("/")
         partial = f"{folder}/.partial-{secrets.token_hex(8)}-{name}"
-        if not target.is_s3:
-            filesystem.create_dir(folder, recursive=True)
+        with owner_only():
+            if not target.is_s3:
+                filesystem.create_dir(folder, recursive=True)
+            opened = filesystem.open_output_stream(partial)
         try:
-            with filesystem.open_output_stream(partial) as file:
+            with opened as file:
                 yield file
             filesystem.move(partial, path)
         except BaseException:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from spermseg.errors import ConfigError, ShapeError
 from spermseg.report.charts import INK, encode_figure
+from spermseg.texts import visible
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -172,7 +173,8 @@ def comparison_figure(items: Sequence[Comparison], *, width: int = 640) -> bytes
 def _draw_comparison(row: Sequence[Axes], item: Comparison, width: int) -> None:
     _check_shapes(item.pixels, item.truth, item.predicted)
     thickness = max(1, round(item.pixels.shape[1] / width * 1.5))
-    name = item.name if len(item.name) <= _TITLE_LETTERS else f"{item.name[: _TITLE_LETTERS - 1]}…"
+    name = visible(item.name)
+    name = name if len(name) <= _TITLE_LETTERS else f"{name[: _TITLE_LETTERS - 1]}…"
     columns = (
         (f"{name}\nDice {item.dice:.3f}", item.pixels),
         ("truth", overlay(item.pixels, item.truth, thickness=thickness)),

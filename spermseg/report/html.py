@@ -19,12 +19,14 @@ import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from markupsafe import Markup
 
 from spermseg.cells.measure import decode_mask
 from spermseg.errors import ConfigError, MicrographError, SpermsegError
 from spermseg.report import summary
 from spermseg.report.charts import histogram_figure
 from spermseg.report.figures import Mask, Pixels, encode_jpeg, overlay
+from spermseg.texts import visible
 
 Row = dict[str, Any]
 Rank = Callable[[Row, int], Any]
@@ -241,6 +243,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("spermseg", "report"),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -249,6 +252,11 @@ def _template() -> jinja2.Template:
     environment.filters["moment"] = _moment
     environment.filters["source_hash"] = _source_hash
     return environment.get_template("report.html.jinja")
+
+
+def _shown(value: Any) -> Any:
+    """Return a value with what has no shape made visible; the template escapes what is markup after that."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None, digits: int = 0, scale: float = 1) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spermseg.texts import markdown
+
 NAMES = {
     "iou": "IoU",
     "dice": "Dice",
@@ -18,7 +20,7 @@ NAMES = {
 def markdown_table(metrics: Mapping[str, Any]) -> str:
     """Return the scores in the layout of the paper's tables: a line a way of averaging, a column a score."""
     lines = [
-        f"# Scores on the {metrics['split']} split, {metrics['n_images']} pictures",
+        f"# Scores on the {markdown(metrics['split'])} split, {metrics['n_images']} pictures",
         "",
         f"| part | resolution | averaged | {' | '.join(NAMES.values())} |",
         "| --- " * (3 + len(NAMES)) + "|",
@@ -70,7 +72,7 @@ def _confidence_line(found: Mapping[str, Any]) -> str:
 
 
 def _line(part: str, resolution: str, averaged: str, cells: Sequence[str]) -> str:
-    return f"| {' | '.join([part, resolution, averaged, *cells])} |"
+    return f"| {' | '.join([markdown(part), resolution, averaged, *cells])} |"
 
 
 def foretold(metrics: Mapping[str, Any]) -> tuple[list[float], list[float], list[tuple[float, float]]]:

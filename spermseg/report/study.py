@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spermseg.report.scores import NAMES
+from spermseg.texts import csv_cell, markdown
 
 FAILED_BELOW = 0.5
 """IoU of a picture whose segmentation has failed. The paper found its 11 % by eye."""
@@ -92,7 +93,7 @@ def study_markdown(scores: Sequence[StudyScores]) -> str:
         lines.append("")
     lines += [f"## Failed: pictures with an IoU below {FAILED_BELOW} at native resolution", ""]
     lines += ["| augmented | epochs | split | share |", "| --- | --- | --- | --- |"]
-    lines += [f"| {_yes(one.row)} | {one.row.epochs} | {one.split} | {one.failed:.0%} |" for one in scores]
+    lines += [f"| {_yes(one.row)} | {one.row.epochs} | {markdown(one.split)} | {one.failed:.0%} |" for one in scores]
     lines += ["", "## Figures 6 to 11, drawn again", "", "| what | where |", "| --- | --- |"]
     lines += [f"| {what} | {place} |" for what, place in FIGURES.items()]
     return "\n".join([*lines, ""])
@@ -107,7 +108,7 @@ def _table(scores: Sequence[StudyScores], names: Sequence[str]) -> Iterator[str]
         for name in names:
             known = PUBLISHED.get(one.row, {}).get(name)
             cells += [f"{one.pooled[name]:.3f} / {one.per_image[name]:.3f}", "-" if known is None else f"{known:.2f}"]
-        yield f"| {one.row.epochs} | {one.split} | {' | '.join(cells)} |"
+        yield f"| {one.row.epochs} | {markdown(one.split)} | {' | '.join(cells)} |"
 
 
 def study_csv(scores: Sequence[StudyScores]) -> bytes:
@@ -119,7 +120,7 @@ def study_csv(scores: Sequence[StudyScores]) -> bytes:
         for name in SCORES:
             known = PUBLISHED.get(one.row, {}).get(name, "")
             values = [round(one.pooled[name], 4), round(one.per_image[name], 4), known]
-            writer.writerow([_yes(one.row), one.row.epochs, one.split, name, *values])
+            writer.writerow([_yes(one.row), one.row.epochs, csv_cell(one.split), name, *values])
     return text.getvalue().encode()
 
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
 from spermseg.errors import ConfigError, ObjectMissingError, StorageError
 from spermseg.storage.local import LocalBackend
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
@@ -257,12 +258,14 @@ def _complete(uri: str) -> str:
     if not found:
         return _absolute(uri)
     if scheme == "s3":
+        if has_user(rest.partition("/")[0]):  # what lies below may be called anything, uploads too
+            raise ConfigError(f"got {masked(uri)!r}, a bucket with credentials; {CREDENTIALS_ADVICE}")
         if not rest or rest.startswith("/"):
             raise ConfigError(f"got {uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")
         return f"s3://{rest.rstrip('/')}"
     if scheme == "file" and rest.startswith("/"):
         return _absolute(unquote(rest))
-    raise ConfigError(f"got {uri!r}; spermseg reads folders, file:///folder and s3://bucket/prefix")
+    raise ConfigError(f"got {masked(uri)!r}; spermseg reads folders, file:///folder and s3://bucket/prefix")
 
 
 def _absolute(path: str) -> str:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -20,6 +21,7 @@ from spermseg.errors import (
     StorageError,
     StorageRefusedError,
 )
+from spermseg.storage.modes import file_mode, folder_mode
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +80,15 @@ class LocalBackend:
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
         """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
 
-        After that a power cut takes nothing back. A disk that is full leaves what was there, and nothing else.
+        After that a power cut takes nothing back. A disk that is full leaves what was there, and nothing else. Who may
+        read it, `modes` says.
         """
         target = Path(path)
         temporary = target.with_name(f".partial-{secrets.token_hex(8)}")
         _make_folder(target.parent)
         with _local_errors(path, "written"), _open_folder(target.parent) as folder:
             try:
-                with temporary.open("xb") as file:
+                with open(temporary, "xb", opener=partial(os.open, mode=file_mode())) as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -132,7 +135,8 @@ def _make_folder(folder: Path) -> None:
     """Make a folder and what is missing above it, to last: a folder's name is kept by the one above."""
     try:
         missing = [made for made in (folder, *folder.parents) if not made.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing[::-1] or [folder]:
+            made.mkdir(mode=folder_mode(), exist_ok=True)
         for made in missing:
             with _open_folder(made.parent) as above:
                 os.fsync(above)

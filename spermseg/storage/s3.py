@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials
 from spermseg.errors import ConfigError, ObjectExistsError, ObjectMissingError, StorageError, one_line
 from spermseg.storage.s3_errors import is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
@@ -73,17 +74,30 @@ def resolve_endpoint(endpoint_url: str | None) -> str | None:
     """Return the server's URL, from the environment where none is given; None is AWS.
 
     Raises:
-        ConfigError: it is no http or https URL of a server, or carries credentials.
+        ConfigError: it is no http or https URL of a server, or carries credentials; these are not repeated.
     """
     found = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not found:
         return None
-    server = urlsplit(found)
-    if "@" in server.netloc:
-        raise ConfigError("the S3 endpoint carries credentials; give them as AWS_ACCESS_KEY_ID and the like instead")
-    if server.scheme not in ("http", "https") or not server.hostname:
-        raise ConfigError(f"got the S3 endpoint {found!r}; give http://host:port or https://host")
+    if carries_credentials(found) or "@" in found:
+        raise ConfigError(
+            "the S3 endpoint carries credentials, or is signed with them; give http://host:port or https://host, and "
+            f"{CREDENTIALS_ADVICE}"
+        )
+    if not _is_server(found):
+        given = f" {found!r}" if _is_server(f"http://{found}") else ", which is no URL of a server"
+        raise ConfigError(f"got the S3 endpoint{given}; give http://host:port or https://host")
     return found
+
+
+def _is_server(url: str) -> bool:
+    """Whether a text is an address that an S3 server can have; what follows it may be a path, and nothing else."""
+    try:
+        server = urlsplit(url)
+        known = server.scheme in ("http", "https") and bool(server.hostname) and server.port != 0
+    except ValueError:
+        return False
+    return known and url.isprintable() and not any(letter in url for letter in " ?#@\\")
 
 
 @dataclass(frozen=True)

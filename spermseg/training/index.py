@@ -6,6 +6,8 @@ DATASET/
   index.csv            one line an example
   left_out.csv         one line a file that could not be used: file, reason, detail
   dataset.json         written last: its presence says that the dataset is whole
+
+A name that a spreadsheet would calculate has an apostrophe before it in either CSV (`texts.csv_cell`).
 """
 
 import csv
@@ -20,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from spermseg.errors import DatasetError, ObjectMissingError
 from spermseg.storage.filesystem import Location
+from spermseg.texts import csv_cell, read_csv_cell
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "dataset.json"
@@ -95,7 +98,11 @@ def read_index(location: Location) -> tuple[Description, tuple[Example, ...]]:
     description = _read_description(location)
     try:
         index = location.child(INDEX).read_bytes().decode()
-        examples = tuple(TypeAdapter(list[Example]).validate_python(list(csv.DictReader(io.StringIO(index)))))
+        rows = [
+            {name: read_csv_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            for row in csv.DictReader(io.StringIO(index))
+        ]
+        examples = tuple(TypeAdapter(list[Example]).validate_python(rows))
     except (ObjectMissingError, ValidationError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{location.uri}: {INDEX} is missing or damaged; prepare the dataset again") from error
     if digest_examples(examples) != description.sha256:
@@ -164,13 +171,26 @@ def write_index(
         sha256=digest_examples(ordered),
     )
     location.child(INDEX).write_bytes(_encode_csv(Example, ordered))
-    location.child(LEFT_OUT).write_bytes(_encode_csv(LeftOut, left_out))
+    write_left_out(location, left_out)
     location.child(DESCRIPTION).write_bytes((json.dumps(asdict(description), indent=2) + "\n").encode())
+
+
+def write_left_out(location: Location, left_out: Sequence[LeftOut]) -> Location:
+    """Write which files could not be used, and return where that is said.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    place = location.child(LEFT_OUT)
+    place.write_bytes(_encode_csv(LeftOut, left_out))
+    return place
 
 
 def _encode_csv(kind: type[Example] | type[LeftOut], rows: Sequence[Example | LeftOut]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        cells = asdict(row)
+        writer.writerow({name: csv_cell(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
     return text.getvalue().encode()

@@ -10,6 +10,7 @@ from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_formats import read_annotations
 from spermseg.storage.filesystem import storable
+from spermseg.texts import composed, visible
 from spermseg.training.index import LeftOut
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -20,6 +21,8 @@ MALFORMED = "malformed annotation"
 ANNOTATED_TWICE = "annotated twice"
 AMBIGUOUS = "ambiguous image name"
 NAME_NOT_TEXT = "name is not UTF-8"
+NAME_UNSEEN = "name has characters that cannot be seen"
+ONE_NAME = "two files of one name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Pair:
     """An image with its annotation."""
 
     image: str
-    """Path below the folder of images, with `/`."""
+    """Path below the folder of images, with `/`, in NFC."""
     path: Path
     """The file."""
     annotation: Annotation
@@ -57,7 +60,7 @@ class _Entry:
     """What an annotation file says of one picture."""
 
     json: PurePosixPath
-    """Path of the file below the folder of annotations."""
+    """Path of the file below the folder of annotations, in NFC."""
     image_name: str
     annotation: Annotation | None
     """None where it cannot be used."""
@@ -76,6 +79,8 @@ def pair_images(
     Where there are images in the folder of the annotation file, or in the nearest one around it, those of other folders
     are meant only where their folder is named: one patient's annotation is not put on another's picture.
 
+    Names are compared in NFC: some systems write an umlaut as one letter, others as two.
+
     Args:
         images: a folder; folders below it are searched too.
         annotations: an annotation file, or a folder of them; folders below it are searched too.
@@ -89,7 +94,7 @@ def pair_images(
         DatasetError: a folder without images or without annotation files.
         AnnotationError: a problem, where strict.
     """
-    files = _text_names(_list_files(images, IMAGE_SUFFIXES, "images"), problems)
+    files = _usable_names(_list_files(images, IMAGE_SUFFIXES, "images"), problems)
     entries = _read_entries(annotations, problems, label_attribute)
     index = _ImageIndex(files)
     found: dict[str, list[_Entry]] = defaultdict(list)
@@ -121,16 +126,27 @@ def _read_entries(annotations: Path, problems: Problems, label_attribute: str | 
     return [
         entry
         for name, path in files.items()
-        for entry in _read_file(PurePosixPath(storable(name)), path, problems, label_attribute)
+        for entry in _read_file(PurePosixPath(composed(storable(name))), path, problems, label_attribute)
     ]
 
 
-def _text_names(files: dict[str, Path], problems: Problems) -> dict[str, Path]:
-    """Return the files whose names are text, which the index of a dataset is."""
-    for name in [name for name in files if storable(name) != name]:
-        problems.add(storable(name), NAME_NOT_TEXT, DatasetError(f"{storable(name)}: its name is not UTF-8; rename it"))
-        del files[name]
-    return files
+def _usable_names(files: dict[str, Path], problems: Problems) -> dict[str, Path]:
+    """Return the files by their names in NFC, those whose names are text that can be seen, and no other file's too."""
+    named: dict[str, list[Path]] = defaultdict(list)
+    for name, path in files.items():
+        shown = storable(name)
+        if shown != name:
+            problems.add(shown, NAME_NOT_TEXT, DatasetError(f"{shown}: its name is not UTF-8; rename it"))
+        elif visible(name) != name:
+            said = f"{visible(name)}: its name has characters that cannot be seen; rename it"
+            problems.add(visible(name), NAME_UNSEEN, DatasetError(said))
+        else:
+            named[composed(name)].append(path)
+    for name in [name for name, paths in named.items() if len(paths) > 1]:
+        said = f"{name}: another file has this name, its letters composed in another way; rename one"
+        for _ in named.pop(name):
+            problems.add(name, ONE_NAME, DatasetError(said))
+    return {name: paths[0] for name, paths in sorted(named.items())}
 
 
 def _read_file(json: PurePosixPath, path: Path, problems: Problems, label_attribute: str | None) -> list[_Entry]:
@@ -164,7 +180,7 @@ class _ImageIndex:
 
     def find(self, entry: _Entry) -> list[str]:
         """Return the images that an entry may mean: one, none, or several that cannot be told apart."""
-        named, own = PureWindowsPath(entry.image_name), entry.json.parent  # reads both kinds of slashes
+        named, own = PureWindowsPath(composed(entry.image_name)), entry.json.parent  # reads both kinds of slashes
         steps = PurePosixPath(f"{own}/{named.as_posix()}").parts
         home = next((folder for folder in (own, *own.parents) if folder in self._folders), PurePosixPath("."))
         longest_first = range(len(steps) - (home != PurePosixPath(".")))  # a bare name says nothing of another folder

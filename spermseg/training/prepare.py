@@ -27,7 +27,7 @@ from spermseg.micrograph.annotation import check_inside, drawn_frame, list_parts
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, Header, decode_micrograph, read_header
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import Dataset, encode_flags, open_dataset
-from spermseg.training.index import DESCRIPTION, Example, LeftOut, write_index
+from spermseg.training.index import DESCRIPTION, Example, LeftOut, write_index, write_left_out
 from spermseg.training.pairing import MALFORMED, Pair, Problems, pair_images
 from spermseg.training.split import SPLITS, Placement, SplitConfig, place_images, split_groups
 
@@ -132,8 +132,7 @@ def prepare_dataset(
     task = partial(_prepare_one, out=out, parts=parts, config=config, placements=placements)
     examples = _one_group_each(_run_tasks(task, placed, problems, config.threads, progress), problems)
     if not examples:
-        first = problems.left_out[0].detail
-        raise DatasetError(f"none of the images in {images} can be used; the first problem: {first}")
+        raise _nothing_usable(images, out, problems)
     write_index(
         out,
         _assign_splits(examples, config.split),
@@ -144,6 +143,15 @@ def prepare_dataset(
         splits=SPLITS,
     )
     return PrepareSummary(dataset=open_dataset(out), left_out=tuple(problems.left_out))
+
+
+def _nothing_usable(images: Path, out: Location, problems: Problems) -> DatasetError:
+    """Write down why each file is left out, unless a dataset lies there, and return an error that says where."""
+    told = ""
+    if not out.child(DESCRIPTION).exists():
+        told = f", for the reasons in {write_left_out(out, problems.left_out).uri}"
+    first = problems.left_out[0].detail
+    return DatasetError(f"none of the images in {images} can be used{told}; the first problem: {first}")
 
 
 def _check_places(images: Path, annotations: Path, out: Location, config: PrepareConfig) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spermseg.errors import ConfigError
+from spermseg.texts import composed, read_csv_cell
 
 SPLITS = ("train", "val", "test")
 ATTEMPTS = 64
@@ -80,7 +81,7 @@ def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placem
     """Return the group, and where a table gives it the split, of each image; images that a table lacks are absent.
 
     Args:
-        images: paths below the folder of images.
+        images: paths below the folder of images, in NFC.
         config: how to divide.
 
     Raises:
@@ -111,7 +112,7 @@ def _placed_by(table: Mapping[str, Placement], images: Iterable[str], csv_name: 
 def _group_of(image: str, pattern: str | None) -> str:
     if pattern is None:
         return image
-    match = re.search(pattern, image)
+    match = re.search(composed(pattern), image)
     if match is None or not match.group(1):
         raise ConfigError(f"group pattern {pattern!r} finds no group in {image!r}; widen it, or rename the image")
     return match.group(1)
@@ -130,7 +131,8 @@ def read_split_csv(path: Path) -> dict[str, Placement]:
     placed: dict[str, Placement] = {}
     split_of: dict[str, str] = {}
     for row in rows:
-        image, group, split = row["image"], row["group"], row["split"]
+        image, group = (composed(read_csv_cell(row[name] or "")) for name in ("image", "group"))
+        split = row["split"]
         if split not in SPLITS or not group:
             raise ConfigError(
                 f"{path.name}: line {rows.line_num} has group {group!r} and split {split!r}; "

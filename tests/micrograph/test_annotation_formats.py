@@ -266,7 +266,7 @@ def test_holes_survive_in_run_lengths(folder):
         (COCO, ("annotations", 0, "segmentation"), [], "a segmentation without a polygon"),
         (COCO, ("annotations", 0, "image_id"), 77, r"annotations\[0\]: no image has the id 77"),
         (COCO, ("annotations", 0, "category_id"), 77, r"annotations\[0\]: no category has the id 77"),
-        (COCO, ("images", 1, "id"), 1, r"images\[1\]: id 1 is there twice"),
+        (COCO, ("images", 1, "id"), 1, r"images\[0\]: id 1 is there 2 times, for .a.jpg. and .b.jpg."),
         (COCO, ("categories",), "none", "file.json: categories: "),
     ],
 )

@@ -184,6 +184,23 @@ def test_another_format_is_refused_by_its_number(format_version):
         ("um_per_px", math.inf * -1),
         ("view", {"kind": "spiral"}),
         ("view", {"kind": "tiles", "scale": 2.0}),
+        ("view", {"kind": "tiles", "scale": 0}),
+        ("view", {"kind": "tiles", "scale": 1e-300}),
+        ("view", {"kind": "tiles", "scale": math.nan}),
+        ("view", {"kind": "tiles", "scale": -math.inf}),
+        ("view", {"kind": "tiles", "tile": 10**9 // 16 * 16}),
+        ("view", {"kind": "tiles", "tile": 16 * 10**400}),
+        ("view", {"kind": "tiles", "halo": -16}),
+        ("view", {"kind": "tiles", "halo": 2**40}),
+        ("view", {"kind": "whole-frame", "size": 2**30}),
+        ("view", {"kind": "whole-frame", "size": 0}),
+        ("um_per_px", math.inf),
+        ("min_area", 10**30),
+        ("confidence", {"temperature": math.nan}),
+        ("network", {"filters": [10**6]}),
+        ("network", {"filters": [3, 4], "classes": [str(number) for number in range(10_000)]}),
+        ("network", {"filters": [3, 4], "classes": ["a" * 100_000, "a" * 100_000]}),
+        ("network", {"filters": [1] * 100_000}),
         ("network", {"filters": []}),
         ("network", {"filters": [3, 4], "bridge": 0}),
         ("network", {"filters": [10**30]}),
@@ -196,6 +213,48 @@ def test_another_format_is_refused_by_its_number(format_version):
 def test_a_description_that_cannot_be_used_is_refused_with_the_field(field, value):
     message = refused(forge(**{field: value}))
     assert f"a description that cannot be used: {field}" in message
+
+
+@pytest.mark.parametrize(
+    ("network", "view", "said"),
+    [
+        ({"in_channels": 4}, {"kind": "whole-frame"}, "pictures of 4 channels; 3 are needed"),
+        ({}, {"kind": "tiles", "tile": 32, "halo": 16}, "a view that its network cannot read: got tile 32"),
+        ({"filters": [1] * 5}, {"kind": "whole-frame", "size": 144}, "a view that its network cannot read: got 144"),
+        ({"filters": [256]}, {"kind": "whole-frame", "size": 4096}, "takes 32 GiB for a window of 4096 x 4096 px"),
+        ({"filters": [64]}, {"kind": "tiles", "halo": 4096}, "takes 32 GiB for a window of 8208 x 8208 px"),
+    ],
+    ids=str,
+)
+def test_a_view_that_its_network_cannot_read_or_not_in_any_memory_is_refused_when_it_is_loaded(network, view, said):
+    network = {"filters": [3, 4], "bridge": 5} | network
+    weights = UNet(UNetConfig(**network)).state_dict()
+    assert said in refused(forge(weights, network=network, view=view))
+
+
+def test_a_file_of_which_too_much_would_be_parsed_is_refused_before(monkeypatch, tmp_path):
+    def fail(*_):
+        raise AssertionError("it was parsed")
+
+    huge = save(WEIGHTS, metadata={"spermseg": json.dumps({"format": 1, "settings": "x" * saved.DESCRIPTION_BYTES})})
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "load", fail)
+        assert "is not a model file" in refused((saved.HEADER_BYTES + 1).to_bytes(8, "little") + b"{" * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "_is_deep", fail)
+        assert "a description of 1048605 characters; at most 1048576 are read" in refused(huge)
+    with (tmp_path / "night.safetensors").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ModelFileError, match=r"night\.safetensors is not a model file: it has 1099511627776 bytes"):
+        load_model(Location(str(tmp_path / "night.safetensors")))
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [40, 400, 900, 100_000])
+def test_settings_that_are_nested_deeper_than_calls_are_refused(opening, depth):
+    nested = opening * depth + "0" + {"[": "]", "{": "}"}[opening[0]] * depth
+    text = json.dumps(description_fields())[:-1] + f', "settings": {nested}}}'
+    assert "description" in refused(save(WEIGHTS, metadata={"spermseg": text}))
 
 
 @pytest.mark.parametrize(

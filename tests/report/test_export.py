@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from spermseg.errors import ConfigError, RunError, StorageError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
 from spermseg.storage.filesystem import Location
+from spermseg.texts import read_csv_cell, visible
 
 CELL = pa.struct([pa.field("x", pa.int32()), pa.field("confidence", pa.float32()), pa.field("mask", pa.string())])
 SCHEMA = pa.schema([*(pa.field(name, pa.string()) for name in OF_A_CELL[:-1]), ("um_per_px", pa.float32())])
 WITH_CELLS = SCHEMA.append(pa.field("cells", pa.list_(CELL)))
-FORMULAS = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
+FORMULAS = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\uff1d1", " =1", "'=1", '"=1', "\" '@A1"]
 
 
 def rows(*names: str, schema: pa.Schema = SCHEMA, **more) -> pa.Table:
@@ -57,9 +58,16 @@ def test_whatever_the_names_no_field_begins_a_formula_and_what_is_harmless_is_as
     target = Location(str(tmp_path_factory.mktemp("export") / "table.csv"))
     write_export([rows(*names, group='say "no"; 1,2')], SCHEMA, target)
     found = read_csv(target)
-    assert [row["uri"].removeprefix("'") for row in found] == [name.removeprefix("'") for name in names]
+    assert [read_csv_cell(row["uri"]) for row in found] == [visible(name) for name in names]
     assert not any(row["uri"].startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for row in found)
     assert all(row["group"] == 'say "no"; 1,2' for row in found)
+
+
+def test_an_export_is_its_owners_alone(tmp_path):
+    for name in ("table.csv", "table.parquet"):
+        write_export([rows("a.png")], SCHEMA, Location(str(tmp_path / "new" / name)))
+        assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_line_a_cell_has_its_micrograph_and_its_number_there():

@@ -147,6 +147,22 @@ def test_a_hostile_name_is_shown_as_text(name):
     assert f"{name} is gone" in _Page(page).text
 
 
+@pytest.mark.parametrize("hidden", ["\u202e", "\x1b[2J", "\x00", "\u2066", "\n", "\x9b"])
+def test_what_has_no_shape_is_shown_as_an_escape_wherever_a_name_stands(hidden):
+    name = f"{hidden}gnp.exe"
+    rows = [result_row(1, uri=f"/in/{name}", group=name, run_id=name), rejected_row(2, f"no {name}", uri=f"/x/{name}")]
+
+    def refuse(*_):
+        raise StorageError(f"{name} is gone")
+
+    page = render(rows, read_pixels=refuse, title=name)
+    text = _Page(page).text
+    shown = hidden.encode("unicode_escape").decode()
+    assert hidden == "\n" or hidden not in page
+    assert text.count(f"{shown}gnp.exe") >= 6
+    assert f"<title>{shown}gnp.exe</title>" in page
+
+
 def test_the_page_loads_nothing_from_outside():
     page = _Page(render([result_row(number) for number in range(9)]))
     assert page.links

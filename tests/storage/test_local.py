@@ -131,13 +131,35 @@ def test_a_name_that_is_no_text_is_listed_with_escapes_and_is_missing_when_opene
 
 
 @pytest.mark.parametrize("only_if_absent", [False, True])
-def test_a_written_file_can_be_read_by_whom_the_umask_lets(tmp_path, only_if_absent):
-    before = os.umask(0o022)
+@pytest.mark.parametrize(
+    ("asked", "umask", "file", "folder"),
+    [
+        (None, 0, 0o600, 0o700),
+        (None, 0o022, 0o600, 0o700),
+        ("group", 0, 0o640, 0o750),
+        ("all", 0, 0o644, 0o755),
+        ("all", 0o027, 0o640, 0o750),
+        ("group", 0o077, 0o600, 0o700),
+    ],
+)
+def test_what_is_written_is_its_owners_unless_asked_otherwise_and_never_more_than_the_umask_lets(
+    tmp_path, monkeypatch, only_if_absent, asked, umask, file, folder
+):
+    monkeypatch.setenv("SPERMSEG_SHARED", asked or "")
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
     try:
-        Location(str(tmp_path / "a")).write_bytes(b"x", only_if_absent=only_if_absent)
+        Location(str(tmp_path)).child("a", "b", "unit").write_bytes(b"x", only_if_absent=only_if_absent)
     finally:
         os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in (tmp_path, *tmp_path.rglob("*"))}
+    assert modes == {".": 0o755, "a": folder, "a/b": folder, "a/b/unit": file}
+
+
+def test_sharing_that_there_is_not_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPERMSEG_SHARED", "yes")
+    with pytest.raises(ConfigError, match="got SPERMSEG_SHARED='yes'; group or all is needed"):
+        Location(str(tmp_path / "a")).write_bytes(b"x")
 
 
 @pytest.mark.parametrize("only_if_absent", [False, True])
@@ -245,6 +267,7 @@ def closed() -> Iterator[Path]:
         Path(folder).chmod(0o755)
         for name in ("closed.jpg", "open.jpg", "closed/a.jpg"):
             Location(folder).child(name).write_bytes(b"x")
+        Path(folder, "open.jpg").chmod(0o644)
         Path(folder, "closed.jpg").chmod(0)
         Path(folder, "closed").chmod(0)
         yield Path(folder)

@@ -1,0 +1,162 @@
+"""Passwords, keys and signed addresses that stand where none belong: told from what is harmless, and masked.
+
+Spermseg takes credentials from the environment (or the cloud's own files) only. What is typed on a command line is
+shown by `ps`, kept by shells, and noted in the files of a run. A secret may hold any character, so addresses are taken
+apart by their rules, and where the parts are in doubt the whole is masked.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote, urlsplit
+
+MASK = "***"
+CREDENTIALS_ADVICE = "give credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+SIGNING_WORDS = (
+    *("signature", "credential", "token", "secret", "passw", "passphrase"),
+    *("accesskey", "apikey", "privatekey", "authorization"),
+)
+"""What the name of a parameter holds whose value lets others in, in small letters and digits alone."""
+SIGNING_NAMES = ("sig", "auth", "key", "pwd", "pass")
+"""Whole names of such parameters."""
+SERVER_OPTIONS = ("endpointurl", "address")
+"""Options whose value is a server, so that an `@` in it always follows a user."""
+LOCAL_SCHEMES = ("s3", "file")
+"""Of addresses whose path may hold anything, `@`, `?` and `#` included."""
+IN_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN")
+SHORTEST = 6
+"""Characters of a value of the environment that is looked for in messages; shorter ones are parts of common words."""
+_OF_A_USER = "._-+%$~="
+_PARAMETER = re.compile(r"[?&;#]([^?&;#=]*)=")
+
+
+def carries_credentials(word: str) -> bool:
+    """Whether a word of a command line, or a setting, holds what lets others in, as far as its form tells.
+
+    >>> carries_credentials("https://key:se/cret@host"), carries_credentials("key:secret@host:9000")
+    (True, True)
+    >>> carries_credentials("s3://clinic/a.zip?X-Amz-Signature=f00"), carries_credentials("--secret-key=f00")
+    (True, True)
+    >>> carries_credentials("s3://clinic/ada@noon.png"), carries_credentials("http://127.0.0.1:9000")
+    (False, False)
+    """
+    return any(_is_secret(one) for one in (word, unquote(word)))
+
+
+def _is_secret(word: str) -> bool:
+    option, value = _split_option(word)
+    if option and (_names_secret(option) or _is_user_of_server(option, value)):
+        return True
+    scheme, is_url, rest = value.partition("://")
+    if not is_url:
+        return _is_user_and_password(value.removeprefix("//")) or _has_signing_parameter(value)
+    if scheme.lower() in LOCAL_SCHEMES:
+        return has_user(rest.partition("/")[0]) or _has_signing_parameter(value)
+    return "@" in rest or "?" in rest or "#" in rest or not _has_port(value)
+
+
+def has_user(bucket: str) -> bool:
+    """Whether what stands in the place of a bucket begins with a user; no bucket's name has these letters.
+
+    >>> has_user("key:se"), has_user("clinic"), has_user("arn:aws:s3:eu-west-1:123:accesspoint")
+    (True, False, False)
+    """
+    return "@" in bucket or (":" in bucket and not bucket.startswith("arn:"))
+
+
+def _is_user_and_password(value: str) -> bool:
+    """Whether a word without a scheme is `user:password@server`; a folder of such a name is `./NAME`."""
+    user, found, rest = value.partition(":")
+    return bool(found) and "@" in rest and all(letter.isalnum() or letter in _OF_A_USER for letter in user)
+
+
+def _is_user_of_server(option: str, value: str) -> bool:
+    return _letters(option) in SERVER_OPTIONS and "@" in value
+
+
+def _split_option(word: str) -> tuple[str, str]:
+    """Return (the name, the value) of `--name=value` and of `NAME=value`; a word of another form is a value."""
+    name, found, value = word.partition("=")
+    if word.startswith("-"):
+        return (name, value) if found else (word, "")
+    return (name, value) if found and name.replace("_", "").isalnum() and name.isupper() else ("", word)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _names_secret(name: str) -> bool:
+    letters = _letters(name)
+    return letters in SIGNING_NAMES or any(word in letters for word in SIGNING_WORDS)
+
+
+def _has_signing_parameter(value: str) -> bool:
+    return any(_names_secret(name) for name in _PARAMETER.findall(value))
+
+
+def _has_port(url: str) -> bool:
+    """Whether what follows the server's name, if anything, is a port; a password whose server was left out is none."""
+    try:
+        urlsplit(url).port  # noqa: B018 (it is checked when it is asked for)
+    except ValueError:
+        return False
+    return True
+
+
+def masked(word: str) -> str:
+    """Return a word with its credentials masked, and all that may belong to them.
+
+    >>> masked("--endpoint-url=https://key:se/cret@host"), masked("key:secret@host"), masked("s3://clinic/ada@noon.png")
+    ('--endpoint-url=https://***', '***', 's3://clinic/ada@noon.png')
+    """
+    if not carries_credentials(word):
+        return word
+    option, value = _split_option(word)
+    scheme, is_url, _ = value.partition("://")
+    known = f"{scheme}://" if is_url and scheme.isalnum() else ""
+    if option and not _names_secret(option):
+        return f"{option}={known}{MASK}"
+    return f"{known}{MASK}"
+
+
+def secrets_among(words: Sequence[str]) -> dict[int, str]:
+    """Return which words of a command line hold credentials, and what to call each: its option, or its place.
+
+    >>> secrets_among(["segment", "--endpoint-url", "user@host", "--secret-key", "f00"])
+    {2: '--endpoint-url', 3: 'word 4', 4: 'word 5'}
+    """
+    found = {}
+    option = ""
+    for number, word in enumerate(words):
+        after = bool(option) and (_names_secret(option) or _is_user_of_server(option, word))
+        if after or carries_credentials(word):
+            found[number] = option if option and not _names_secret(option) else f"word {number + 1}"
+        option = word if word.startswith("-") and "=" not in word else ""
+    return found
+
+
+def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a command line, what holds credentials masked.
+
+    >>> without_secrets(["--endpoint-url", "https://key:secret@s3.clinic", "s3://clinic/ada@noon.png"])
+    ('--endpoint-url', 'https://***', 's3://clinic/ada@noon.png')
+    """
+    found = secrets_among(words)
+    return tuple(
+        without_environment(word if number not in found else masked(word) if carries_credentials(word) else MASK)
+        for number, word in enumerate(words)
+    )
+
+
+def without_environment(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return a text in which the secrets of this process's environment are masked, whoever has put them there.
+
+    >>> without_environment("no header may hold wJalrX", {"AWS_SESSION_TOKEN": "wJalrX "})
+    'no header may hold ***'
+    """
+    for name in IN_ENVIRONMENT:
+        for part in sorted(environment.get(name, "").split(), key=len, reverse=True):
+            if len(part) >= SHORTEST:
+                text = text.replace(part, MASK)
+    return text
