@@ -59,7 +59,7 @@ class Plan:
             pass
         if not uploads.count:
             raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
-        sample = measure_sample(uploads.kept, segmenting, self.endpoint_url)
+        sample = measure_sample(uploads.kept, segmenting, source)
         print(describe(extrapolate(sample, uploads.count), uploads.bytes, workers))
         print(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
         return 0
