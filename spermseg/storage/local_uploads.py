@@ -27,7 +27,7 @@ LEADS_OUT = (
     "a link that leads out of the uploads, and is not followed: copy or mount there what it leads to, or segment that "
     "as an input of its own"
 )
-LEADS_NOWHERE = "a link that leads nowhere: what it leads to was moved or removed"
+LEADS_NOWHERE = "a link that leads nowhere, or where nobody may look: what it leads to was moved or removed"
 LEADS_IN_CIRCLES = "a link that leads round in circles: put the file itself there"
 NO_FILE = "not a file but a pipe, a socket or a device: remove it"
 REMOVED = "removed while the uploads were listed"
@@ -46,7 +46,7 @@ class Listed(NamedTuple):
     """What a listing shows."""
 
     path: str
-    """Where it is; that of a folder which could not be listed ends in a slash."""
+    """Where it is; that of a folder which is not listed ends in a slash."""
     size: int
     """Bytes."""
     etag: str
@@ -116,14 +116,13 @@ def _no_upload(one: _Entry, real_root: bytes) -> Listed:
     if not stat.S_ISLNK(one.mode):
         return Listed(one.path, 0, one.etag, NO_FILE if one.mode else REMOVED)
     try:
-        os.stat(native(one.path))  # noqa: PTH116 (a path in bytes)
+        status = os.stat(native(one.path))  # noqa: PTH116 (a path in bytes)
     except OSError as error:
-        reason = LEADS_IN_CIRCLES if error.errno == errno.ELOOP else LEADS_NOWHERE
-        return Listed(one.path, 0, one.etag, LEADS_OUT if error.errno == errno.EACCES else reason)
+        return Listed(one.path, 0, one.etag, LEADS_IN_CIRCLES if error.errno == errno.ELOOP else LEADS_NOWHERE)
     target = os.path.realpath(native(one.path))
     if target == real_root or target.startswith(real_root.rstrip(b"/") + b"/"):
         return Listed(one.path, 0, one.etag, passed_over=LINKED)
-    return Listed(one.path, 0, one.etag, LEADS_OUT)
+    return Listed(one.path + "/" * stat.S_ISDIR(status.st_mode), 0, one.etag, LEADS_OUT)
 
 
 @contextmanager

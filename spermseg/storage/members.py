@@ -21,6 +21,11 @@ MAX_RATIO = 200
 before 30 to 1, and a drawing without noise 140 to 1; deflate ends at 1032 to 1, of which bombs are made."""
 RATIO_FREE_BYTES = 1 << 20
 """Unpacked bytes to which no ratio applies: what is as small as this does no harm, however well it packs."""
+MOST_MEMBERS = 1_000_000
+"""Of an archive; more than one night's planning has memory for, or an attack."""
+FREE_MEMBERS, LEAST_BYTES = 100_000, 1024
+"""Members, folders included, of which an archive may be made however small they are, and the bytes of the archive that
+each beyond them takes at least: a million rows for an upload of some megabytes is an attack."""
 LARGEST_INT = 2**63 - 1  # what a Parquet integer holds
 DAMAGE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, struct.error, zlib.error),
@@ -48,6 +53,11 @@ class Member:
     """Checksum of the unpacked bytes; tar has none."""
     reason: str | None = None
     """Why it cannot be used; None where it can."""
+
+
+def most_members(archive_bytes: int) -> int:
+    """Return how many members an archive of so many bytes may have."""
+    return min(MOST_MEMBERS, FREE_MEMBERS + archive_bytes // LEAST_BYTES)
 
 
 def name_reason(name: str) -> str | None:

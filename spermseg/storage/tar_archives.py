@@ -12,9 +12,17 @@ from typing import BinaryIO, Protocol, cast
 
 from spermseg.errors import ArchiveError, StorageError, one_line
 from spermseg.storage.gzip_stream import StreamEndsError, UnpackedStream
-from spermseg.storage.members import DAMAGE, TAR, TAR_GZ, Member, name_reason, storable_member, unreadable
+from spermseg.storage.members import (
+    DAMAGE,
+    TAR,
+    TAR_GZ,
+    Member,
+    most_members,
+    name_reason,
+    storable_member,
+    unreadable,
+)
 
-MOST_MEMBERS = 1_000_000  # of an archive; more than one night's planning has memory for, or an attack
 LONGEST_HEADERS, HEADERS_A_MEMBER = 1 << 20, 1 << 12
 MOST_LINES, LINES_A_MEMBER = 1 << 16, 32
 """Bytes, and lines, of long names and pax records: of one member at most, and of all on average, once that is spent.
@@ -39,7 +47,7 @@ def list_tar(file: BinaryIO) -> list[Member]:
     """Return the members of a tar, as `archives.list_members` does, reading their headers only."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
-    listing = _Listing(kind="tar", packing=TAR)
+    listing = _Listing(kind="tar", packing=TAR, most=most_members(end))
     listing.read(file)
     file.seek(min(listing.position, end))
     listing.check_end([file.read(END_PADDING)])
@@ -51,9 +59,10 @@ def list_tar_gz(file: BinaryIO, max_bytes: int | None = None) -> list[Member]:
 
     Only there is the checksum, and what fails it cannot be trusted anywhere.
     """
+    end = file.seek(0, io.SEEK_END)
     file.seek(0)
     stream = UnpackedStream(file, max_bytes=max_bytes)
-    listing = _Listing(kind="tar.gz", packing=TAR_GZ)
+    listing = _Listing(kind="tar.gz", packing=TAR_GZ, most=most_members(end))
     listing.read(stream)
     listing.check_end(iter(stream.step, b""))
     return listing.members_up_to(stream.tell())
@@ -65,6 +74,8 @@ class _Listing:
 
     kind: str
     packing: str
+    most: int
+    """Members, folders included, that make sense."""
     members: list[Member] = field(default_factory=list)
     position: int = 0
     """Where the next header is, if all is well."""
@@ -85,8 +96,10 @@ class _Listing:
         except (StorageError, ArchiveError):
             raise
         except DAMAGE as error:
-            self._raise_if_first(error)
-            self.trouble = one_line(error)
+            endless = isinstance(error, RecursionError)
+            told = tarfile.ReadError("header after header, and no file") if endless else error
+            self._raise_if_first(told)
+            self.trouble = one_line(told)
 
     def _read_headers(self, reader: "_HeaderReader") -> None:
         # `r:` takes uncompressed archives only: what unpacks does so in `UnpackedStream`, which has limits.
@@ -96,8 +109,8 @@ class _Listing:
                     return
                 if entry.size < 0 or archive.offset <= self.position:
                     raise tarfile.ReadError(f"an impossible size of {entry.size} bytes")
-                if number == MOST_MEMBERS:
-                    raise StreamEndsError(f"the archive has more than {MOST_MEMBERS:,} files: pack these as another")
+                if number == self.most:
+                    raise StreamEndsError(f"the archive has more than {self.most:,} files: pack these as another")
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))

@@ -19,6 +19,7 @@ from spermseg.storage.members import (
     ZIP_DEFLATE,
     ZIP_STORED,
     Member,
+    most_members,
     name_reason,
     storable_member,
     unreadable,
@@ -28,7 +29,6 @@ PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATE}
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
 LONGEST_LOCAL_HEADER = LOCAL_HEADER.size + 2 * 0xFFFF
 DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra field and comment
-MOST_MEMBERS = 1_000_000  # as of a tar
 EXTRA_FIELD = struct.Struct("<HH")  # kind, bytes that follow
 UNICODE_PATH, UNICODE_PATH_START = 0x7075, struct.Struct("<BL")  # version, checksum of the name that it is for
 FREE_EXTRA, EXTRA_A_MEMBER = 1 << 20, 256  # bytes of extra fields, and of each member on average once those are spent
@@ -45,7 +45,7 @@ def list_zip(file: BinaryIO) -> list[Member]:
     end = file.seek(0, io.SEEK_END)
     with ExitStack() as turns:
         try:
-            entries, directory_start = _read_directory(file, turns)
+            entries, directory_start = _read_directory(file, most_members(end), turns)
         except DAMAGE as error:
             for cause in (error, error.__context__):
                 if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
@@ -56,9 +56,9 @@ def list_zip(file: BinaryIO) -> list[Member]:
         return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
 
 
-def _read_directory(file: BinaryIO, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
+def _read_directory(file: BinaryIO, most: int, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
     """Return (the entries of the directory, where it starts)."""
-    reader = _DirectoryReader(file, turns)
+    reader = _DirectoryReader(file, most, turns)
     with zipfile.ZipFile(cast("BinaryIO", reader)) as archive:
         entries = archive.infolist()
     for entry, says_utf8 in zip(entries, reader.say_utf8, strict=True):
@@ -74,13 +74,14 @@ class _DirectoryReader:
 
     Args:
         file: the archive.
+        most: entries that make sense.
         turns: what ends the turn of a large one.
     """
 
-    def __init__(self, file: BinaryIO, turns: ExitStack) -> None:
+    def __init__(self, file: BinaryIO, most: int, turns: ExitStack) -> None:
         self.seek = file.seek
         self.tell = file.tell
-        self._file, self._turns = file, turns
+        self._file, self._most, self._turns = file, most, turns
         self.say_utf8: list[bool] = []
         """Of each entry of the directory, whether its name says that it is UTF-8."""
 
@@ -103,8 +104,10 @@ class _DirectoryReader:
             directory[position + 9] &= ~(UTF8_FLAG >> 8)
             position += DIRECTORY_ENTRY.size + sum(lengths)
             extra += EXTRA_A_MEMBER - lengths[1]
-            if len(self.say_utf8) > MOST_MEMBERS or extra < 0:
-                raise zipfile.BadZipFile("it has more entries, or longer extra fields, than make sense")
+            if len(self.say_utf8) > self._most:
+                raise zipfile.BadZipFile(f"it has more than {self._most:,} entries for its size, an attack")
+            if extra < 0:
+                raise zipfile.BadZipFile("it has longer extra fields than make sense")
         return bytes(directory)
 
 

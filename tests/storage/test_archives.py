@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spermseg.errors import ArchiveError, SpermsegError, StorageError
-from spermseg.storage import tar_archives
+from spermseg.storage import members as members_module
 from spermseg.storage.archives import list_members
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -222,7 +222,7 @@ def test_listing_reads_the_directory_only(kind):
 def test_of_more_members_than_memory_has_room_for_the_first_are_read_and_the_rest_is_one_that_is_rejected(
     kind, monkeypatch
 ):
-    monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 5)
+    monkeypatch.setattr(members_module, "MOST_MEMBERS", 5)
     pairs = [(f"{number}.png", b"picture") for number in range(9)]
     assert len(listed(archive_of(kind, pairs[:5]), kind)) == 5
     *first, rest = listed(archive_of(kind, pairs), kind)
