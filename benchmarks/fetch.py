@@ -41,11 +41,11 @@ class Options:
     """Times that both ways are measured, in turn."""
 
 
-def read(planned: list[Planned], endpoint_url: str, at_once: int) -> float:
+def read(planned: list[Planned], source: Location, at_once: int) -> float:
     """Return the seconds that reading a unit takes."""
     fetch.READ_AT_ONCE = at_once
     started = time.perf_counter()
-    found = list(fetch.fetch_all(planned, endpoint_url))
+    found = list(fetch.fetch_all(planned, source))
     seconds = time.perf_counter() - started
     if any(one.reason for one in found):
         raise SystemExit(f"not all files could be read: {found[0].reason}")
@@ -70,7 +70,7 @@ def main() -> None:
             proxy.inject(Fault(kind=Kind.DELAY, on="GET", times=None, delay_s=options.delay_ms / 1000))
             for _ in range(options.repeats):
                 for at_once in ways:
-                    seconds[at_once].append(read(planned, proxy.endpoint_url, at_once))
+                    seconds[at_once].append(read(planned, source, at_once))
     finally:
         server.stop()
     ratios = [slow / fast for slow, fast in zip(*seconds.values(), strict=True)]

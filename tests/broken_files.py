@@ -255,6 +255,18 @@ def _cut_tgz(pixels: Pixels) -> bytes:
     return archive[: len(archive) // 2]
 
 
+def _tiny_parts(pixels: Pixels) -> bytes:
+    """A whole .tgz, and after it thousands of gzip files of nothing."""
+    return gzip.compress(tarred(entry(WHOLE, png(pixels))), mtime=0) + gzip.compress(b"", mtime=0) * 5000
+
+
+def _headers_without_end(pixels: Pixels) -> bytes:
+    """Headers that speak of what follows, and are followed by the next such header."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, 6
+    return (header.tobuf() + b"6 a=b\n".ljust(tarfile.BLOCKSIZE, b"\0")) * 2000 + tarred(entry(WHOLE, png(pixels)))
+
+
 TEXT = b"Sample taken late. Please repeat.\n"
 PAGE = b"<!DOCTYPE html>\n<html><head><title>504 Gateway Time-out</title></head><body>Try again.</body></html>\n"
 SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c\0\4" + bytes(100)
@@ -301,11 +313,29 @@ BROKEN_FILES = (
     BrokenFile(
         name="nested.zip", called="an archive inside an archive", make=_archive_in_an_archive, remedy="upload it alone"
     ),
+    BrokenFile(
+        name="empty.zip", called="an archive that holds no file", make=lambda _: zipped(), remedy="pack the pictures"
+    ),
     BrokenFile(name="no.tar", called="something else named .tar", make=_no_tar, remedy=PACK_AGAIN),
     BrokenFile(name="header.tar", called="a tar with a damaged header", make=_tar_with_a_damaged_header, remedy=AGAIN),
     BrokenFile(name="cut.tar", called="a tar that was cut off", make=_cut_tar, remedy=AGAIN),
     BrokenFile(name="link.tar", called="a link in a tar", make=_link, remedy="pack with tar --dereference"),
     BrokenFile(name="pipe.tar", called="a pipe or device in a tar", make=_pipe, remedy="nothing: it is no picture"),
+    BrokenFile(
+        name="endless.tar",
+        called="a tar of headers without end",
+        make=_headers_without_end,
+        remedy="ask where it comes from",
+    ),
+    BrokenFile(
+        name="parts.tgz", called="a .tgz of thousands of parts", make=_tiny_parts, remedy="ask where it comes from"
+    ),
+    BrokenFile(
+        name="photo.tif.gz",
+        called="one picture packed with gzip",
+        make=lambda pixels: gzip.compress(_tiff(pixels, photometric="rgb"), mtime=0),
+        remedy="upload the picture itself",
+    ),
     BrokenFile(name="cut.tgz", called="a .tgz that was cut off", make=_cut_tgz, remedy=AGAIN),
     BrokenFile(name="seven.7z", called="a .7z archive", make=lambda _: SEVEN_ZIP, remedy="pack as .zip or .tar"),
     BrokenFile(

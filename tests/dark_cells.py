@@ -175,7 +175,7 @@ def run_in_process(
     segmenting = replace(job.segmenting(workers, use_gpu=False), bounded=False)
     segment = SegmentUnit(job.plan, job.out, segmenting, workers.decode_threads)
     for number in units:
-        (row,) = FetchUnits(job.plan, job.source_endpoint_url)({"units": [number]})
+        (row,) = FetchUnits(job.plan, job.source)({"units": [number]})
         done = segment(row)
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")

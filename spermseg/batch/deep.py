@@ -144,24 +144,29 @@ class DeepVerifier:
         unit = self._plans[one.run_id].unit(one.unit)
         planned, stored = unit[one.number], self._stored_unit(one.run_id, one.unit)
         wanted = stored[planned.image_id]
-        (fetched,) = fetch_all([planned], self._endpoint_url)
+        source = self._source(one.run_id)
+        (fetched,) = fetch_all([planned], source)
         if fetched.reason in OUT_OF_REACH:
             result.out_of_reach += 1
             return
         different = _different(wanted, _segmented(segmenter, [planned], [fetched], 0))
         if different:
-            company = self._fetch_company(unit, stored)
+            company = self._fetch_company(unit, stored, source)
             different = _different(wanted, _segmented(segmenter, unit, company, one.number))
         if different:
             result.differences.append(f"run {one.run_id}: image {planned.image_id} now has another {different}")
         else:
             result.same += 1
 
-    def _fetch_company(self, unit: Sequence[Planned], stored: dict[str, Row]) -> list[Fetched]:
+    def _fetch_company(self, unit: Sequence[Planned], stored: dict[str, Row], source: Location) -> list[Fetched]:
         """Return the bytes of the unit's rows that are ok. The others were in no batch, and may be hostile."""
         ok = [one for one in unit if stored[one.image_id]["status"] == OK]
-        there = dict(zip((one.image_id for one in ok), fetch_all(ok, self._endpoint_url), strict=True))
+        there = dict(zip((one.image_id for one in ok), fetch_all(ok, source), strict=True))
         return [there.get(one.image_id, Fetched(reason="rejected before")) for one in unit]
+
+    def _source(self, run_id: str) -> Location:
+        """Return where the uploads of a run were listed."""
+        return Location(self._plans[run_id].metadata["input"], self._endpoint_url)
 
     def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
         """Return image id -> row of a unit."""

@@ -12,7 +12,7 @@ from itertools import groupby
 from spermseg.batch.plan import CHANGED, DENIED, GONE, Plan, Planned
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
 from spermseg.storage.ahead import map_ahead
-from spermseg.storage.archives import archive_kind, stream_members, unpack_member
+from spermseg.storage.archives import TAR_GZ, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
 from spermseg.storage.s3 import client, resolve_endpoint
 
@@ -48,7 +48,7 @@ def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
         yield job
 
 
-def fetch_all(planned: Iterable[Planned], endpoint_url: str | None) -> Iterator[Fetched]:
+def fetch_all(planned: Iterable[Planned], source: Location) -> Iterator[Fetched]:
     """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once.
 
     All else is read several files at a time. Reasons are the same words for all that is wrong alike, without names or
@@ -56,33 +56,33 @@ def fetch_all(planned: Iterable[Planned], endpoint_url: str | None) -> Iterator[
 
     Args:
         planned: what is planned; neighbours in an archive are best given together.
-        endpoint_url: the S3 server of the uploads, where it is not AWS.
+        source: where they were listed. Nothing else is read, and nothing through a link that lies there.
 
     Raises:
         StorageError: the storage failed or refused. That says nothing of the upload, which can be read another time.
     """
     for archive, group in groupby(planned, key=_streamed):
         if archive is None:
-            yield from _fetch_ahead(group, endpoint_url)
+            yield from _fetch_ahead(group, source)
         else:
-            yield from _fetch_streamed(Location(archive, endpoint_url), list(group))
+            yield from _fetch_streamed(source, archive, list(group))
 
 
-def _fetch_ahead(group: Iterable[Planned], endpoint_url: str | None) -> Iterator[Fetched]:
+def _fetch_ahead(group: Iterable[Planned], source: Location) -> Iterator[Fetched]:
     """Yield the bytes of files that can be reached by themselves, in order."""
     pool = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix=READING)
-    fetch, known = partial(_fetch_one, endpoint_url=endpoint_url), _with_client(group, endpoint_url)
+    fetch, known = partial(_fetch_one, source=source), _with_client(group, source)
     try:
         yield from map_ahead(pool, fetch, known, count=READ_AT_ONCE, size=_bytes_of, total=BYTES_AT_ONCE)
     finally:  # where the storage failed, those under way are awaited, and no other is begun
         pool.shutdown(cancel_futures=True)
 
 
-def _with_client(group: Iterable[Planned], endpoint_url: str | None) -> Iterator[Planned]:
+def _with_client(group: Iterable[Planned], source: Location) -> Iterator[Planned]:
     """Yield what is given, when the client of its server is made: else several threads would each make one."""
     for one in group:
-        if one.uri.startswith("s3://"):
-            client(resolve_endpoint(endpoint_url))
+        if source.is_s3:
+            client(resolve_endpoint(source.endpoint_url))
         yield one
 
 
@@ -92,14 +92,14 @@ def _bytes_of(one: Planned) -> int:
 
 def _streamed(one: Planned) -> str | None:
     """Return the archive of a member that can only be reached by reading all that comes before it."""
-    return one.uri if one.member is not None and archive_kind(one.uri) == "tar.gz" else None
+    return one.uri if one.packing == TAR_GZ else None
 
 
-def _fetch_one(one: Planned, endpoint_url: str | None) -> Fetched:
+def _fetch_one(one: Planned, source: Location) -> Fetched:
     if refusal := _refusal(one):
         return Fetched(reason=refusal)
     try:
-        data = Location(one.uri, endpoint_url).read_range(one.offset, one.size, etag=one.etag)
+        data = source.upload(one.uri).read_range(one.offset, one.size, etag=one.etag)
         if one.packing:
             data = unpack_member(data, one.packing, one.data_size, one.crc32, LARGEST_FILE)
     except FAULTS_OF_AN_UPLOAD as error:
@@ -107,12 +107,13 @@ def _fetch_one(one: Planned, endpoint_url: str | None) -> Fetched:
     return Fetched(data=data)
 
 
-def _fetch_streamed(archive: Location, group: Sequence[Planned]) -> Iterator[Fetched]:
+def _fetch_streamed(source: Location, uri: str, group: Sequence[Planned]) -> Iterator[Fetched]:
     """Yield the members of a compressed archive; where reading it fails, all that follows has the same reason."""
     refusals = [_refusal(one) for one in group]
     wanted = [(one.offset, one.size) for one, refusal in zip(group, refusals, strict=True) if not refusal]
     done, fault = 0, ""
     try:
+        archive = source.upload(uri)
         with archive.open() as file:  # holds on to the version that it finds, and that is the one to compare
             if archive.stat().etag != group[0].etag:
                 raise ObjectChangedError(f"{archive.uri} changed since planned")

@@ -19,6 +19,7 @@ from spermseg.batch.results import OK, encode_unit, results_table
 from spermseg.batch.worker import Segmenting
 from spermseg.model.predict import window_layout
 from spermseg.model.saved import decode_model
+from spermseg.storage.filesystem import Location
 
 SAMPLED = 16
 """Uploads that are segmented for a forecast; the first one that is ok is not timed, since it warms the process."""
@@ -107,7 +108,7 @@ class Forecast:
         return START_S + self.beside_network_s / (gpus * threads)
 
 
-def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, endpoint_url: str | None) -> Sample:
+def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, source: Location) -> Sample:
     """Segment a few uploads in a child process.
 
     Raises:
@@ -116,7 +117,7 @@ def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, endpoint_u
     """
     segmenter = IsolatedSegmenter(segmenting)
     try:
-        rows = segmenter.segment(sample, fetch_all(sample, endpoint_url))
+        rows = segmenter.segment(sample, fetch_all(sample, source))
         memory = segmenter.child_peak_bytes()
     finally:
         segmenter.close()

@@ -9,6 +9,7 @@ from spermseg.batch.plan import Identity
 from spermseg.batch.settings import SegmentSettings
 from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig
+from spermseg.storage.archives import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
 
 
@@ -32,8 +33,17 @@ class Night:
     """Forecast a new run from a sample, where it is not a small one."""
     retry_rejected: bool = False
     """Plan what was rejected, and nothing else."""
+    max_unpacked: int = MAX_UNPACKED
+    """Bytes that one archive may unpack to; what is in it beyond is rejected."""
+    max_megapixels_per_group: float | None = None
+    """That a run takes of a group; what is in it beyond is rejected. None takes all."""
 
     def __post_init__(self) -> None:
+        if self.max_unpacked < 1 or not (self.max_megapixels_per_group is None or self.max_megapixels_per_group > 0):
+            raise ConfigError(
+                f"got {self.max_unpacked} bytes an archive, {self.max_megapixels_per_group} megapixels a group; "
+                "more than 0 is needed"
+            )
         if self.source.contains(self.out) or self.out.contains(self.source):
             raise ConfigError(
                 f"got the input {self.source.uri} and the output {self.out.uri}, one inside the other; "

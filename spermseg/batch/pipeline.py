@@ -77,7 +77,8 @@ class PipelineJob:
     model: bytes
     settings: SegmentSettings
     predict: PredictConfig
-    source_endpoint_url: str | None
+    source: Location
+    """Where the uploads were listed."""
     goes_on: bool = False
     """Whether the run was started before."""
 
@@ -184,7 +185,7 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         fetched = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_BLOCKS)).flat_map(
-            FetchUnits(job.plan, job.source_endpoint_url), num_cpus=FETCH_CPUS, max_retries=RETRIES
+            FetchUnits(job.plan, job.source), num_cpus=FETCH_CPUS, max_retries=RETRIES
         )
         if workers.decode_apart and not isolated:
             decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)

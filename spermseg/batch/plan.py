@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from tempfile import TemporaryFile
@@ -25,8 +25,10 @@ ROWS_AT_ONCE = 1 << 16
 READ_AHEAD = 1 << 23
 """Bytes; what is read of a plan from end to end, in one request."""
 
+PASSED_OVER = "passed_over"
+"""Key of what a plan says was listed and is no upload."""
 CHANGED = "changed since planned"
-GONE = "not found: removed since planned, or its name is not valid text"
+GONE = "not found: removed since planned"
 DENIED = "access denied: the storage does not let this file be read"
 
 PLAN_SCHEMA = pa.schema(
@@ -117,10 +119,17 @@ def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
         yield unit
 
 
-def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tuple[bytes, int]:
+def encode_plan(
+    units: Iterable[list[Planned]], metadata: dict[str, str], notes: Callable[[], dict[str, str]] = dict
+) -> tuple[bytes, int]:
     """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own.
 
     Units are written as they come, to a temporary file: in memory is one unit, and what the directory says of each.
+
+    Args:
+        units: of work.
+        metadata: what the plan says of its run.
+        notes: returns what else it says, which is known when all units are.
     """
     planned = 0
     schema = PLAN_SCHEMA.with_metadata(metadata)
@@ -130,6 +139,7 @@ def encode_plan(units: Iterable[list[Planned]], metadata: dict[str, str]) -> tup
             for unit in units:
                 planned += len(unit)
                 writer.write_table(_columns(unit, schema), row_group_size=len(unit))
+            writer.add_key_value_metadata(notes())
         file.seek(0)
         return file.read(), planned
 
@@ -167,8 +177,16 @@ class Plan:
     @property
     def metadata(self) -> dict[str, str]:
         """What the run said of itself when it was planned."""
-        stored: dict[bytes, bytes] = self._file.schema_arrow.metadata or {}
+        stored: dict[bytes, bytes] = self._file.metadata.metadata or {}
         return {key.decode(): value.decode() for key, value in stored.items() if not key.startswith(b"ARROW:")}
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """What was listed and is no upload, by kind, and how much of it; plans of earlier versions do not say."""
+        try:
+            return {str(kind): int(count) for kind, count in json.loads(self.metadata.get(PASSED_OVER, "{}")).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _damaged(self._location, error) from error
 
     @property
     def unit_sizes(self) -> list[int]:

@@ -27,7 +27,7 @@ SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 FORECAST = "forecast.json"
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
-ADDED = {"model", "table_sha256", "machines", "heads"}
+ADDED = {"model", "table_sha256", "machines", "heads", "passed_over"}
 """What receipts of earlier versions do not say."""
 
 
@@ -55,6 +55,8 @@ class Receipt:
     rejected: int
     reasons: dict[str, int]
     """Rejected rows by kind of reason (`results.reason_kind`)."""
+    passed_over: dict[str, int]
+    """What was listed and is no upload, by kind: files of operating systems, links to other uploads."""
     units: int
     """Result files."""
     cells: int
@@ -190,6 +192,7 @@ def make_receipt(
         version=spermseg.__version__,
         software=_software(),
         arguments=list(arguments),
+        passed_over=plan.passed_over,
         **tally(len(plan), count),
         starts=count_starts(out, run_id),
         last_started=_moment(started),
@@ -292,7 +295,8 @@ def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
         return
     said = plan.metadata
     yield from _contradictions(receipt, "the files say", tally(len(plan), count))
-    yield from _contradictions(receipt, "the plan says", {name: said[name] for name in FROM_PLAN if name in said})
+    told = {name: said[name] for name in FROM_PLAN if name in said}
+    yield from _contradictions(receipt, "the plan says", {**told, "passed_over": plan.passed_over})
 
 
 def _contradictions(receipt: dict[str, Any], who: str, facts: dict[str, Any]) -> Iterator[str]:

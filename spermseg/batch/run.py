@@ -107,7 +107,7 @@ def _forecast(night: Night, run_id: str) -> None:
     if night.forecast and len(plan) >= FORECAST_FROM:
         segmenting = _job(night, run_id).segmenting(night.workers, use_gpu=False)
         try:
-            sample = measure_sample(draw_planned(plan), segmenting, night.source.endpoint_url)
+            sample = measure_sample(draw_planned(plan), segmenting, night.source)
         except SpermsegError as error:  # nobody needs to know what a night will take for it to begin
             logger.warning("no forecast is made: %s", error.message)
             return
@@ -124,7 +124,7 @@ def _job(night: Night, run_id: str) -> PipelineJob:
         model=night.model,
         settings=night.settings,
         predict=night.predict,
-        source_endpoint_url=night.source.endpoint_url,
+        source=night.source,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -10,11 +11,12 @@ from itertools import chain
 import pyarrow.compute as pc
 
 import spermseg
+from spermseg.batch.group_limit import within_group_limit
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.lock import Lock
 from spermseg.batch.night import Night
-from spermseg.batch.plan import Plan, Planned, encode_plan, retry_id, split_units
+from spermseg.batch.plan import PASSED_OVER, Plan, Planned, encode_plan, retry_id, split_units
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt
 from spermseg.batch.results import REJECTED, read_units
 from spermseg.errors import ConfigError, ObjectExistsError
@@ -59,15 +61,22 @@ def plan_run(night: Night, started: datetime, lock: Lock, on_listed: OnListed = 
         RunError: the table is another job's by now.
     """
     finished, unfinished = _planned_already(night)
-    listed = _counted(list_uploads(night.source, night.identity), on_listed)
+    passed_over: Counter[str] = Counter()
+    listed = _counted(list_uploads(night.source, night.identity, passed_over, night.max_unpacked), on_listed)
     if night.retry_rejected:
         todo = _to_retry(listed, finished, _rejected(night) if finished else finished)
     else:
         todo = (one for one in listed if one.image_id not in finished)
-    data, planned = encode_plan(split_units(_free(todo, unfinished)), _metadata(night, started))
+    limits = night.max_megapixels_per_group, night.settings.max_megapixels
+    todo = within_group_limit(_free(todo, unfinished), night.source, *limits)
+    said, notes = _metadata(night, started), lambda: {PASSED_OVER: json.dumps(passed_over)}
+    data, planned = encode_plan(split_units(todo), said, notes)
     if planned == 0:
         if not finished and not night.retry_rejected:
-            raise ConfigError(f"got {night.source.uri}, which holds no file; a folder with micrographs is needed")
+            beside = "".join(f" ({count} {kind} were passed over)" for kind, count in sorted(passed_over.items()))
+            raise ConfigError(
+                f"got {night.source.uri}, which holds no file{beside}; a folder with micrographs is needed"
+            )
         return None
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     lock.check()

@@ -38,8 +38,8 @@ def open_plan(location: Location) -> Plan:
 class FetchUnits:
     """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass."""
 
-    def __init__(self, plan: Location, endpoint_url: str | None) -> None:
-        self.plan, self.endpoint_url = plan, endpoint_url
+    def __init__(self, plan: Location, source: Location) -> None:
+        self.plan, self.source = plan, source
 
     def __call__(self, row: Row) -> Iterator[Row]:
         """Fetch some units, one after the other."""
@@ -47,7 +47,7 @@ class FetchUnits:
         try:
             plan = open_plan(self.plan)
             planned = chain.from_iterable(map(plan.unit, row["units"]))
-            fetched = fetch_all(planned, self.endpoint_url)
+            fetched = fetch_all(planned, self.source)
             for number in row["units"]:
                 started = time.perf_counter()
                 unit = list(islice(fetched, plan.unit_sizes[number]))

@@ -1,5 +1,6 @@
 """`spermseg plan`: what a night will take."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -55,14 +56,18 @@ class Plan:
         if workers < 1:
             raise ConfigError(f"got {workers} workers; 1 or more is needed")
         source, segmenting = Location(self.source, self.endpoint_url), self._segmenting()
-        uploads = Uploads()
-        for _ in tqdm(uploads.passing(_listed(source, segmenting)), desc="listing", unit="upload", unit_scale=True):
+        uploads, passed_over = Uploads(), Counter[str]()
+        for _ in tqdm(
+            uploads.passing(_listed(source, segmenting, passed_over)), desc="listing", unit="upload", unit_scale=True
+        ):
             pass
         if not uploads.count:
             raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
-        sample = measure_sample(uploads.kept, segmenting, self.endpoint_url)
+        sample = measure_sample(uploads.kept, segmenting, source)
         say(*describe(extrapolate(sample, uploads.count), uploads.bytes, workers).split("\n"))
         say(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
+        for kind, count in sorted(passed_over.items()):
+            say(f"{count} {kind} were passed over")
         return 0
 
     def _segmenting(self) -> Segmenting:
@@ -85,9 +90,10 @@ class Plan:
         )
 
 
-def _listed(source: Location, segmenting: Segmenting) -> Iterator[Planned]:
+def _listed(source: Location, segmenting: Segmenting, passed_over: Counter[str]) -> Iterator[Planned]:
     said = segmenting.provenance
-    return list_uploads(source, Identity(model_sha256=said.model_sha256, settings_sha256=said.recipe_sha256))
+    identity = Identity(model_sha256=said.model_sha256, settings_sha256=said.recipe_sha256)
+    return list_uploads(source, identity, passed_over)
 
 
 def describe(forecast: Forecast, fetched_bytes: int, workers: int) -> str:

@@ -1,6 +1,7 @@
 """`spermseg report`: a table -> one HTML file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
-from spermseg.batch.receipt import list_runs, read_receipt
+from spermseg.batch.plan import Plan
+from spermseg.batch.receipt import list_runs, plan_location, read_receipt
 from spermseg.cli.options import EndpointUrl
 from spermseg.cli.terminal import say
-from spermseg.errors import MicrographError, RunError
+from spermseg.errors import MicrographError, ObjectDeniedError, RunError, StorageError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
-from spermseg.storage.archives import TAR_GZ, Member, archive_kind, list_members, stream_members, unpack_member
+from spermseg.storage.archives import TAR_GZ, Member, list_members, stored_kind, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
 
 
@@ -54,7 +56,7 @@ class Report:
         page = render_report(
             tables,
             receipts,
-            upload_reader(self.endpoint_url),
+            upload_reader(_inputs(out, runs)),
             ReportConfig(finished_only=self.finished),
             unfinished=[run_id for run_id, finished in runs.items() if not finished],
         )
@@ -65,15 +67,25 @@ class Report:
         return 0
 
 
-def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None, str], NDArray[np.uint8]]:
+def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:
+    """Return where the uploads of some runs were listed, as far as their plans can be read."""
+    found = set()
+    for run_id in runs:
+        with suppress(RunError, StorageError):
+            found.add(Plan(plan_location(out, run_id)).metadata.get("input"))
+    return [Location(uri, out.endpoint_url) for uri in sorted(filter(None, found))]
+
+
+def upload_reader(sources: Sequence[Location]) -> Callable[[str, str | None, str], NDArray[np.uint8]]:
     """Return a function that reads an upload again, (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB.
 
-    It raises a SpermsegError where the upload is gone, is another by now or can no longer be read; the report shows
-    that in its place.
+    Only what lies in one of the inputs is read, and that through no link which somebody put there. It raises a
+    SpermsegError where the upload is gone, is another by now or can no longer be read; the report shows that in its
+    place.
     """
 
     def read(uri: str, member: str | None, content_sha256: str) -> NDArray[np.uint8]:
-        location = Location(uri, endpoint_url)
+        location = _place(uri, sources)
         data = _read_member(location, member) if member else _read_file(location)
         if sha256(data).hexdigest() != content_sha256:
             raise MicrographError(
@@ -82,6 +94,13 @@ def upload_reader(endpoint_url: str | None) -> Callable[[str, str | None, str], 
         return decode_micrograph(data).pixels
 
     return read
+
+
+def _place(uri: str, sources: Sequence[Location]) -> Location:
+    for source in sources:
+        with suppress(ObjectDeniedError):
+            return source.upload(uri)
+    raise RunError("its run no longer says where its uploads lay")
 
 
 def _read_file(location: Location) -> bytes:
@@ -110,5 +129,5 @@ def _read_member(location: Location, name: str) -> bytes:
 def _usable_members(location: Location) -> dict[str, Member]:
     """Return the members of an archive that can be read; a gallery shows several of the same one."""
     with location.open() as file:
-        members = list_members(file, archive_kind(location.uri) or "")
+        members = list_members(file, stored_kind(file, location.uri))
     return {member.name: member for member in members if member.reason is None}

@@ -1,5 +1,6 @@
 """`spermseg segment`: a clinic's uploads -> a table."""
 
+import math
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,13 +33,16 @@ from spermseg.cli.options import (
 )
 from spermseg.cli.terminal import say
 from spermseg.credentials import without_secrets
+from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig, check_knows_heads
 from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
+from spermseg.storage.archives import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
 
+GB = 2**30
 SHOW_LISTING_AFTER_S = 3
 """A listing that ends before needs no bar."""
 
@@ -80,6 +84,11 @@ class Segment:
     """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures are rejected."""
+    max_megapixels_per_group: OptionalFloat = None
+    """The most that a run takes of one group: once its pictures, in the order of their paths, have more, the rest of
+    the group is rejected, and --retry-rejected with a higher limit takes it. All of every group, unless given."""
+    max_unpacked_gb: float = MAX_UNPACKED / GB
+    """What one archive may unpack to, in GiB; what is in it beyond is rejected."""
     max_rejected: str = "50%"
     """Exit with 4 when a run rejects more: a share (20%) or a count (500) of its uploads. Its rows are written."""
     retry_rejected: bool = False
@@ -168,8 +177,16 @@ class Segment:
             arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
             take_over=self.take_over,
             retry_rejected=self.retry_rejected,
+            max_unpacked=_bytes(self.max_unpacked_gb),
+            max_megapixels_per_group=self.max_megapixels_per_group,
             forecast=self.forecast,
         )
+
+
+def _bytes(gigabytes: float) -> int:
+    if not 0 < gigabytes < math.inf:
+        raise ConfigError(f"got {gigabytes} GiB that an archive may unpack to; finite, more than 0 is needed")
+    return math.ceil(gigabytes * GB)
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
@@ -220,6 +237,8 @@ def _print_receipt(receipt: Receipt) -> None:
         f"run {receipt.run_id}: planned {receipt.planned}, ok {receipt.ok}, rejected {receipt.rejected}; "
         f"{heads}{receipt.cells} cells in {receipt.megapixels:.1f} megapixels, {receipt.duration_s:.0f} s"
     )
+    for kind, count in sorted(receipt.passed_over.items()):
+        say(f"  {count} {kind} were passed over")
     if receipt.forecast:
         told = receipt.forecast
         say(

@@ -11,58 +11,77 @@ RFC 1952 (gzip).
 """
 
 import zlib
-from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO
 
 from spermseg.errors import ArchiveError
-from spermseg.storage.gzip_stream import stream_members
+from spermseg.storage.archive_kinds import is_archive_name, stored_kind
+from spermseg.storage.gzip_stream import stream_members, too_large
 from spermseg.storage.members import (
+    KINDS,
     MAX_RATIO,
     TAR,
     TAR_GZ,
     ZIP_DEFLATE,
     ZIP_STORED,
     Member,
-    archive_kind,
-    unsupported_archive,
 )
 from spermseg.storage.tar_archives import list_tar, list_tar_gz
 from spermseg.storage.zip_archives import inflate, list_zip, zip_body
 
 __all__ = [
     "MAX_RATIO",
+    "MAX_UNPACKED",
     "TAR",
     "TAR_GZ",
     "ZIP_DEFLATE",
     "ZIP_STORED",
     "Member",
-    "archive_kind",
+    "is_archive_name",
     "list_members",
+    "stored_kind",
     "stream_members",
     "unpack_member",
-    "unsupported_archive",
 ]
 
-LISTERS: dict[str, Callable[[BinaryIO], list[Member]]] = {"zip": list_zip, "tar": list_tar, "tar.gz": list_tar_gz}
+MAX_UNPACKED = 1 << 38
+"""Bytes that one archive may unpack to, unless told otherwise."""
 
 
-def list_members(file: BinaryIO, kind: str) -> list[Member]:
+def list_members(file: BinaryIO, kind: str, max_unpacked: int = MAX_UNPACKED) -> list[Member]:
     """Return the files in an archive, in the order of their offsets, reading no more than its directory.
 
     A `tar.gz` has none, and is read once from end to end. Folders are left out. A member that cannot be used is
-    returned with its reason, and so is the damaged rest of a tar.
+    returned with its reason, and so are the damaged rest of a tar and all that is more than the archive may unpack to.
 
     Args:
         file: the archive, seekable.
-        kind: `zip`, `tar` or `tar.gz`, from `archive_kind`.
+        kind: `zip`, `tar` or `tar.gz`, from `stored_kind`.
+        max_unpacked: bytes that all of them may have.
 
     Raises:
         ArchiveError: the directory cannot be read, or nothing in the archive can be trusted.
         StorageError: the file could not be read.
     """
-    if kind not in LISTERS:
-        raise ArchiveError(f"got an archive of kind {kind!r}; spermseg reads {', '.join(LISTERS)}")
-    return sorted(LISTERS[kind](file), key=lambda member: member.offset)
+    if kind == "zip":
+        members = list_zip(file)
+    elif kind == "tar":
+        members = list_tar(file)
+    elif kind == "tar.gz":
+        members = list_tar_gz(file, max_unpacked)
+    else:
+        raise ArchiveError(f"got an archive of kind {kind!r}; spermseg reads {', '.join(sorted({*KINDS.values()}))}")
+    return _bounded(sorted(members, key=lambda member: member.offset), max_unpacked)
+
+
+def _bounded(members: list[Member], max_unpacked: int) -> list[Member]:
+    """Return members, those that come after so many unpacked bytes with a reason."""
+    unpacked = 0
+    for number, member in enumerate(members):
+        unpacked += 0 if member.reason else member.data_size
+        if unpacked > max_unpacked and not member.reason:
+            members[number] = replace(member, packing="", reason=too_large(max_unpacked))
+    return members
 
 
 def unpack_member(blob: bytes, packing: str, data_size: int, crc32: int | None, max_bytes: int) -> bytes:

@@ -4,7 +4,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -13,11 +13,13 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
-from spermseg.errors import ConfigError, ObjectMissingError, StorageError
+from spermseg.errors import ConfigError, ObjectDeniedError, ObjectMissingError, StorageError
 from spermseg.storage.local import LocalBackend
+from spermseg.storage.local_uploads import Listed
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
 
 READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
+NOT_TEXT = "its name is no valid text (UTF-8): rename it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class StoredObject:
     """Bytes."""
     etag: str
     """Changes when the content does: S3's ETag, or the size and modification time of a local file."""
+    reason: str | None = None
+    """Of an upload, why it cannot be read, where the listing shows it; None where nothing speaks against it."""
+    passed_over: str | None = None
+    """Of an upload, what it is, where it is none after all."""
 
 
 class Backend(Protocol):
@@ -39,6 +45,9 @@ class Backend(Protocol):
 
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
         """Yield (path, size, etag) of everything below a path, in the order of the paths."""
+
+    def list_uploads(self, path: str) -> Iterator[Listed]:
+        """Yield everything below a path that others have put there, what cannot be read as well, in the same order."""
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
@@ -58,7 +67,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Location:
-    """A folder or file, local or on S3. Travels between processes as two strings; credentials never travel.
+    """A folder or file, local or on S3. Travels between processes as strings; credentials never travel.
 
     >>> Location("s3://clinic/uploads/").child("2026", "a.jpg").uri
     's3://clinic/uploads/2026/a.jpg'
@@ -68,6 +77,8 @@ class Location:
     """A path, or `s3://bucket/prefix`."""
     endpoint_url: str | None = None
     """The S3 server where it is not AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
+    root: str | None = None
+    """The local folder of uploads that this was found in, below which no link is followed; see `upload`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", _complete(self.uri))
@@ -91,18 +102,32 @@ class Location:
 
     @cached_property
     def _backend(self) -> Backend:
-        return S3Backend(resolve_endpoint(self.endpoint_url)) if self.is_s3 else LocalBackend()
+        return S3Backend(resolve_endpoint(self.endpoint_url)) if self.is_s3 else LocalBackend(self.root)
 
-    def __getstate__(self) -> tuple[str, str | None]:
-        return self.uri, self.endpoint_url  # a client does not pickle, and carries credentials
+    def __getstate__(self) -> tuple[str, str | None, str | None]:
+        return self.uri, self.endpoint_url, self.root  # a client does not pickle, and carries credentials
 
-    def __setstate__(self, state: tuple[str, str | None]) -> None:
-        object.__setattr__(self, "uri", state[0])
-        object.__setattr__(self, "endpoint_url", state[1])
+    def __setstate__(self, state: tuple[str, str | None, str | None]) -> None:
+        for name, value in zip(("uri", "endpoint_url", "root"), state, strict=True):
+            object.__setattr__(self, name, value)
 
     def child(self, *parts: str) -> "Location":
         """Return the place `parts` below this one."""
         return Location("/".join([self.uri.rstrip("/"), *parts]), self.endpoint_url)
+
+    def upload(self, uri: str) -> "Location":
+        """Return the place of an upload that `list_uploads` showed, to be read through no link below this folder.
+
+        Its name is taken as it is: that of an object on S3 may end in a slash.
+
+        Raises:
+            ObjectDeniedError: it does not lie below this place, which only a plan that somebody changed can say.
+        """
+        if uri != self.uri and not uri.startswith(self.uri.rstrip("/") + "/"):
+            raise ObjectDeniedError(f"{uri} does not lie in the input {self.uri}")
+        place = object.__new__(Location)
+        place.__setstate__((uri, self.endpoint_url, None if self.is_s3 else self.uri))
+        return place
 
     def contains(self, other: "Location") -> bool:
         """Whether the other place is this one or below it, whatever links lead there."""
@@ -119,10 +144,33 @@ class Location:
         Raises:
             StorageError: the listing was refused or broke off.
         """
+        for path, size, etag in self._backend.list_objects(self.path):
+            yield self._shown(Listed(path, size, etag))
+
+    def list_uploads(self) -> Iterator[StoredObject]:
+        """Yield all that others have put below this place, in the order of the paths: `list`, but nothing left out.
+
+        What cannot be read has a reason, and is not the end: a link that leads out of the folder, a pipe, a folder that
+        may not be listed, a name that is no valid text. A link to something in the folder is passed over, since that is
+        listed under its own path.
+
+        Raises:
+            StorageError: the listing was refused or broke off.
+        """
+        for found in self._backend.list_uploads(self.path):
+            shown = self._shown(found)
+            yield shown if found.reason or is_text(found.path) else replace(shown, reason=NOT_TEXT)
+
+    def _shown(self, found: Listed) -> StoredObject:
         root, scheme = self.path, "s3://" if self.is_s3 else ""
-        for path, size, etag in self._backend.list_objects(root):
-            key = path[len(root) :].lstrip("/") or self.name
-            yield StoredObject(uri=storable(scheme + path), key=storable(key), size=size, etag=etag)
+        return StoredObject(
+            uri=storable(scheme + found.path),
+            key=storable(found.path[len(root) :].lstrip("/") or self.name),
+            size=found.size,
+            etag=found.etag,
+            reason=found.reason,
+            passed_over=found.passed_over,
+        )
 
     def stat(self) -> StoredObject:
         """Return the size and etag of this file.
@@ -248,6 +296,19 @@ def storable(name: str) -> str:
     'caf\\xe9.jpg'
     """
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_text(name: str) -> bool:
+    r"""Whether a name is text, not bytes that are none: such a name cannot be stored, and what it names not be opened.
+
+    >>> is_text("caf\u00e9.jpg"), is_text("caf\udce9.jpg")
+    (True, False)
+    """
+    try:
+        name.isascii() or name.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _complete(uri: str) -> str:

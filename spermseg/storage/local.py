@@ -1,7 +1,6 @@
 """Files of this machine, or of a disk that all machines share."""
 
 import errno
-import logging
 import os
 import secrets
 import stat
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.fs as pafs
 
@@ -21,9 +21,8 @@ from spermseg.errors import (
     StorageError,
     StorageRefusedError,
 )
+from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload
 from spermseg.storage.modes import file_mode, folder_mode
-
-logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -33,6 +32,9 @@ IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 @dataclass(frozen=True)
 class LocalBackend:
     """Local files; `path` is absolute."""
+
+    root: str | None = None
+    """The folder of uploads below which no link is followed; None for files of our own, where links lead on."""
 
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
         """Yield (path, size, etag) of every regular file at or below a path, in the order of the paths.
@@ -47,7 +49,6 @@ class LocalBackend:
             yield path, *described
 
     def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        links = 0
         pending = _entries(folder)[::-1]  # a stack: folders can be nested deeper than calls
         while pending:
             entry = pending.pop()
@@ -57,25 +58,40 @@ class LocalBackend:
             try:
                 described = _described(entry.path, "listed")
             except ObjectMissingError:  # no file, or removed since the folder was read
-                links += os.path.isdir(entry.path)  # noqa: PTH112 (which takes links in circles for none)
                 continue
             yield entry.path, *described
-        if links:
-            logger.warning("%d links to folders were not followed: what lies there is not listed", links)
+
+    def list_uploads(self, path: str) -> Iterator[Listed]:
+        """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
+        with suppress(ObjectMissingError), _local_errors(path, "listed"):
+            yield from list_uploads(path)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
-        return _described(path, "read")
+        if self.root is None:
+            return _described(path, "read")
+        with _local_errors(path, "read"), open_upload(self.root, path) as handle:
+            status = os.fstat(handle)
+        return status.st_size, etag_of(status)
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
         """Return up to `size` bytes from `start`, provided size and modification time still give this etag."""
-        self.stat(path)  # to open what is no file, a pipe for one, can take for ever
-        with _local_errors(path, "read"), Path(path).open("rb") as file:
+        with _local_errors(path, "read"), self._opened(path) as file:
             file.seek(start)
             data = file.read(-1 if size is None else size)
-            if etag not in (None, _etag(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
+            if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
                 raise ObjectChangedError(f"{path} changed since planned")
         return data
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[BinaryIO]:
+        if self.root is None:
+            self.stat(path)  # to open what is no file, a pipe for one, can take for ever
+            with Path(path).open("rb") as file:
+                yield file
+        else:
+            with open_upload(self.root, path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
+                yield file
 
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
         """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
@@ -121,14 +137,10 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def _described(path: str, verb: str) -> tuple[int, str]:
     """Return (size, etag) of a regular file."""
     with _local_errors(path, verb):
-        status = Path(path).stat()
+        status = os.stat(native(path))  # noqa: PTH116 (a path in bytes)
         if not stat.S_ISREG(status.st_mode):
             raise ObjectMissingError(f"{path} is not a file")
-    return status.st_size, _etag(status)
-
-
-def _etag(status: os.stat_result) -> str:
-    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    return status.st_size, etag_of(status)
 
 
 def _make_folder(folder: Path) -> None:

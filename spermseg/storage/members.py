@@ -11,16 +11,21 @@ from spermseg.storage.filesystem import storable
 
 TAR, TAR_GZ, ZIP_STORED, ZIP_DEFLATE = "tar", "tar-gz", "zip-stored", "zip-deflate"
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz"}
-_SUFFIXES = tuple(KINDS)
 OTHER_SUFFIXES = (
     *(".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst"),
     *(".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"),
 )
+ARCHIVE_SUFFIXES = (*KINDS, *OTHER_SUFFIXES)
 MAX_RATIO = 200
 """Bytes that one packed byte may become. A micrograph's noise packs 2 to 1, one that a strong JPEG compression smoothed
 before 30 to 1, and a drawing without noise 140 to 1; deflate ends at 1032 to 1, of which bombs are made."""
 RATIO_FREE_BYTES = 1 << 20
 """Unpacked bytes to which no ratio applies: what is as small as this does no harm, however well it packs."""
+MOST_MEMBERS = 1_000_000
+"""Of an archive; more than one night's planning has memory for, or an attack."""
+FREE_MEMBERS, LEAST_BYTES = 100_000, 1024
+"""Members, folders included, of which an archive may be made however small they are, and the bytes of the archive that
+each beyond them takes at least: a million rows for an upload of some megabytes is an attack."""
 LARGEST_INT = 2**63 - 1  # what a Parquet integer holds
 DAMAGE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, struct.error, zlib.error),
@@ -50,36 +55,16 @@ class Member:
     """Why it cannot be used; None where it can."""
 
 
-def archive_kind(name: str) -> str | None:
-    """Return `zip`, `tar` or `tar.gz` by the suffix of a name, None for anything else.
-
-    >>> archive_kind("clinic/2026-11-23.ZIP"), archive_kind("a.tgz"), archive_kind("a.jpg")
-    ('zip', 'tar.gz', None)
-    """
-    name = name.lower()
-    if not name.endswith(_SUFFIXES):  # of a million names nearly all
-        return None
-    return next(kind for suffix, kind in KINDS.items() if name.endswith(suffix))
-
-
-def unsupported_archive(name: str) -> str | None:
-    """Return why a file with this name is an archive that cannot be read; None where it is no such archive.
-
-    >>> unsupported_archive("monday.7z")
-    'a .7z archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these'
-    >>> unsupported_archive("monday.tar.gz")
-    """
-    if not name.lower().endswith(OTHER_SUFFIXES) or archive_kind(name):
-        return None
-    suffix = next(suffix for suffix in OTHER_SUFFIXES if name.lower().endswith(suffix))
-    return f"a {suffix} archive: spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these"
+def most_members(archive_bytes: int) -> int:
+    """Return how many members an archive of so many bytes may have."""
+    return min(MOST_MEMBERS, FREE_MEMBERS + archive_bytes // LEAST_BYTES)
 
 
 def name_reason(name: str) -> str | None:
     """Return why a member with this name cannot be used; None where nothing speaks against the name."""
     if not name:
         return "it has no name"
-    if archive_kind(name) or unsupported_archive(name):
+    if name.lower().endswith(ARCHIVE_SUFFIXES):
         return "an archive inside an archive: upload it by itself"
     return None
 

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials
 from spermseg.errors import ConfigError, ObjectExistsError, ObjectMissingError, StorageError, one_line
+from spermseg.storage.local_uploads import Listed
 from spermseg.storage.s3_errors import is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
 
@@ -118,6 +119,10 @@ class S3Backend:
         listing = KeyListing(page=partial(self._listed, path, Bucket=bucket), uri=f"s3://{path}")
         for name, size, etag in listing.entries(f"{key}/" if key else ""):
             yield f"{bucket}/{name}", size, etag
+
+    def list_uploads(self, path: str) -> Iterator[Listed]:
+        """Yield the same: a bucket has no links, and nothing in it that cannot be listed."""
+        return (Listed(*found) for found in self.list_objects(path))
 
     def _listed(self, path: str, **request: Any) -> dict[str, Any]:
         """Return one page; boto3's paginator would take an answer without a body for an empty bucket."""

@@ -35,6 +35,7 @@ PLAIN_PAGES = 4
 """Pages after which a chain asks for the folders that follow."""
 CHAIN_PAGES = 8
 """Pages that a chain of several folders is meant to have; with twice as many it is cut again."""
+BEFORE_SLASH = chr(ord("/") - 1)
 
 
 @dataclass(kw_only=True)
@@ -69,6 +70,10 @@ class _Chain:
     width: int = 1
     """Folders that this was meant to read."""
 
+    def begins_before(self, key: str) -> bool:
+        """Whether a key that comes after `after` is not one that lies before the first folder."""
+        return not self.folders or key >= str(self.folders[0])
+
     def holds(self, key: str) -> bool:
         """Whether a key below the prefix that comes after `after` is part of this."""
         return not self.folders or key <= (last := str(self.folders[-1])) or key.startswith(last)
@@ -99,6 +104,7 @@ class KeyListing:
         answer = self.page(Prefix=keys.prefix, **where)
         listed = answer.get("Contents", [])
         self._check_order(keys.after, listed)
+        listed = [item for item in listed if keys.begins_before(item["Key"])]
         there = [item for item in listed if keys.holds(item["Key"])]
         if len(there) < len(listed) or not answer["IsTruncated"]:
             if keys.pace:
@@ -167,7 +173,9 @@ def _folders(prefix: str, after: str, found: list[str | Entry], pace: _Pace) -> 
     if len(found) == 1:
         return _Chain(prefix=first, after=inside, pace=pace)
     width = sum(isinstance(one, str) for one in found)
-    return _Chain(prefix=prefix, after=inside or first, folders=tuple(found), pace=pace, width=width)
+    # The folder itself may be an object that holds bytes, and a listing starts after a key: so after what lies before.
+    before = f"{first[:-1]}{BEFORE_SLASH}\U0010ffff"
+    return _Chain(prefix=prefix, after=inside or before, folders=tuple(found), pace=pace, width=width)
 
 
 def _child(prefix: str, key: str) -> str:
@@ -185,7 +193,12 @@ def _follows(one: str | Entry, after: str) -> bool:
 
 
 def _files(listed: list[dict[str, Any]]) -> list[Entry]:
-    return [(item["Key"], item["Size"], item["ETag"].strip('"')) for item in listed if not item["Key"].endswith("/")]
+    return [(item["Key"], item["Size"], item["ETag"].strip('"')) for item in listed if not _is_folder(item)]
+
+
+def _is_folder(item: dict[str, Any]) -> bool:
+    """Whether an object only stands for a folder, as the tools of AWS make them: one that holds bytes is an upload."""
+    return bool(item["Key"].endswith("/") and not item["Size"])
 
 
 def read_quickly(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:

@@ -4,6 +4,7 @@ Sources: POSIX.1-2001 pax and GNU tar, as the standard library's `tarfile` reads
 """
 
 import io
+import itertools
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,21 @@ from typing import BinaryIO, Protocol, cast
 
 from spermseg.errors import ArchiveError, StorageError, one_line
 from spermseg.storage.gzip_stream import StreamEndsError, UnpackedStream
-from spermseg.storage.members import DAMAGE, TAR, TAR_GZ, Member, name_reason, storable_member, unreadable
+from spermseg.storage.members import (
+    DAMAGE,
+    TAR,
+    TAR_GZ,
+    Member,
+    most_members,
+    name_reason,
+    storable_member,
+    unreadable,
+)
 
-MOST_MEMBERS = 1_000_000  # of an archive; more than one night's planning has memory for, or an attack
-LONGEST_HEADERS = 1 << 20  # bytes of a member's long names and pax records; more than this is damage or an attack
+LONGEST_HEADERS, HEADERS_A_MEMBER = 1 << 20, 1 << 12
+MOST_LINES, LINES_A_MEMBER = 1 << 16, 32
+"""Bytes, and lines, of long names and pax records: of one member at most, and of all on average, once that is spent.
+More is damage or an attack."""
 END_PADDING = 1 << 16  # bytes after the end mark in which a second archive would begin
 
 
@@ -35,21 +47,22 @@ def list_tar(file: BinaryIO) -> list[Member]:
     """Return the members of a tar, as `archives.list_members` does, reading their headers only."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
-    listing = _Listing(kind="tar", packing=TAR)
+    listing = _Listing(kind="tar", packing=TAR, most=most_members(end))
     listing.read(file)
     file.seek(min(listing.position, end))
     listing.check_end([file.read(END_PADDING)])
     return listing.members_up_to(end)
 
 
-def list_tar_gz(file: BinaryIO) -> list[Member]:
+def list_tar_gz(file: BinaryIO, max_bytes: int | None = None) -> list[Member]:
     """Return the members of a compressed tar, as `archives.list_members` does, having read it once to its end.
 
     Only there is the checksum, and what fails it cannot be trusted anywhere.
     """
+    end = file.seek(0, io.SEEK_END)
     file.seek(0)
-    stream = UnpackedStream(file)
-    listing = _Listing(kind="tar.gz", packing=TAR_GZ)
+    stream = UnpackedStream(file, max_bytes=max_bytes)
+    listing = _Listing(kind="tar.gz", packing=TAR_GZ, most=most_members(end))
     listing.read(stream)
     listing.check_end(iter(stream.step, b""))
     return listing.members_up_to(stream.tell())
@@ -61,6 +74,8 @@ class _Listing:
 
     kind: str
     packing: str
+    most: int
+    """Members, folders included, that make sense."""
     members: list[Member] = field(default_factory=list)
     position: int = 0
     """Where the next header is, if all is well."""
@@ -81,23 +96,27 @@ class _Listing:
         except (StorageError, ArchiveError):
             raise
         except DAMAGE as error:
-            self._raise_if_first(error)
-            self.trouble = one_line(error)
+            endless = isinstance(error, RecursionError)
+            told = tarfile.ReadError("header after header, and no file") if endless else error
+            self._raise_if_first(told)
+            self.trouble = one_line(told)
 
     def _read_headers(self, reader: "_HeaderReader") -> None:
         # `r:` takes uncompressed archives only: what unpacks does so in `UnpackedStream`, which has limits.
         with tarfile.open(fileobj=cast("BinaryIO", reader), mode="r:", encoding="utf-8") as archive:
-            while (entry := archive.next()) is not None:
+            for number in itertools.count():
+                if (entry := archive.next()) is None:
+                    return
                 if entry.size < 0 or archive.offset <= self.position:
                     raise tarfile.ReadError(f"an impossible size of {entry.size} bytes")
-                if not entry.isdir() and len(self.members) == MOST_MEMBERS:
-                    raise StreamEndsError(f"the archive has more than {MOST_MEMBERS:,} files: pack these as another")
+                if number == self.most:
+                    raise StreamEndsError(f"the archive has more than {self.most:,} files: pack these as another")
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))
                 archive.members.clear()  # type: ignore[attr-defined]  # `tarfile` would keep them all,
                 archive.pax_headers = {}  # and what they say for those that follow
-                reader.budget = LONGEST_HEADERS
+                reader.next_member()
 
     def _raise_if_first(self, error: Exception) -> None:
         if not self.position:
@@ -145,16 +164,23 @@ class _HeaderReader:
         self.seek = stream.seek
         self.tell = stream.tell
         self._stream = stream
-        self.budget = LONGEST_HEADERS
-        """Bytes that may be read before the next member."""
+        self._bytes, self._lines = LONGEST_HEADERS, MOST_LINES  # that may be read before the next member
         self.last = b""
         """What was read last: once there are no more members, the block where one would be."""
 
+    def next_member(self) -> None:
+        """Grant what the next member may have."""
+        self._bytes = min(self._bytes + HEADERS_A_MEMBER, LONGEST_HEADERS)
+        self._lines = min(self._lines + LINES_A_MEMBER, MOST_LINES)
+
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= self.budget:
-            raise tarfile.ReadError(f"a header of {size} bytes; at most {self.budget} make sense")
-        self.budget -= size
+        if not 0 <= size <= self._bytes:
+            raise tarfile.ReadError(f"a header of {size} bytes; at most {self._bytes} make sense")
+        self._bytes -= size
         self.last = self._stream.read(size)
+        self._lines -= self.last.count(b"\n")
+        if self._lines < 0:
+            raise tarfile.ReadError("headers of too many lines")
         return self.last
 
 

@@ -19,6 +19,7 @@ from spermseg.storage.members import (
     ZIP_DEFLATE,
     ZIP_STORED,
     Member,
+    most_members,
     name_reason,
     storable_member,
     unreadable,
@@ -28,6 +29,9 @@ PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATE}
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
 LONGEST_LOCAL_HEADER = LOCAL_HEADER.size + 2 * 0xFFFF
 DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra field and comment
+EXTRA_FIELD = struct.Struct("<HH")  # kind, bytes that follow
+UNICODE_PATH, UNICODE_PATH_START = 0x7075, struct.Struct("<BL")  # version, checksum of the name that it is for
+FREE_EXTRA, EXTRA_A_MEMBER = 1 << 20, 256  # bytes of extra fields, and of each member on average once those are spent
 LONGEST_DIRECTORY = 1 << 26  # bytes; half a million members of usual names, and a gigabyte once they are read
 LARGE_DIRECTORY = 1 << 22  # bytes; several archives are listed at once, but of larger ones one after the other
 _TURN = RLock()
@@ -41,63 +45,103 @@ def list_zip(file: BinaryIO) -> list[Member]:
     end = file.seek(0, io.SEEK_END)
     with ExitStack() as turns:
         try:
-            entries, directory_start = _read_directory(file, turns)
+            entries, directory_start = _read_directory(file, most_members(end), turns)
         except DAMAGE as error:
             for cause in (error, error.__context__):
                 if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
                     raise cause from error
             raise unreadable("zip", error) from error
         starts = sorted(entry.header_offset for entry in entries)
-        files = (entry for entry in entries if not entry.filename.endswith("/"))
+        files = (entry for entry in entries if entry.file_size or not entry.filename.endswith("/"))
         return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
 
 
-def _read_directory(file: BinaryIO, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
+def _read_directory(file: BinaryIO, most: int, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
     """Return (the entries of the directory, where it starts)."""
-    for reader in (_DirectoryReader, _RenamingReader):
-        try:
-            with zipfile.ZipFile(cast("BinaryIO", reader(file, turns))) as archive:
-                return archive.infolist(), archive.start_dir
-        except UnicodeDecodeError as error:  # one name that says it is UTF-8 and is not would cost the whole archive
-            trouble = error
-    raise trouble
+    reader = _DirectoryReader(file, most, turns)
+    with zipfile.ZipFile(cast("BinaryIO", reader)) as archive:
+        entries = archive.infolist()
+    for entry, says_utf8 in zip(entries, reader.say_utf8, strict=True):
+        entry.filename = _name(entry.orig_filename.encode("cp437"), says_utf8, entry.extra)
+    return entries, archive.start_dir
 
 
 class _DirectoryReader:
     """A file for `zipfile` that refuses to read a directory which would fill the memory, and takes turns at large ones.
 
+    It clears the flag of names that say they are UTF-8: `zipfile` would give the whole archive up for one that is not.
+    So all come as the bytes that they are, each as the letter of code page 437 that it stands for.
+
     Args:
         file: the archive.
+        most: entries that make sense.
         turns: what ends the turn of a large one.
     """
 
-    def __init__(self, file: BinaryIO, turns: ExitStack) -> None:
+    def __init__(self, file: BinaryIO, most: int, turns: ExitStack) -> None:
         self.seek = file.seek
         self.tell = file.tell
-        self._file, self._turns = file, turns
+        self._file, self._most, self._turns = file, most, turns
+        self.say_utf8: list[bool] = []
+        """Of each entry of the directory, whether its name says that it is UTF-8."""
 
     def read(self, size: int = -1) -> bytes:
         if size > LONGEST_DIRECTORY:
             raise zipfile.BadZipFile(f"it has {size} bytes; at most {LONGEST_DIRECTORY} make sense")
         if size > LARGE_DIRECTORY:
             self._turns.enter_context(_TURN)
-        return self._file.read(size)
+        data = self._file.read(size)
+        self.say_utf8 = []
+        return self._without_flags(bytearray(data)) if data.startswith(b"PK\1\2") else data
 
-
-class _RenamingReader(_DirectoryReader):
-    """One that also puts question marks for the bytes of a name that are not the UTF-8 that they should be."""
-
-    def read(self, size: int = -1) -> bytes:
-        data = bytearray(super().read(size))
-        position = 0
-        while data[position : position + 4] == b"PK\1\2" and len(data) - position >= DIRECTORY_ENTRY.size:
-            _, flags, *lengths = DIRECTORY_ENTRY.unpack_from(data, position)
-            name = slice(position + DIRECTORY_ENTRY.size, position + DIRECTORY_ENTRY.size + lengths[0])
-            if flags & UTF8_FLAG:
-                text = bytes(data[name]).decode("utf-8", "surrogateescape")
-                data[name] = re.sub("[\udc80-\udcff]", "?", text).encode()
+    def _without_flags(self, directory: bytearray) -> bytes:
+        position, extra = 0, FREE_EXTRA
+        while position + DIRECTORY_ENTRY.size <= len(directory):
+            signature, flags, *lengths = DIRECTORY_ENTRY.unpack_from(directory, position)
+            if signature != b"PK\1\2":
+                break
+            self.say_utf8.append(bool(flags & UTF8_FLAG))
+            directory[position + 9] &= ~(UTF8_FLAG >> 8)
             position += DIRECTORY_ENTRY.size + sum(lengths)
-        return bytes(data)
+            extra += EXTRA_A_MEMBER - lengths[1]
+            if len(self.say_utf8) > self._most:
+                raise zipfile.BadZipFile(f"it has more than {self._most:,} entries for its size, an attack")
+            if extra < 0:
+                raise zipfile.BadZipFile("it has longer extra fields than make sense")
+        return bytes(directory)
+
+
+def _name(raw: bytes, says_utf8: bool, extra: bytes) -> str:
+    """Return the name of a member, with `/` between its parts, as it was meant by whoever packed it.
+
+    It is the one of Info-ZIP's Unicode path field, where that is of this very name (APPNOTE, 4.6.9); else it is UTF-8,
+    whether it says so or not; and what is not that is what the flag says, code page 437 or UTF-8 with question marks.
+    Tools of Windows have put backslashes between the parts, against the standard (4.4.17).
+    """
+    text = _unicode_path(raw, extra) or _text(raw)
+    if text is None and says_utf8:
+        text = re.sub("[\udc80-\udcff]", "?", raw.decode("utf-8", "surrogateescape"))
+    return (text or raw.decode("cp437")).partition("\0")[0].replace("\\", "/")
+
+
+def _text(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _unicode_path(raw: bytes, extra: bytes) -> str | None:
+    """Return what the Unicode path field says; None where there is none, or it is of another name, or no text."""
+    position, wanted = 0, UNICODE_PATH_START.pack(1, zlib.crc32(raw))
+    while position + EXTRA_FIELD.size <= len(extra):
+        kind, size = EXTRA_FIELD.unpack_from(extra, position)
+        position += EXTRA_FIELD.size
+        field = extra[position : position + size]
+        if kind == UNICODE_PATH and field.startswith(wanted):
+            return _text(field[len(wanted) :])
+        position += size
+    return None
 
 
 def _room(entry: zipfile.ZipInfo, starts: list[int], directory_start: int) -> int:

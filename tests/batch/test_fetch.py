@@ -26,6 +26,9 @@ IDENTITY = Identity(model_sha256="m", settings_sha256="s")
 PICTURES = [(f"patient-1/{n}.png", picture(n)) for n in range(6)]
 
 
+ANYWHERE = Location("/")
+
+
 def listed(source: Location) -> list[Planned]:
     return list(list_uploads(source, IDENTITY))
 
@@ -35,8 +38,8 @@ def only(source: Location) -> Planned:
     return one
 
 
-def fetch_one(one: Planned, endpoint_url: str | None = None) -> Fetched:
-    (fetched,) = fetch_all([one], endpoint_url)
+def fetch_one(one: Planned, source: Location = ANYWHERE) -> Fetched:
+    (fetched,) = fetch_all([one], source)
     return fetched
 
 
@@ -50,9 +53,7 @@ def test_every_packing_is_fetched_to_the_bytes_that_were_uploaded_on_every_stora
     wanted = {name: picture(cells, name[-4:]) for name, cells in EXPECTED.items()}
     wanted |= {f"thursday.tgz/{name}": data for name, data in PICTURES}
     uploads = listed(place)
-    fetched = dict(
-        zip((name_of(vars(one), place) for one in uploads), fetch_all(uploads, place.endpoint_url), strict=True)
-    )
+    fetched = dict(zip((name_of(vars(one), place) for one in uploads), fetch_all(uploads, place), strict=True))
     assert {name: fetched[name] for name in wanted} == {name: Fetched(data=data) for name, data in wanted.items()}
     assert all(
         fetched[name].reason for name in fetched.keys() - wanted.keys() if name.endswith((".zip", ".tar", ".tgz"))
@@ -64,8 +65,8 @@ def test_an_upload_that_changed_or_went_since_it_was_planned_is_rejected_on_ever
     upload.write_bytes(picture(1))
     one = only(place)
     upload.write_bytes(picture(2))
-    assert fetch_one(one, place.endpoint_url) == Fetched(reason=CHANGED)
-    assert fetch_one(replace(one, uri=place.child("b.png").uri), place.endpoint_url) == Fetched(reason=GONE)
+    assert fetch_one(one, place) == Fetched(reason=CHANGED)
+    assert fetch_one(replace(one, uri=place.child("b.png").uri), place) == Fetched(reason=GONE)
 
 
 def test_members_of_a_compressed_archive_that_changed_or_went_are_rejected_on_every_storage(place):
@@ -73,9 +74,9 @@ def test_members_of_a_compressed_archive_that_changed_or_went_are_rejected_on_ev
     archive.write_bytes(tar_gz_of(PICTURES))
     members = listed(place)
     archive.write_bytes(tar_gz_of(PICTURES[1:]))
-    assert list(fetch_all(members, place.endpoint_url)) == [Fetched(reason=CHANGED)] * len(PICTURES)
+    assert list(fetch_all(members, place)) == [Fetched(reason=CHANGED)] * len(PICTURES)
     archive.delete()
-    assert list(fetch_all(members, place.endpoint_url)) == [Fetched(reason=GONE)] * len(PICTURES)
+    assert list(fetch_all(members, place)) == [Fetched(reason=GONE)] * len(PICTURES)
 
 
 def test_a_compressed_archive_is_read_once_however_many_of_its_members_are_wanted(tmp_path, monkeypatch):
@@ -89,11 +90,11 @@ def test_a_compressed_archive_is_read_once_however_many_of_its_members_are_wante
 
     monkeypatch.setattr(fetch, "stream_members", counted)
     members = listed(Location(str(tmp_path)))
-    members[2] = replace(members[2], reason="a link", packing="")
+    members[2] = replace(members[2], reason="a link")
     wanted = [Fetched(data=data) for _, data in PICTURES]
     wanted[2] = Fetched(reason="a link")
-    assert list(fetch_all(members, None)) == wanted
-    assert list(fetch_all(members[3:], None)) == wanted[3:]
+    assert list(fetch_all(members, ANYWHERE)) == wanted
+    assert list(fetch_all(members[3:], ANYWHERE)) == wanted[3:]
     assert len(opened) == 2
 
 
@@ -104,7 +105,7 @@ def test_where_a_compressed_archive_breaks_off_the_members_that_follow_are_rejec
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     now = only_etag(file)
-    first, *_, last = fetch_all([replace(one, etag=now) for one in members], None)
+    first, *_, last = fetch_all([replace(one, etag=now) for one in members], ANYWHERE)
     assert first == Fetched(data=PICTURES[0][1])
     assert "upload it again" in (last.reason or "")
 
@@ -119,8 +120,9 @@ def test_one_object_that_may_not_be_read_is_rejected_and_the_next_one_is_not(mot
     bucket.child("b.png").write_bytes(picture(2))
     with FaultProxy(moto_server.endpoint_url) as proxy:
         proxy.inject(Fault(kind=Kind.DENIED, key="a.png", times=None))
-        uploads = listed(Location(bucket.uri, proxy.endpoint_url))
-        assert list(fetch_all(uploads, proxy.endpoint_url)) == [Fetched(reason=DENIED), Fetched(data=picture(2))]
+        source = Location(bucket.uri, proxy.endpoint_url)
+        uploads = listed(source)
+        assert list(fetch_all(uploads, source)) == [Fetched(reason=DENIED), Fetched(data=picture(2))]
 
 
 def test_a_member_whose_checksum_is_wrong_is_rejected(tmp_path):
@@ -152,10 +154,15 @@ def test_a_tar_member_holds_no_more_than_its_own_bytes(tmp_path):
     assert fetch_one(only(source)).data == b"abc"
 
 
+def member_of(archive: str, number: int) -> Planned:
+    packing = "tar-gz" if archive.endswith("gz") else "tar"
+    return replace(planned(number), uri=archive, member=f"{number}", packing=packing)
+
+
 @given(st.lists(st.sampled_from(["plain", "/a.tgz", "/b.tar.gz", "/c.tar"]), min_size=1, max_size=12))
 def test_units_are_fetched_one_by_one_but_for_those_of_one_compressed_archive(tmp_path_factory, kinds):
     units = [
-        [replace(planned(n), uri=f"/{n}.png" if kind == "plain" else kind, member=None if kind == "plain" else f"{n}")]
+        [replace(planned(n), uri=f"/{n}.png") if kind == "plain" else member_of(kind, n)]
         for n, kind in enumerate(kinds)
     ]
     place = Location(str(tmp_path_factory.mktemp("plan") / "plan.parquet"))
@@ -192,7 +199,7 @@ def test_files_are_read_several_at_a_time_in_order_and_never_more_bytes_than_all
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Location, "read_range", read)
         patch.setattr(fetch, "BYTES_AT_ONCE", allowed)
-        assert [len(one.data) for one in fetch_all(wanted, None)] == sizes
+        assert [len(one.data) for one in fetch_all(wanted, ANYWHERE)] == sizes
     assert most[0] <= READ_AT_ONCE
     assert most[1] <= allowed
 
@@ -206,7 +213,7 @@ def test_so_many_files_of_a_unit_are_asked_for_at_once(monkeypatch):
 
     monkeypatch.setattr(Location, "read_range", read)
     wanted = [planned(n) for n in range(3 * READ_AT_ONCE)]
-    assert list(fetch_all(wanted, None)) == [Fetched(data=b"x")] * len(wanted)
+    assert list(fetch_all(wanted, ANYWHERE)) == [Fetched(data=b"x")] * len(wanted)
 
 
 def test_an_outage_ends_the_unit_and_what_is_not_asked_for_never_is(monkeypatch):
@@ -219,7 +226,7 @@ def test_an_outage_ends_the_unit_and_what_is_not_asked_for_never_is(monkeypatch)
         return b"x"
 
     monkeypatch.setattr(Location, "read_range", read)
-    fetched = fetch_all([planned(n) for n in range(64)], None)
+    fetched = fetch_all([planned(n) for n in range(64)], ANYWHERE)
     assert [next(fetched).data for _ in range(3)] == [b"x"] * 3
     with pytest.raises(StorageError, match="does not answer"):
         next(fetched)
@@ -236,5 +243,5 @@ def test_one_client_is_made_however_many_threads_read(moto_server, monkeypatch):
     made = []
     session = boto3.session.Session
     monkeypatch.setattr(boto3.session, "Session", lambda: made.append(1) or session())
-    assert [one.data for one in fetch_all(uploads, bucket.endpoint_url)] == [picture(n) for n in range(READ_AT_ONCE)]
+    assert [one.data for one in fetch_all(uploads, bucket)] == [picture(n) for n in range(READ_AT_ONCE)]
     assert len(made) == 1

@@ -88,7 +88,7 @@ def test_what_is_kept_is_in_the_order_in_which_it_went_by(model, tmp_path):
         decode=decode_micrograph,
         hang_s=60,
     )
-    sample = measure_sample(uploads.kept, segmenting, None)
+    sample = measure_sample(uploads.kept, segmenting, Location("/"))
     assert (sample.uploads, sample.ok) == (SAMPLED, SAMPLED)
 
 

@@ -149,7 +149,7 @@ def pipeline_job(night, place):
         model=night.model,
         settings=night.settings,
         predict=night.predict,
-        source_endpoint_url=None,
+        source=Location("/"),
     )
 
 

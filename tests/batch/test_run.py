@@ -269,8 +269,8 @@ def test_a_job_whose_table_was_taken_over_stops_at_its_next_step_and_writes_no_r
 
 
 def test_a_job_whose_table_was_taken_over_while_it_listed_stores_no_plan(uploads, out, model, monkeypatch):
-    def list_and_lose(source, identity):
-        yield from list_uploads(source, identity)
+    def list_and_lose(*arguments):
+        yield from list_uploads(*arguments)
         out.child("lock.json").delete()
 
     with monkeypatch.context() as patch:

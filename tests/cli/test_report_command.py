@@ -30,7 +30,7 @@ def upload(request, tmp_path):
 
 def test_an_upload_is_read_again_where_it_lies(upload):
     uri, member, _ = upload
-    pixels = report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
+    pixels = report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())
     assert np.array_equal(pixels, PIXELS)
 
 
@@ -38,11 +38,11 @@ def test_another_picture_of_its_name_is_not_shown_for_it(upload):
     uri, member, put = upload
     put(RETAKEN)
     with pytest.raises(MicrographError, match="another picture has this name by now"):
-        report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
+        report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())
 
 
 def test_what_has_become_too_large_is_not_read(upload, monkeypatch):
     uri, member, _ = upload
     monkeypatch.setattr(report, "LARGEST_FILE", len(PICTURE) - 1)
     with pytest.raises(MicrographError, match=f"bytes by now; at most {len(PICTURE) - 1} are read"):
-        report.upload_reader(None)(uri, member, sha256(PICTURE).hexdigest())
+        report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())

@@ -4,6 +4,7 @@ import io
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 from archive_files import listed, only, tar_with, unpacked, zip_of
@@ -26,6 +27,10 @@ def zip_with_raw_name(name: bytes, flags: int = 0) -> bytes:
     ("raw", "flags", "shown"),
     [
         (b"caf\x82.jpg", 0, "café.jpg"),
+        (JAPANESE.encode(), 0, JAPANESE),
+        ("Mu\u0308ller/1.jpg".encode(), 0, "Mu\u0308ller/1.jpg"),
+        (b"patient-1\\s\\a.jpg", 0, "patient-1/s/a.jpg"),
+        ("Zoë\\é.jpg".encode(), 0x800, "Zoë/é.jpg"),
         (JAPANESE.encode(), 0x800, JAPANESE),
         (b"caf\xe9.jpg", 0x800, "caf?.jpg"),
         ("é\udce9è.jpg".encode("utf-8", "surrogateescape"), 0x800, "é?è.jpg"),
@@ -42,6 +47,46 @@ def test_a_zip_name_in_japanese_without_a_flag_is_shown_in_the_wrong_letters_and
     member = only(listed(blob, "zip"))
     assert member.name.encode("cp437").decode("shift-jis") == JAPANESE
     assert unpacked(blob, member) == b"pixels"
+
+
+def zip_with_unicode_path(name: bytes, text: bytes, *, of: bytes | None = None, version: int = 1) -> bytes:
+    """Return a zip in which a member has Info-ZIP's Unicode path field (APPNOTE, 4.6.9), behind another field."""
+    field = struct.pack("<BL", version, zlib.crc32(name if of is None else of)) + text
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        entry = zipfile.ZipInfo("x" * len(name))
+        entry.extra = struct.pack("<HH3s", 0x5455, 3, b"abc") + struct.pack("<HH", 0x7075, len(field)) + field
+        archive.writestr(entry, b"pixels")
+    return sink.getvalue().replace(b"x" * len(name), name)
+
+
+def test_a_unicode_path_says_the_name_where_it_is_of_this_name():
+    name, text = b"_ngstr_m/_.jpg", "Ångström\\ü.jpg"
+    blob = zip_with_unicode_path(name, text.encode())
+    member = only(listed(blob, "zip"))
+    assert (member.name, unpacked(blob, member)) == ("Ångström/ü.jpg", b"pixels")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"text": "ü.jpg".encode(), "of": b"another.jpg"},
+        {"text": "ü.jpg".encode(), "version": 2},
+        {"text": b"\xff\xfe.jpg"},
+        {"text": b""},
+    ],
+)
+def test_a_unicode_path_of_another_name_or_that_is_no_text_says_nothing(field):
+    assert only(listed(zip_with_unicode_path(b"ada/1.jpg", **field), "zip")).name == "ada/1.jpg"
+
+
+@pytest.mark.parametrize("name", ["ada\\", "ada/"])
+def test_an_entry_that_ends_as_a_folder_does_is_one_where_it_holds_no_bytes(name):
+    blob = zip_of([(name, b""), (f"{name}1.jpg", b"pixels")])
+    assert [member.name for member in listed(blob, "zip")] == ["ada/1.jpg"]
+    blob = zip_of([(name, b"pixels")])
+    member = only(listed(blob, "zip"))
+    assert (member.name, unpacked(blob, member)) == ("ada/", b"pixels")
 
 
 def test_one_name_that_is_not_the_utf8_that_it_says_costs_no_other_member():

@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spermseg.errors import ArchiveError, SpermsegError, StorageError
-from spermseg.storage import tar_archives
-from spermseg.storage.archives import archive_kind, list_members, unsupported_archive
+from spermseg.storage import members as members_module
+from spermseg.storage.archives import list_members
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -111,25 +111,6 @@ def test_a_tar_cut_anywhere_shows_that_something_is_missing(kind, count, where):
 
 
 # Names
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("a.zip", "zip"), ("A.ZIP", "zip"), ("p/a.tar", "tar"), ("a.tar.gz", "tar.gz"), ("A.TGZ", "tar.gz")]
-    + [(name, None) for name in ("zip", "tar.gz", "a.gz", "a.jpg", "a.tar.xz", "a.zip.jpg")],
-)
-def test_the_suffix_tells_the_kind_of_archive(name, kind):
-    assert archive_kind(name) == kind
-
-
-@pytest.mark.parametrize("name", ["a.tar.bz2", "A.TBZ2", "a.7z", "a.rar", "a.jpg.gz", "a.tar.zst"])
-def test_an_archive_that_cannot_be_read_says_what_to_do(name):
-    assert "pack the pictures again" in unsupported_archive(name)
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.zip", "a.tar", "a.tar.gz", "a.tgz", "gz", "7z.png"])
-def test_what_is_no_unreadable_archive_has_no_such_reason(name):
-    assert unsupported_archive(name) is None
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -241,7 +222,7 @@ def test_listing_reads_the_directory_only(kind):
 def test_of_more_members_than_memory_has_room_for_the_first_are_read_and_the_rest_is_one_that_is_rejected(
     kind, monkeypatch
 ):
-    monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 5)
+    monkeypatch.setattr(members_module, "MOST_MEMBERS", 5)
     pairs = [(f"{number}.png", b"picture") for number in range(9)]
     assert len(listed(archive_of(kind, pairs[:5]), kind)) == 5
     *first, rest = listed(archive_of(kind, pairs), kind)

@@ -1,5 +1,6 @@
 """Members that cannot be used: each is listed with a reason that says what it is, and the others are read."""
 
+import gzip
 import io
 import random
 import struct
@@ -10,12 +11,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from archive_files import archive_of, listed, only, tar_of, tar_with, unpacked, zip_of
+from archive_files import CountingFile, archive_of, listed, only, tar_of, tar_with, unpacked, zip_of
 from broken_files import BROKEN_FILES
 from dark_cells import draw
 
 from spermseg.errors import ArchiveError
 from spermseg.micrograph.synthetic import draw_micrograph
+from spermseg.storage import members as members_module
 from spermseg.storage.archives import MAX_RATIO, list_members, unpack_member
 
 GOOD = ("good.jpg", b"pixels")
@@ -190,7 +192,7 @@ def test_the_map_of_a_sparse_file_cannot_fill_the_memory(fields, compress):
     found = reasons(sink.getvalue(), "tar.gz" if compress else "tar")
     assert found.pop("good.jpg") is None
     assert len(found) == 1
-    assert ("--sparse" if fields == 1000 else "a header of 512 bytes; at most 0 make sense") in found.popitem()[1]
+    assert ("--sparse" if fields == 1000 else "headers of too many lines") in found.popitem()[1]
 
 
 def test_a_directory_that_would_fill_the_memory_is_unreadable(tmp_path):
@@ -255,3 +257,100 @@ def test_a_second_tar_behind_the_first_is_not_skipped_in_silence(kind):
 
 def test_a_tar_padded_with_zeros_has_nothing_behind_it():
     assert reasons(tar_of([GOOD]) + bytes(100_000), "tar") == {"good.jpg": None}
+
+
+# Headers, names and entries without end: each is told within a second, whatever the machine
+
+
+def pax(kind: bytes, body: bytes) -> bytes:
+    """Return a header of a tar that speaks of what follows, with its body."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = kind, len(body)
+    return header.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % tarfile.BLOCKSIZE)
+
+
+MEMBER = tar_of([GOOD], tarfile.USTAR_FORMAT)[:1024]
+RECORD = b"6 a=b\n"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        (pax(tarfile.XHDTYPE, RECORD * 300), "headers of too many lines"),
+        (pax(tarfile.XGLTYPE, RECORD * 300), "headers of too many lines"),
+        (pax(tarfile.XHDTYPE, b"100012 a=" + b"x" * 100_002 + b"\n"), "make sense"),
+        (pax(tarfile.GNUTYPE_LONGNAME, b"n" * 100_000), "make sense"),
+    ],
+)
+def test_what_the_headers_of_a_tar_say_is_bounded_over_all_its_members(headers, reason, compress):
+    blob = (headers + MEMBER) * 3000
+    blob = gzip.compress(blob, 1) if compress else blob
+    *first, rest = listed(blob, "tar.gz" if compress else "tar")
+    assert len(first) < 300
+    assert {member.reason for member in first} == {None}
+    assert reason in rest.reason or "times its size" in rest.reason
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_that_follow_headers_without_end_are_told_in_plain_words(kind):
+    blob = MEMBER + pax(kind, RECORD) * 20_000 + MEMBER
+    good, rest = listed(blob, "tar")
+    assert good.reason is None
+    assert "header after header, and no file" in rest.reason
+
+
+def test_usual_headers_of_many_members_are_no_attack():
+    pairs = [(f"{'é' * 60}/{number}.jpg", b"x") for number in range(1500)]
+    assert {member.reason for member in listed(tar_of(pairs), "tar")} == {None}
+    assert {member.reason for member in listed(tar_of(pairs, tarfile.GNU_FORMAT), "tar")} == {None}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", [b"x", b""])
+def test_gzip_parts_of_a_byte_each_are_not_read_to_their_end(part):
+    """Python's own reader takes some hours for as many as lie in some hundred megabytes."""
+    file = CountingFile(gzip.compress(tar_of([GOOD])) + gzip.compress(part) * 300_000)
+    good, rest = list_members(file, "tar.gz")
+    assert (good.reason, rest.reason) == (
+        None,
+        "its archive goes on here with gzip parts of less than 512 bytes: pack it again",
+    )
+
+
+def test_a_gzip_file_of_blocks_is_read():
+    plain = tar_of([(f"{number}.jpg", random.Random(number).randbytes(700)) for number in range(2000)])
+    blob = b"".join(gzip.compress(plain[start : start + 1024], 1) for start in range(0, len(plain), 1024))
+    assert {member.reason for member in listed(blob, "tar.gz")} == {None}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("extra", "reason"), [(struct.pack("<HH", 9, 0) * 16_000, "longer extra fields"), (b"", "")])
+def test_the_extra_fields_of_a_zip_are_bounded(extra, reason):
+    entry = struct.pack("<4s24xHHH12x", b"PK\1\2", 1, len(extra), 0) + b"a" + extra
+    directory = entry * 1000
+    end = struct.pack("<4s4HLLH", b"PK\5\6", 0, 0, 1000, 1000, len(directory), 30, 0)
+    blob = b"PK\3\4" + bytes(26) + directory + end
+    if reason:
+        with pytest.raises(ArchiveError, match=reason):
+            listed(blob, "zip")
+    else:
+        assert len(listed(blob, "zip")) == 1000
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_an_archive_has_no_more_members_than_make_sense_for_its_size(kind, monkeypatch):
+    monkeypatch.setattr(members_module, "FREE_MEMBERS", 50)
+    small, pictures = (
+        [(f"{n}.jpg", b"") for n in range(200)],
+        [(f"{n}.jpg", random.randbytes(2000)) for n in range(200)],
+    )
+    assert {member.reason for member in listed(archive_of(kind, pictures), kind)} == {None}
+    if kind == "zip":
+        with pytest.raises(ArchiveError, match="entries for its size, an attack"):
+            listed(archive_of(kind, small), kind)
+    else:
+        small = [(f"{n}/", b"") for n in range(9000)]
+        assert "files: pack these as another" in listed(archive_of(kind, small), kind)[-1].reason
