@@ -14,7 +14,8 @@ from picture_files import BIG, FILES, RGB, WHOLE_AND_REDUCED, encode, files, rej
 from PIL import Image
 
 from spermseg.errors import MicrographError
-from spermseg.micrograph.decode import decode_micrograph, read_header
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.header import read_header
 from spermseg.micrograph.tiling import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as decode.py does outside pytest

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picture_files import FILES, encode
 
-from spermseg.micrograph.decode import read_header
-from spermseg.micrograph.diagnose import not_a_picture, picture_format, png_damage
+from spermseg.micrograph.diagnose import not_a_picture, picture_format
+from spermseg.micrograph.header import read_header
+from spermseg.micrograph.png import png_damage
 
 
 @pytest.mark.parametrize(
