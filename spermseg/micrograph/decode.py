@@ -150,7 +150,7 @@ def _pillow_pixels(data: bytes, page: TiffPage) -> NDArray[Any]:
         if tiff_kinds.is_wide(page) and image.mode.startswith("I;16"):
             return np.repeat(np.array(image).astype(np.uint16)[..., np.newaxis], 3, axis=2)
         if tiff_kinds.is_wide(page) or image.mode not in TIFF_MODES:
-            raise MicrographError(tiff_kinds.packing_reason(page) or broken("TIFF"))
+            raise MicrographError(broken("TIFF"))
         return np.array(image.convert("RGB"))
     except (MicrographError, MemoryError):
         raise
@@ -172,8 +172,11 @@ def _8_bits(pixels: NDArray[Any], page: TiffPage | None = None) -> tuple[NDArray
         return np.asarray(pixels, np.uint8), None
     if page and page.bits < 16:
         return (pixels >> 8).astype(np.uint8), Depth(bits=page.bits, clipped_fraction=0.0)
-    depth = find_depth(pixels, page.told_bits if page else None)
-    return highest_8_bits(pixels, depth), depth
+    grey = page is not None and page.samples == 1
+    wide = cv2.extractChannel(pixels, 0) if grey else pixels
+    depth = find_depth(wide, page.told_bits if page else None)
+    eight = highest_8_bits(wide, depth)
+    return np.asarray(cv2.cvtColor(eight, cv2.COLOR_GRAY2RGB) if grey else eight, np.uint8), depth
 
 
 def _opencv_pixels(data: bytes, kind: str, flags: int) -> NDArray[Any]:

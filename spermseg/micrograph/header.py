@@ -1,7 +1,7 @@
 """What a picture's header says, read in time and memory that its bytes bound: before any pixel, whatever they hold.
 
-JPEG, PNG and TIFF are read for the little that counts: their modules say why Pillow's readers are not used for it. A BMP
-has a header of a fixed size, which Pillow reads.
+JPEG, PNG and TIFF are read for the little that counts: their modules say why Pillow's readers are not used for it. A
+BMP has a header of a fixed size, which Pillow reads.
 """
 
 import io

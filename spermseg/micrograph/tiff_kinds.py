@@ -39,6 +39,7 @@ PACKINGS = {
 }
 """Names of packings that may not be read."""
 SAVE_AS = "export one field of view as TIFF, PNG or JPEG"
+UNPACKED = "save it without compression, or with LZW"
 WHOLE_NUMBERS = "save it with whole numbers of 8 or 16 bits"
 
 
@@ -71,12 +72,6 @@ def is_white_zero(page: TiffPage) -> bool:
 def is_for_pillow(page: TiffPage) -> bool:
     """Say whether Pillow alone may know how it is packed."""
     return page.number(tiff.COMPRESSION, 1) in PILLOWS_PACKINGS
-
-
-def packing_reason(page: TiffPage) -> str | None:
-    """Return what to say of one that was not unpacked, where how it is packed is why."""
-    name = PACKINGS.get(page.number(tiff.COMPRESSION, 1))
-    return f"TIFF packed with {name}, which is not read; save it without compression, or with LZW" if name else None
 
 
 def _whose(page: TiffPage) -> str | None:
@@ -123,12 +118,14 @@ def _colours(page: TiffPage) -> str | None:
 def _packing(page: TiffPage) -> str | None:
     packing = page.number(tiff.COMPRESSION, 1)
     if is_wide(page) and packing == JPEG:
-        return "packed as JPEG of 12 bits, which is not read; save it without compression, or with LZW"
-    read = packing not in PACKINGS or (packing in PILLOWS_PACKINGS and pillow_unpacks(PILLOWS_PACKINGS[packing]))
-    if read and not (is_wide(page) and page.colours == RGB and packing in PILLOWS_PACKINGS):
+        return f"packed as JPEG of 12 bits, which is not read; {UNPACKED}"
+    if packing not in PACKINGS:
         return None
-    of = "of 16 bits in colour " if read else ""
-    return f"{of}packed with {PACKINGS[packing]}, which is not read; save it without compression, or with LZW"
+    if packing not in PILLOWS_PACKINGS or not pillow_unpacks(PILLOWS_PACKINGS[packing]):
+        return f"packed with {PACKINGS[packing]}, which is not read; {UNPACKED}"
+    if is_wide(page) and page.colours != BLACK_IS_ZERO:
+        return f"of 16 bits packed with {PACKINGS[packing]}, of which only grey with 0 as black is read; {UNPACKED}"
+    return None
 
 
 @functools.cache
