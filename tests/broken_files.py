@@ -117,6 +117,55 @@ def _planes(pixels: Pixels) -> bytes:
     return _tiff(wide, photometric="rgb", planarconfig="separate")
 
 
+def _signed(pixels: Pixels) -> bytes:
+    return _tiff((pixels[..., 1].astype(int) - 128).astype(np.int8), photometric="minisblack")
+
+
+def _long_numbers(pixels: Pixels) -> bytes:
+    return _tiff(pixels[..., 1].astype(np.uint32), photometric="minisblack")
+
+
+def _lzma(pixels: Pixels) -> bytes:
+    return _tiff(pixels.astype(np.uint16) * 257, photometric="rgb", compression="lzma")
+
+
+def _many_directories(pixels: Pixels) -> bytes:
+    """Two hundred thumbnails of one picture, which a viewer would have to look through."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for number in range(200):
+            writer.write(pixels[:16, :16], photometric="rgb", metadata=None, subfiletype=int(number > 0))
+    return file.getvalue()
+
+
+def _raw(pixels: Pixels) -> bytes:
+    """A TIFF of one value a pixel, each of them behind a colour filter."""
+    return _tiff(pixels[..., 1], photometric="cfa")
+
+
+def _slide(pixels: Pixels) -> bytes:
+    return _tiff(pixels, photometric="rgb", description="Aperio Image Library v11.2.1")
+
+
+def _jpeg_of_12_bits(pixels: Pixels) -> bytes:
+    whole = bytearray(encoded(pixels, ".jpg"))
+    whole[whole.index(b"\xff\xc0") + 4] = 12
+    return bytes(whole)
+
+
+def _lossless_jpeg(pixels: Pixels) -> bytes:
+    return encoded(pixels, ".jpg").replace(b"\xff\xc0", b"\xff\xc3", 1)
+
+
+def jpeg_of_scans(pixels: Pixels, scans: int) -> bytes:
+    """A progressive JPEG of so many scans, the last of its own once more and once more."""
+    done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert done
+    whole = data.tobytes()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
 def _heic(pixels: Pixels) -> bytes:
     """The first boxes of a phone's HEIC file, around data that only a HEIC reader could read."""
     kind = b"ftypheic\0\0\0\0mif1heic"
@@ -278,6 +327,20 @@ BROKEN_FILES = (
     BrokenFile(name="page.png", called="a web page under a picture's name", make=lambda _: PAGE, remedy=AGAIN),
     BrokenFile(name="cut.jpg", called="a JPEG that was cut off", make=cut(".jpg"), remedy=AGAIN),
     BrokenFile(name="closed.jpg", called="a JPEG cut off, and closed", make=_jpeg_closed_early, remedy=EXPORT_AGAIN),
+    BrokenFile(
+        name="end.jpg",
+        called="a JPEG without its end mark",
+        make=lambda p: encoded(p, ".jpg")[:-2],
+        remedy="save it again, from a program that opens it",
+    ),
+    BrokenFile(name="twelve.jpg", called="a JPEG of 12 bits", make=_jpeg_of_12_bits, remedy="export 8 bits, or a TIFF"),
+    BrokenFile(name="lossless.jpg", called="a lossless JPEG", make=_lossless_jpeg, remedy="export PNG or TIFF"),
+    BrokenFile(
+        name="scans.jpg",
+        called="a JPEG of 2,000 scans",
+        make=lambda pixels: jpeg_of_scans(pixels, 2000),
+        remedy="ask where it comes from",
+    ),
     BrokenFile(name="cut.png", called="a PNG that was cut off", make=cut(".png"), remedy=AGAIN),
     BrokenFile(name="checksum.png", called="a PNG with a changed byte", make=_png_with_a_wrong_checksum, remedy=AGAIN),
     BrokenFile(name="cut.tif", called="a TIFF that was cut off", make=_cut_tiff, remedy=AGAIN),
@@ -285,9 +348,43 @@ BROKEN_FILES = (
     BrokenFile(
         name="stack.tif", called="a stack of pictures in one TIFF", make=_pages, remedy="export one picture a file"
     ),
+    BrokenFile(
+        name="directories.tif",
+        called="a TIFF of 200 thumbnails",
+        make=_many_directories,
+        remedy="export the picture without them",
+    ),
     BrokenFile(name="float.tif", called="a TIFF of fractions", make=_floats, remedy="export 8 or 16 bits"),
     BrokenFile(
         name="planes.tif", called="a TIFF of 16 bits, a plane a colour", make=_planes, remedy="export interleaved RGB"
+    ),
+    BrokenFile(name="signed.tif", called="a TIFF of signed numbers", make=_signed, remedy="export 8 or 16 bits"),
+    BrokenFile(name="long.tif", called="a TIFF of 32 bits", make=_long_numbers, remedy="export 8 or 16 bits"),
+    BrokenFile(
+        name="lzma.tif",
+        called="a TIFF of 16 bits, colour, by LZMA",
+        make=_lzma,
+        remedy="export it uncompressed or by LZW",
+    ),
+    BrokenFile(name="raw.tif", called="a camera's raw data", make=_raw, remedy="export TIFF, PNG or JPEG"),
+    BrokenFile(name="slide.tif", called="a whole slide", make=_slide, remedy="export the field of view"),
+    BrokenFile(
+        name="photo.jp2",
+        called="a JPEG 2000",
+        make=lambda p: encoded(p, ".jp2"),
+        remedy="export PNG, TIFF, BMP or JPEG",
+    ),
+    BrokenFile(
+        name="stack.czi",
+        called="a microscope's own file (CZI, ND2, LIF, OIR)",
+        make=lambda _: b"ZISRAWFILE" + bytes(100),
+        remedy="export PNG or TIFF, a picture a field of view",
+    ),
+    BrokenFile(
+        name="film.mp4",
+        called="a video",
+        make=lambda _: struct.pack(">I", 24) + b"ftypisom" + bytes(100),
+        remedy="export single pictures",
     ),
     BrokenFile(
         name="photo.gif", called="a GIF", make=lambda p: encoded(p, ".gif"), remedy="export PNG, TIFF, BMP or JPEG"

@@ -100,6 +100,7 @@ class Decoder:
         quality = measure_quality(figure_pixels(picture.pixels, picture.reduction, working))
         pixels = resize(picture.pixels, working)
         row |= {"status": OK, "height_px": height, "width_px": width, **asdict(quality)}
+        row |= asdict(picture.depth) if picture.depth else {}
         return Decoded(row={**row, "decode_ms": 1000 * (time.perf_counter() - started)}, pixels=pixels)
 
 

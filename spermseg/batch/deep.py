@@ -20,7 +20,7 @@ from spermseg.storage.filesystem import Location
 
 OUT_OF_REACH = (CHANGED, GONE, DENIED)
 """Why an upload cannot be compared."""
-COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cells", "n_heads")
+COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cells", "n_heads", "bits")
 """Columns that must be the same; of those in `ADDED`, where the row has a value."""
 COMPARED_OF_CELLS = ("x", "y", "width", "height", "area", "touches_border", "mask")
 """Fields of each cell that must be; its confidence differs in rounding by what else was in the batch."""

@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 from spermseg.errors import RunError, first_line
 from spermseg.storage.filesystem import Location
 
-SCHEMA_VERSION = 5
-ADDED = {"retry_of", "n_heads"}
+SCHEMA_VERSION = 6
+ADDED = {"retry_of", "n_heads", "bits", "clipped_fraction"}
 """Columns that files of earlier versions lack; they are read as null."""
 MACHINE_KEY = b"spermseg_machine"
 """Key of a unit file's own metadata that names the host which segmented it."""
 SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
 """Of the figures of quality, whatever the format (`spermseg.micrograph.reduction`)."""
 SATURATED = f"{SCALED}, where a single one is lost in the mean of its neighbours"
+BITS = "bits of the camera, of whose numbers the picture's 8 bits are the highest"
+CLIPPED = "cut to them: a scale bar, hot pixels, or bits told wrongly; null for a file of 8 bits"
 OK = "ok"
 REJECTED = "rejected"
 
@@ -58,6 +60,8 @@ SCHEMA = pa.schema(
         _field("width_px", pa.int32(), "width as shown (after EXIF rotation)", "px"),
         _field("height_px", pa.int32(), "height as shown (after EXIF rotation)", "px"),
         _field("um_per_px", pa.float32(), "pixel size; null where unknown", "um/px"),
+        _field("bits", pa.int32(), f"{BITS}; null for a file of 8 bits", "bits"),
+        _field("clipped_fraction", pa.float32(), f"share of pixels above those bits, {CLIPPED}", "0-1"),
         _field("focus", pa.float32(), f"variance of the green channel's Laplacian, {SCALED}: low is blurred", "grey2"),
         _field("brightness", pa.float32(), f"mean of the grey picture, {SCALED}", "grey"),
         _field("saturated_fraction", pa.float32(), f"share of pixels at 0 or 255 in every channel, {SATURATED}", "0-1"),

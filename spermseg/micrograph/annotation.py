@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from spermseg.errors import AnnotationError
 from spermseg.micrograph.annotation_fields import cut
-from spermseg.micrograph.decode import TRANSPOSING_ORIENTATIONS, Header, upright
+from spermseg.micrograph.header import Header
+from spermseg.micrograph.orientation import TRANSPOSING_ORIENTATIONS, upright
 from spermseg.micrograph.rasterise import Bitmap, Ellipse, Points, Polygon, RunLength, Shape, draw_shape
 from spermseg.texts import composed
 

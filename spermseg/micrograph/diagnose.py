@@ -1,8 +1,5 @@
 """What to say of bytes that no decoder takes. Nothing here is on the way of a picture that is well."""
 
-import struct
-import zlib
-
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 MAGIC = {
     b"\xff\xd8": "JPEG",
@@ -10,26 +7,71 @@ MAGIC = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     b"BM": "BMP",
 }
+RAW = "a camera's raw file"
+ISO_MEDIA = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "a HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "an AVIF"),
+    b"crx ": RAW,
+    b"qt  ": "a video (MOV)",
+    b"jp2 ": "a JPEG 2000",
+}
+"""First brand of a file of ISO/IEC 14496-12 -> what it is; any other is a video."""
 OTHERS = (
     (0, b"GIF8", "a GIF"),
     (8, b"WEBP", "a WebP"),
-    (4, b"ftyphei", "a HEIC"),
-    (4, b"ftypmif1", "a HEIC"),
-    (4, b"ftypavif", "an AVIF"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (0, b"II\xbc\x01", "a JPEG XR"),
     (0, b"%PDF", "a PDF"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"v/1\x01", "an OpenEXR"),
+    *((0, b"P" + digit, "a PNM") for digit in (b"4\n", b"5\n", b"6\n", b"7\n")),
+    (0, b"ZISRAWFILE", "a microscope's CZI (Zeiss)"),
+    (0, b"\xda\xce\xbe\x0a", "a microscope's ND2 (Nikon)"),
+    (0, b"p\0\0\0", "a microscope's LIF (Leica)"),
+    (0, b"OLYMPUSRAWFORMAT", "a microscope's OIR (Olympus)"),
+    (0, b"\xd0\xcf\x11\xe0", "a file of OLE (ZVI, OIB or an Office document)"),
+    (0, b"\x89HDF", "a file of HDF5"),
     (128, b"DICM", "a DICOM file"),
+    (0, b"SIMPLE  =", "a FITS"),
+    (0, b"FUJIFILMCCD-RAW", RAW),
+    (0, b"FOVb", RAW),
+    (0, b"\0MRM", RAW),
+    (0, b"IIU\0", RAW),
+    *((0, start, RAW) for start in (b"IIRO", b"IIRS", b"MMOR")),
+    (8, b"AVI ", "a video (AVI)"),
+    (0, b"\x1aE\xdf\xa3", "a video (MKV)"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "a video (WMV)"),
+    (0, b"\0\0\x01\xba", "a video (MPEG)"),
+    (0, b"\0\0\x01\xb3", "a video (MPEG)"),
+    (0, b"FLV\x01", "a video (FLV)"),
+    *((4, box, "a video (MOV)") for box in (b"moov", b"mdat", b"wide")),
     (0, b"PK\3\4", "a zip archive"),
+    (0, b"PK\5\6", "a zip archive"),
+    (0, b"7z\xbc\xaf", "a 7z archive"),
+    (0, b"Rar!", "a rar archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (257, b"ustar", "a tar archive"),
 )
 """(where, which bytes, what they tell) of what clinics do send."""
+CANON_RAW = b"II*\0\x10\0\0\0CR"
+"""How a camera's raw file begins that would pass for a TIFF, for the preview in it."""
 BEGINNING = 512
 """Bytes looked at to tell a text from the rest."""
-PNG_SIGNATURE = 8
-PNG_CHUNK = struct.Struct(">I4s")
 
 
 def picture_format(data: bytes) -> str | None:
     """Return which of the formats that are read a file begins like."""
+    if data.startswith(CANON_RAW):
+        return None
     return next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+
+
+def broken(kind: str) -> str:
+    """Return what to say of a picture of a format that no decoder takes."""
+    return f"truncated or corrupt {kind}" + (", or of a kind that is not read" if kind == "TIFF" else "")
 
 
 def not_a_picture(data: bytes) -> str:
@@ -40,9 +82,17 @@ def not_a_picture(data: bytes) -> str:
     >>> not_a_picture(bytes(range(256)))
     'not a JPEG, PNG, TIFF or BMP picture'
     """
-    found = next((what for place, magic, what in OTHERS if data.startswith(magic, place)), None) or _text(data)
+    found = _known(data) or _text(data)
     refused = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
     return f"{refused}, but {found}" if found else refused
+
+
+def _known(data: bytes) -> str | None:
+    if data[4:8] == b"ftyp":
+        return ISO_MEDIA.get(data[8:12], "a video (MP4)")
+    if data.startswith(CANON_RAW):
+        return RAW
+    return next((what for place, magic, what in OTHERS if data.startswith(magic, place)), None)
 
 
 def _text(data: bytes) -> str | None:
@@ -54,23 +104,3 @@ def _text(data: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return "a web page" if text.lstrip("\ufeff \t\r\n").lower().startswith(("<!doctype html", "<html")) else "a text"
-
-
-def png_damage(data: bytes) -> str | None:
-    r"""Return what its chunks tell of a damaged PNG (PNG 1.2, section 3.2); None where they are whole.
-
-    >>> png_damage(b"\x89PNG\r\n\x1a\n")
-    'its end is missing'
-    """
-    position = PNG_SIGNATURE
-    while position + PNG_CHUNK.size <= len(data):
-        size, kind = PNG_CHUNK.unpack_from(data, position)
-        end = position + PNG_CHUNK.size + size
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return "a checksum is wrong"
-        if kind == b"IEND":
-            return None
-        position = end + 4
-    return "its end is missing"

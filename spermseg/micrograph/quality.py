@@ -39,7 +39,7 @@ def measure_quality(pixels: NDArray[np.uint8]) -> Quality:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return Quality(
         focus=_laplacian_variance(cv2.extractChannel(pixels, 1)),
-        brightness=float(cv2.mean(grey)[0]),
+        brightness=min(float(cv2.mean(grey)[0]), 255.0),
         saturated_fraction=(_count_pixels(pixels, 0) + _count_pixels(pixels, 255)) / grey.size,
         unevenness=_unevenness(grey),
     )

@@ -18,7 +18,7 @@ TEXTS = (
 )
 FIGURES = (
     *("width_px", "height_px", "focus", "saturated_fraction"),
-    *("unevenness", "foreground_fraction", "confidence", "n_cells", "n_heads"),
+    *("unevenness", "foreground_fraction", "confidence", "n_cells", "n_heads", "clipped_fraction"),
 )
 COLUMNS = TEXTS + FIGURES
 """The columns of the results contract that are kept of every row."""
@@ -102,6 +102,7 @@ def _flags(frame: pd.DataFrame, limits: FlagLimits) -> list[list[str]]:
         "low confidence": frame["confidence"] < limits.low_confidence,
         "over- or underexposed": frame["saturated_fraction"] > limits.saturated_fraction,
         "uneven light": frame["unevenness"] > limits.unevenness,
+        "bit depth in doubt": frame["clipped_fraction"] > 0,
         "same pixels as another file": frame["image_id"].isin(_shared_pixels(frame)["image_id"]),
     }
     words = [[name if hit else "" for hit in test & measured] for name, test in tests.items()]

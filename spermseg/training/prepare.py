@@ -24,7 +24,8 @@ from spermseg.errors import (
     StorageError,
 )
 from spermseg.micrograph.annotation import check_inside, drawn_frame, list_parts, part_flags, part_of
-from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, Header, decode_micrograph, read_header
+from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
+from spermseg.micrograph.header import Header, read_header
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import Dataset, encode_flags, open_dataset
 from spermseg.training.index import DESCRIPTION, Example, LeftOut, write_index, write_left_out

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from dark_cells import CELLS, HALF, VIEW, picture
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from spermseg.batch.decoding import Decoded, Decoder, Provenance
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.plan import Planned
+from spermseg.batch.results import OK
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.transfer import pack_decoded, unpack_decoded
 from spermseg.micrograph.decode import decode_micrograph
@@ -51,6 +53,17 @@ def test_pixels_are_taken_once():
         one.take_pixels()
     with pytest.raises(ValueError, match="micrograph 1 has no pixels"):
         Decoded(row={"image_id": "1"}).take_pixels()
+
+
+def test_the_row_tells_which_bits_of_16_were_taken_and_what_was_cut():
+    drawn = np.full((40, 60), 3000, np.uint16)
+    drawn[30:33, 5:25] = 65535
+    wide, narrow = (cv2.imencode(".png", one)[1].tobytes() for one in (drawn, np.zeros((40, 60), np.uint8)))
+    row = decoder().decode(ONE, Fetched(data=wide)).row
+    assert (row["bits"], row["clipped_fraction"]) == (12, 60 / 2400)
+    row = decoder().decode(ONE, Fetched(data=narrow)).row
+    assert row["status"] == OK
+    assert "bits" not in row
 
 
 def test_the_stages_before_the_network_do_without_pytorch():

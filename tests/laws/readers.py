@@ -12,7 +12,8 @@ from laws.kinds import ARCHIVES, HEIGHT, PICTURES, WIDTH
 from spermseg.errors import SpermsegError
 from spermseg.micrograph.annotation import Annotation, check_inside, drawn_frame, list_parts, part_flags
 from spermseg.micrograph.annotation_formats import read_annotations
-from spermseg.micrograph.decode import Header, decode_micrograph, read_header
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.header import Header, read_header
 from spermseg.micrograph.tiling import Tiles, View
 from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_members, unpack_member
 

@@ -14,7 +14,7 @@ from spermseg.micrograph.annotation import (
     list_parts,
     part_flags,
 )
-from spermseg.micrograph.decode import Header
+from spermseg.micrograph.header import Header
 from spermseg.micrograph.rasterise import Ellipse, Polygon, RunLength, rasterise
 
 TRANSPOSE = {

@@ -8,7 +8,8 @@ import pytest
 from picture_files import FILES, PICTURE, RGB, as_pillow_shows, encode, encode_tiff, files, rejection
 from PIL import Image
 
-from spermseg.micrograph.decode import decode_micrograph, read_header
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.header import read_header
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "sperm-parsing" / "images"
 

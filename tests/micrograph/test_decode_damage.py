@@ -14,7 +14,8 @@ from picture_files import BIG, FILES, RGB, WHOLE_AND_REDUCED, encode, files, rej
 from PIL import Image
 
 from spermseg.errors import MicrographError
-from spermseg.micrograph.decode import decode_micrograph, read_header
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.header import read_header
 from spermseg.micrograph.tiling import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as decode.py does outside pytest
@@ -249,6 +250,5 @@ def test_the_reason_says_what_is_wrong(data, reason):
     assert rejection(data).startswith(reason)
 
 
-def test_a_picture_whose_exif_data_are_damaged_is_rejected_for_them():
-    data = encode("PNG", exif=b"MI\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
-    assert rejection(data) == "truncated or corrupt PNG: its EXIF data cannot be read"
+def test_a_jpeg_without_its_end_mark_is_rejected_for_that():
+    assert rejection(FILES["JPEG"][:-2]) == "truncated or corrupt JPEG: its end is missing"

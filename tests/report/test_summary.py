@@ -87,6 +87,7 @@ def test_a_member_is_named_below_its_archive():
         ("low confidence", {"confidence": 0.69}, {"confidence": 0.7}),
         ("over- or underexposed", {"saturated_fraction": 0.06}, {"saturated_fraction": 0.05}),
         ("uneven light", {"unevenness": 0.6}, {"unevenness": 0.5}),
+        ("bit depth in doubt", {"clipped_fraction": 1e-6}, {"clipped_fraction": 0.0}),
         ("same pixels as another file", {"content_sha256": "1"}, {}),
     ],
 )
