@@ -12,7 +12,7 @@ from itertools import tee
 from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.plan import Planned
 from spermseg.errors import SpermsegError
-from spermseg.micrograph.decode import read_header
+from spermseg.micrograph.header import read_header
 from spermseg.storage.archives import TAR
 from spermseg.storage.filesystem import Location
 

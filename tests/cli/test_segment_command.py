@@ -339,5 +339,5 @@ def test_a_spoiled_table_is_verified_with_a_line_each_and_status_1(uploads, mode
 @pytest.mark.parametrize(("heads", "said"), [(None, "rejected 0; 9 cells in"), (7, "rejected 0; 7 heads, 9 cells in")])
 def test_the_last_line_says_how_many_heads_there_are_where_they_were_counted(capsys, heads, said):
     figures = {"run_id": "night", "planned": 1, "ok": 1, "rejected": 0, "reasons": {}, "megapixels": 1.0}
-    _print_receipt(SimpleNamespace(**figures, cells=9, heads=heads, duration_s=1.0, forecast=None))
+    _print_receipt(SimpleNamespace(**figures, cells=9, heads=heads, duration_s=1.0, forecast=None, passed_over={}))
     assert said in capsys.readouterr().out
