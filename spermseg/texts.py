@@ -53,6 +53,15 @@ def _seen(letter: str) -> str:
     return _NAMED.get(letter) or letter.encode("unicode_escape").decode()
 
 
+def is_text(name: str) -> bool:
+    r"""Whether a name can be written down: one that a system could not read as UTF-8 holds halves of characters.
+
+    >>> is_text("Müller.png"), is_text("M\udcfcller.png")
+    (True, False)
+    """
+    return not any(unicodedata.category(letter) == "Cs" for letter in name)
+
+
 def csv_cell(text: str) -> str:
     r"""Return a text as a cell of a CSV that no spreadsheet calculates, be it read by comma, semicolon or tab.
 

@@ -28,6 +28,7 @@ from spermseg.errors import (
     TooManyRejectedError,
 )
 from spermseg.storage.modes import owner_only
+from spermseg.texts import is_text
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -92,7 +93,7 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     prepare_terminal()
     terminated = Event()
     try:
-        _refuse_secrets(sys.argv[1:] if arguments is None else arguments)
+        _check_words(sys.argv[1:] if arguments is None else arguments)
         with _clean_stop_on_sigterm(terminated), owner_only():
             status = tyro.cli(verb, args=arguments, prog=prog).run()
     except SpermsegError as error:
@@ -106,14 +107,19 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     sys.exit(status)
 
 
-def _refuse_secrets(words: Sequence[str]) -> None:
-    """Raise ConfigError where a word holds credentials: before anything shows the words, or keeps them."""
+def _check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError where a word holds credentials, or is no text: before anything shows the words, or keeps them."""
     if found := secrets_among(words):
         where = ", ".join(dict.fromkeys(found.values()))
         raise ConfigError(
             f"{where}: got credentials, a signed address, or what may be either; a command line is seen by others, and "
             f"kept: {CREDENTIALS_ADVICE}, and the plain address"
         )
+    for word in words:
+        if not is_text(word):
+            raise ConfigError(
+                f"got {word}, a name that is not UTF-8, and cannot be noted; rename it, or give a link to it"
+            )
 
 
 @contextmanager

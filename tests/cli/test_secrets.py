@@ -37,6 +37,7 @@ ENDPOINTS = (
     "https://host?X-Amz-Signature={}",
     "https://host/#{}",
     "https:/key:{}@host",
+    "https://key:1/{}@host",
 )
 PLACES = (
     "https://key:{}@host/bucket",

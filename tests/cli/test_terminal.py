@@ -38,6 +38,13 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"spermseg: {SHOWN} is damaged\n"
 
 
+def test_a_place_whose_name_is_no_text_is_refused_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_verb(Verify, [f"{tmp_path}/M\udcfcller"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"spermseg: got {tmp_path}/M\\udcfcller, a name that is not UTF-8")
+
+
 def test_a_warning_is_one_line():
     record = logging.LogRecord("spermseg", logging.WARNING, "", 0, "%s is left out", (NAME,), None)
     assert OneLine("%(levelname)s %(name)s: %(message)s").format(record) == f"WARNING spermseg: {SHOWN} is left out"

@@ -133,6 +133,13 @@ def test_pictures_of_one_coco_id_are_all_left_out_and_cost_no_other(tmp_path, im
     assert list(regions(summary)) == ["c.png"]
 
 
+def test_pictures_of_one_coco_id_that_nothing_is_drawn_on_are_no_fields_without_cells(tmp_path):
+    draw(tmp_path, *NAMES)
+    summary = prepare(tmp_path, coco((0, 0, 1), (1,)))
+    assert regions(summary) == {"c.png": 1}
+    assert left_out(summary) == dict.fromkeys(NAMES[:2], MALFORMED)
+
+
 def test_merged_coco_files_in_which_the_ids_begin_again_cost_the_pictures_of_these_ids(tmp_path):
     draw(tmp_path, *NAMES, "d.png")
     summary = prepare(tmp_path, coco((0, 1, 0, 7), (0, 1, 0, 7), (*NAMES, "d.png")))
