@@ -19,7 +19,7 @@ from spermseg.storage.local_uploads import Listed
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
 
 READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
-NOT_TEXT = "its name is no valid text (UTF-8): rename it"
+NOT_TEXT = "its name is no valid text: rename it"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,10 @@ def test_real_servers_list_the_same_in_many_requests(server, request):
         *("clinic/patient-05.jpg", "clinic/patient-05!/x.jpg", "clinic//empty.jpg", "clinic2/not.jpg"),
     ]
     put(bucket, *names)
+    slashed = [f"clinic/patient-{p:02}/" for p in range(0, 12, 3)]  # that hold bytes, and so are files
+    for name, data in [*((name, b"x") for name in slashed), ("clinic/patient-01/", b"")]:
+        bucket.upload(f"{bucket.uri}/{name}").write_bytes(data)
+    names += slashed
     backend = S3Backend(bucket.endpoint_url)
     for page in (1, 2, 5):
         few = partial(backend._listed, bucket.path, Bucket=bucket.path, MaxKeys=page)
