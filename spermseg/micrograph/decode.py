@@ -9,7 +9,6 @@ What becomes of the rest: transparency is dropped, colour profiles are ignored, 
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,6 @@ MISSING_GREY = 128
 """The grey that libjpeg paints where a JPEG has no data."""
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in the reason, once
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
