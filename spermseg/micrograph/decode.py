@@ -9,7 +9,6 @@ What becomes of the rest: transparency is dropped, colour profiles are ignored, 
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,6 @@ MISSING_GREY = 128
 """The grey that libjpeg paints where a JPEG has no data."""
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in the reason, once
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,7 +171,7 @@ def _8_bits(pixels: NDArray[Any], page: TiffPage | None = None) -> tuple[NDArray
     if page and page.bits < 16:
         return (pixels >> 8).astype(np.uint8), Depth(bits=page.bits, clipped_fraction=0.0)
     grey = page is not None and page.samples == 1
-    wide = cv2.extractChannel(pixels, 0) if grey else pixels
+    wide: NDArray[Any] = np.asarray(cv2.extractChannel(pixels, 0)) if grey else pixels
     depth = find_depth(wide, page.told_bits if page else None)
     eight = highest_8_bits(wide, depth)
     return np.asarray(cv2.cvtColor(eight, cv2.COLOR_GRAY2RGB) if grey else eight, np.uint8), depth

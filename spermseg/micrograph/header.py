@@ -5,6 +5,7 @@ BMP has a header of a fixed size, which Pillow reads.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 from PIL import Image
@@ -17,6 +18,7 @@ from spermseg.micrograph.png import read_png
 from spermseg.micrograph.tiff import read_page
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the caller's, and is checked before pixels are read
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # what is wrong is said in the reason, once
 
 
 @dataclass(frozen=True, kw_only=True)

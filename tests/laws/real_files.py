@@ -3,6 +3,7 @@
 import base64
 import functools
 import gzip
+import io
 import json
 import struct
 import tarfile
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pycocotools.mask
+import tifffile
 from archive_files import tar_of, zip_of
 from laws.kinds import HEIGHT, WIDTH
 from picture_files import encode, encode_tiff
@@ -49,6 +51,14 @@ def with_opencv(suffix: str, pixels: np.ndarray) -> bytes:
 
 def several_pages() -> bytes:
     return encode("TIFF", picture(), save_all=True, append_images=[picture(1)])
+
+
+def with_thumbnail() -> bytes:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for pixels, flag in ((drawn(2).pixels[:16, :16], 1), (drawn(2).pixels, 0)):
+            writer.write(pixels, photometric="rgb", metadata=None, subfiletype=flag)
+    return file.getvalue()
 
 
 def jpegs() -> list[bytes]:
@@ -108,6 +118,9 @@ def tiffs() -> list[bytes]:
         encode_tiff(sixteen_bits()[..., 0], byteorder=">", compression="zlib"),
         encode_tiff(drawn(2).pixels, photometric="rgb", tile=(16, 16), bigtiff=True),
         encode_tiff(np.moveaxis(drawn(2).pixels, 2, 0), photometric="rgb", planarconfig="separate"),
+        encode_tiff(~sixteen_bits()[..., 0], photometric="miniswhite", extratags=[(281, 3, 1, 4095, True)]),
+        encode_tiff(sixteen_bits()[..., 0], compression="lzma", description='<OME SignificantBits="12"/>'),
+        with_thumbnail(),
         several_pages(),
     ]
 
