@@ -21,7 +21,8 @@ from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.ray_settings import configure_ray_data, connect
+from spermseg.ray_connection import connected
+from spermseg.ray_settings import configure_ray_data
 from spermseg.storage.filesystem import Location
 
 logger = logging.getLogger(__name__)
@@ -143,14 +144,12 @@ def _connected_run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
     """Run the pipeline as a job of its own: when it ends, so do its actors, those too that wait for a lost node."""
-    connect(ray.init, workers.address)
-    try:
-        _configure()
-        return _run(job, units, workers, on_unit, number)
-    except RayError as error:
-        raise _stopped(_what_happened(error)) from error
-    finally:
-        ray.shutdown()
+    with connected(ray, workers.address):
+        try:
+            _configure()
+            return _run(job, units, workers, on_unit, number)
+        except RayError as error:
+            raise _stopped(_what_happened(error)) from error
 
 
 def _run(

@@ -19,7 +19,8 @@ import ray.train.torch
 import torch
 
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
-from spermseg.ray_settings import configure_ray_data, connect, own_sigint
+from spermseg.ray_connection import connected
+from spermseg.ray_settings import configure_ray_data, own_sigint
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -75,7 +76,11 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         raise ConfigError(
             f"got batch size {job.config.batch_size} for {scaling.workers} workers; a multiple of them is needed"
         )
-    connect(ray.init, scaling.address)
+    with connected(ray, scaling.address, goes_on="--resume goes on"):
+        return _train(job, run, scaling, on_report)
+
+
+def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[StepReport], None]) -> FitState:
     try:
         configure_ray_data(ray.data.DataContext.get_current())
         board: Any = _Board.remote()  # type: ignore[attr-defined]
@@ -90,8 +95,6 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         if isinstance(error.cause, SpermsegError):
             raise error.cause from error
         raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
-    finally:
-        ray.shutdown()
 
 
 def cause_of(error: ray.train.TrainingFailedError) -> str:
@@ -138,14 +141,11 @@ def room_for_trainings(scaling: Scaling) -> int:
     """
     if (scaling.address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         return 1
-    connect(ray.init, scaling.address)
-    try:
+    with connected(ray, scaling.address):
         use_gpu, threads = _resources(scaling)
         there = ray.cluster_resources()
         kind, each = ("GPU", 1) if use_gpu else ("CPU", threads)
         return max(1, int(there.get(kind, 0) / (each * scaling.workers)))
-    finally:
-        ray.shutdown()
 
 
 def _resources(scaling: Scaling) -> tuple[bool, int]:
@@ -282,7 +282,10 @@ def _polling(board: Any, on_report: Callable[[StepReport], None]) -> Iterator[No
 
     def poll() -> None:
         while not done.wait(REPORT_EVERY_S):
-            report = ray.get(board.read.remote())
+            try:
+                report = ray.get(board.read.remote())
+            except ray.exceptions.RayError:  # what became of the board, or of all of Ray, is told where it matters
+                continue
             if report is not None:
                 try:
                     on_report(report)
