@@ -20,7 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.ray_head import HeadWatch, OwnProcesses
-from spermseg.ray_settings import hidden_native_stderr, init_options, own_sigterm
+from spermseg.ray_settings import OWN, hidden_native_stderr, init_options, own_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
         RunError: Ray did not start, does not answer, or its head was lost meanwhile.
     """
     options = init_options(address)
-    own = options["address"] == "local"
+    own = options["address"] == OWN
     with _closed_to_others(ray) if own else _fresh_authentication(ray):
         processes = OwnProcesses(Path(ray.__file__).parent)
         watch = HeadWatch(processes, own=own, goes_on=goes_on)
@@ -61,7 +61,8 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
             raise
         finally:
             watch.disarm()
-            ray.shutdown()
+            if not watch.gone:  # Ray would wait for what is gone; it does so once more when the process ends
+                ray.shutdown()
             processes.end()
             watch.close()
 
@@ -106,7 +107,7 @@ def _forget_authentication(ray: Any) -> None:
 
 def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
     """Start Ray, or connect to a cluster. On a busy machine a start is tried again: Ray itself gives up after 30 s."""
-    own, began = options["address"] == "local", time.monotonic()
+    own, began = options["address"] == OWN, time.monotonic()
 
     def say(state: RetryCallState) -> None:
         error, wait_s = state.outcome.exception(), state.next_action.sleep  # type: ignore[union-attr]
@@ -139,6 +140,7 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
 
 
 def _init(ray: Any, options: dict[str, Any]) -> None:
+    ray.shutdown()  # of one whose head was lost
     with hidden_native_stderr(), own_sigterm():
         ray.init(**options)
 

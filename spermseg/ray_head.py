@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 import psutil
 
 KNOCK_EVERY_S = 2.0
-OWN_GONE_S = 10.0
-"""A head of our own, on this machine, that does not answer for so long has ended."""
 GONE_S = 60.0
-"""Another one may be started again, or be behind a network that fails for a moment."""
-GRACE_S = 30.0
-"""A process that has not come to its end by itself so long after that is ended."""
+"""The head of a cluster may be started again, or be behind a network that fails for a moment."""
+VITAL = ("gcs_server", "raylet")
+"""Processes of a Ray of our own without which it is lost at once."""
+GRACE_S = 9.0
+"""A process that has not come to its end by itself so long after that is ended: Ray would do so after 14 s."""
 END_S = 5.0
 """Time that Ray's processes have to end by themselves."""
 FAILED = 1
@@ -41,6 +41,7 @@ class OwnProcesses:
         self._folder = str(ray_folder)
         self._others = set(self._children())
         self._found: set[psutil.Process] = set()
+        self._vital: dict[str, psutil.Process] = {}
 
     def _children(self) -> list[psutil.Process]:
         return [one for one in psutil.Process().children() if self._is_rays(one)]
@@ -56,9 +57,14 @@ class OwnProcesses:
         for child in set(self._children()) - self._others:
             self._found.add(child)
             try:
+                self._vital |= {child.name(): child} if child.name() in VITAL else {}
                 self._found.update(child.children(recursive=True))
             except psutil.Error:
                 continue
+
+    def lost(self) -> str:
+        """Return the name of one that Ray cannot do without and that has ended; nothing where all run."""
+        return next((name for name, process in self._vital.items() if not _runs(process)), "")
 
     def end(self, wait_s: float = END_S) -> None:
         """End what still runs, after a while in which it may do so by itself."""
@@ -71,6 +77,7 @@ class OwnProcesses:
                 continue
         psutil.wait_procs(left, timeout=wait_s)
         self._found.clear()
+        self._vital.clear()
 
 
 class HeadWatch:
@@ -82,19 +89,20 @@ class HeadWatch:
 
     def __init__(self, processes: OwnProcesses, *, own: bool, goes_on: str) -> None:
         self._processes, self._own, self._goes_on = processes, own, goes_on
-        self._patience_s = OWN_GONE_S if own else GONE_S
         self._armed, self._closed = threading.Event(), threading.Event()
         self._before: Callable[[int, FrameType | None], object] | int | None = None
-        self._address = ""
+        self._address, self._lost = "", ""
         self.gone = False
         """Whether the head is lost."""
 
     @property
     def message(self) -> str:
         """The one line to show to a person."""
-        what = "Ray on this machine ended" if self._own else f"the head of the Ray cluster at {self._address} is lost"
-        why = "its head process was killed: out of memory?" if self._own else f"no answer for {self._patience_s:.0f} s"
-        return f"{what} ({why}); what is written stays, and {self._goes_on}"
+        if self._own:
+            what = f"Ray on this machine ended: its process {self._lost} was killed, or the machine ran out of memory"
+        else:
+            what = f"the head of the Ray cluster at {self._address} did not answer for {GONE_S:.0f} s"
+        return f"{what}; what is written stays, and {self._goes_on}"
 
     def begin(self, address: str) -> None:
         """Watch the head at an address from now on."""
@@ -121,22 +129,32 @@ class HeadWatch:
 
     def _watch(self) -> None:
         answered = time.monotonic()
-        while not self._closed.wait(KNOCK_EVERY_S):
-            if _answers(self._address):
+        while not self._lost and not self._closed.wait(KNOCK_EVERY_S):
+            if self._own:
+                self._lost = self._processes.lost()
+            elif _answers(self._address):
                 answered = time.monotonic()
-            elif time.monotonic() - answered > self._patience_s:
+            elif time.monotonic() - answered > GONE_S:
                 break
         if not self._closed.is_set():
             self.gone = True
             self._end()
 
     def _end(self) -> None:
+        self._processes.end(wait_s=0)  # of our own Ray, if it is: on the way out Ray would wait for them
         if self._before is not None and _WAKE is not None and self._armed.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
         if not self._closed.wait(GRACE_S):
             print(f"\nspermseg: {self.message}", file=sys.stderr, flush=True)
             self._processes.end(wait_s=0)
             os._exit(FAILED)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _answers(address: str) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+OWN = "local"
+"""The address of a Ray that is started for this process alone."""
 STARTING = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_agent_register_timeout_ms": "300000",
@@ -28,21 +30,30 @@ def _quiet_environment(*, own_cluster: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # a cloud's GPU machine takes minutes
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # an epoch waits for one; else 2 s
-    # for as long as Ray waits for a lost head: `ray_head.py` is there before, with a word
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
-    if own_cluster:
+    if not own_cluster:  # for as long Ray waits for a lost head: `ray_head.py` is there before, with a word
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
+    else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other load the workers would starve
         for name, wait in STARTING.items():
             os.environ.setdefault(name, wait)
 
 
+def _address(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or OWN
+
+
+def is_own(address: str | None) -> bool:
+    """Whether an address means a Ray that is started for this process alone; None takes `RAY_ADDRESS`."""
+    return _address(address) == OWN
+
+
 def init_options(address: str | None) -> dict[str, Any]:
     """Return the arguments of `ray.init`: the cluster of `address` or `RAY_ADDRESS`, else one of its own."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _quiet_environment(own_cluster=address == "local")
+    address = _address(address)
+    _quiet_environment(own_cluster=address == OWN)
     options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
-    if address == "local":
+    if address == OWN:
         options |= {"include_dashboard": False}
     return options
 

@@ -1,7 +1,6 @@
 """Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
 
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -19,8 +18,9 @@ import ray.train.torch
 import torch
 
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
+from spermseg.model.engine import check_gpu
 from spermseg.ray_connection import connected
-from spermseg.ray_settings import configure_ray_data, own_sigint
+from spermseg.ray_settings import configure_ray_data, is_own, own_sigint
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -113,7 +113,7 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
     filesystem, path = run.filesystem()
     return ray.train.torch.TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job, "board": board, "threads": threads},
+        train_loop_config={"job": job, "board": board, "threads": threads, "gpu": use_gpu},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=use_gpu,
@@ -139,7 +139,7 @@ def room_for_trainings(scaling: Scaling) -> int:
     Raises:
         RunError: the cluster does not answer.
     """
-    if (scaling.address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+    if is_own(scaling.address):
         return 1
     with connected(ray, scaling.address):
         use_gpu, threads = _resources(scaling)
@@ -204,6 +204,8 @@ def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
 def _train_worker(config: dict[str, Any]) -> None:
     """Train on this worker, from the last checkpoint where there is one."""
     job: TrainJob = config["job"]
+    if config["gpu"]:
+        check_gpu()
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
