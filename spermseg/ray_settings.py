@@ -3,43 +3,57 @@
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-from spermseg.errors import RunError, first_line
-
-KNOCK_S = 10
-"""A cluster whose port does not answer in this time is taken to be down."""
+OWN = "local"
+"""The address of a Ray that is started for this process alone."""
+STARTING = {
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+"""Times that Ray waits for its own processes to start: on a busy machine its defaults of some seconds are too short."""
 
 
 def _quiet_environment(*, own_cluster: bool) -> None:
     """Set what Ray reads from the environment, where the user has not.
 
     Args:
-        own_cluster: Ray will be started for this process alone, on loopback. Without a word on authentication, Ray
-            would write a token file that silently locks later clusters of the same user.
+        own_cluster: Ray will be started for this process alone.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # a cloud's GPU machine takes minutes
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # an epoch waits for one; else 2 s
-    if own_cluster:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    if not own_cluster:  # for as long Ray waits for a lost head: `ray_head.py` is there before, with a word
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
+    else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other load the workers would starve
+        for name, wait in STARTING.items():
+            os.environ.setdefault(name, wait)
 
 
-def _init_options(address: str | None) -> dict[str, Any]:
+def _address(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or OWN
+
+
+def is_own(address: str | None) -> bool:
+    """Whether an address means a Ray that is started for this process alone; None takes `RAY_ADDRESS`."""
+    return _address(address) == OWN
+
+
+def init_options(address: str | None) -> dict[str, Any]:
     """Return the arguments of `ray.init`: the cluster of `address` or `RAY_ADDRESS`, else one of its own."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _quiet_environment(own_cluster=address == "local")
+    address = _address(address)
+    _quiet_environment(own_cluster=address == OWN)
     options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
-    if address == "local":
+    if address == OWN:
         options |= {"include_dashboard": False}
     return options
 
@@ -60,34 +74,8 @@ def configure_ray_data(context: Any) -> None:
                 handler.setLevel(logging.CRITICAL)  # of those that show lines, Ray's own: others may hang there, too
 
 
-def connect(init: Callable[..., Any], address: str | None) -> None:
-    """Connect to a Ray cluster, or start one of our own.
-
-    Args:
-        init: `ray.init`; this module imports no Ray.
-        address: the cluster; None takes `RAY_ADDRESS`, else this machine.
-
-    Raises:
-        RunError: Ray did not start, or does not answer.
-    """
-    options = _init_options(address)
-    try:
-        _knock(options["address"])
-        with _hidden_native_stderr(), _own_sigterm():
-            init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(f"Ray did not start, or does not answer at {options['address']}: {first_line(error)}") from error
-
-
-def _knock(address: str) -> None:
-    """Connect to the port of a cluster and hang up: where nobody listens, `ray.init` would try for many minutes."""
-    server = urlsplit(address if "://" in address else f"//{address}")
-    if server.hostname and server.port:
-        socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()
-
-
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
+def own_sigterm() -> Iterator[None]:
     """Keep what this process does when it is asked to end, where it has a way of its own: Ray puts another in place."""
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -120,7 +108,7 @@ def own_sigint() -> Iterator[None]:
 
 
 @contextmanager
-def _hidden_native_stderr() -> Iterator[None]:
+def hidden_native_stderr() -> Iterator[None]:
     """Send what native code writes to stderr meanwhile to nowhere: Ray's core announces its log level there.
 
     To be held around `ray.init` only. What goes wrong there is raised, not written.

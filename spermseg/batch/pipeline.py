@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from spermseg.batch.decoding import Decode
 from spermseg.batch.fetch import fetch_jobs
+from spermseg.batch.pool import MAX_WORKERS, Pool, Waiting, pool_for
 from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.spent import Spent
@@ -21,7 +22,8 @@ from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.ray_settings import configure_ray_data, connect
+from spermseg.ray_connection import connected
+from spermseg.ray_settings import configure_ray_data, is_own
 from spermseg.storage.filesystem import Location
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,9 @@ class Workers:
     """What segments."""
 
     count: int | None = None
-    """Processes that hold a model each; None takes one a GPU, or one a CPU where there is no GPU."""
+    """Processes that hold a model each; None takes one a GPU or CPU of this machine, and of a cluster what it gives."""
+    most: int = MAX_WORKERS
+    """Processes that a cluster is asked for at most where no count is given."""
     gpu: bool | None = None
     """One GPU a process; None takes them when the cluster has them."""
     decode_threads: int = 2
@@ -61,8 +65,11 @@ class Workers:
     """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
 
     def __post_init__(self) -> None:
-        if (self.count is not None and self.count < 1) or self.decode_threads < 1:
-            raise ConfigError(f"got {self.count} workers, {self.decode_threads} decode threads; 1 or more is needed")
+        if (self.count is not None and self.count < 1) or min(self.most, self.decode_threads) < 1:
+            raise ConfigError(
+                f"got {self.count} workers, {self.most} at most, {self.decode_threads} decode threads; 1 or more is "
+                "needed"
+            )
         if not self.hang_s > 0:
             raise ConfigError(f"got a time of {self.hang_s} s to decode a picture in; more than 0 is needed")
 
@@ -124,7 +131,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
         on_unit: called for each unit once it is written.
 
     Raises:
-        ConfigError: more GPUs are asked for than the cluster has.
+        ConfigError: a GPU is asked for that is not there, or cannot be used.
         StorageRefusedError: the storage does not accept who asks.
         RunError: there is no such cluster, the storage failed, or units could not be segmented even in isolation. What
             is written stays; the same command goes on.
@@ -133,7 +140,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
     for number in range(SHARED_PASSES + 1):
         if left and number:
             how = ", each picture by itself" if number == SHARED_PASSES else ""
-            logger.warning("%d units are done once more%s: their workers died, or there were none", len(left), how)
+            logger.warning("%d units are done once more%s: %s", len(left), how, why)
         if left:
             left, why = _connected_run(job, left, workers, on_unit, number)
     if left:
@@ -144,43 +151,53 @@ def _connected_run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
     """Run the pipeline as a job of its own: when it ends, so do its actors, those too that wait for a lost node."""
-    connect(ray.init, workers.address)
-    try:
-        _configure()
-        return _run(job, units, workers, on_unit, number)
-    except RayError as error:
-        raise _stopped(_what_happened(error)) from error
-    finally:
-        ray.shutdown()
+    with connected(ray, workers.address):
+        try:
+            _configure()
+            return _run(job, units, workers, on_unit, number)
+        except RayError as error:
+            raise _stopped(_what_happened(error)) from error
 
 
 def _run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
     """Make one pass over units. Return (those that are not done, why the last of them is not)."""
-    left, failures = set(units), ["workers died or made no progress"]
+    left, failures = set(units), list[str]()
+    waiting = Waiting(_workers_of_this_job, lambda: (ray.cluster_resources(), ray.available_resources()))
     try:
-        for row in _pipeline(job, units, workers, isolated=number == SHARED_PASSES).iter_rows():
-            if row["failure"]:
-                failures.append(row["failure"])
-                none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
-                at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
-                if row["refused"]:
-                    raise _stopped(row["failure"], StorageRefusedError)
-                if row["outage"] or (none_to_blame and at_first):
-                    raise _stopped(row["failure"])
-            else:
-                left.discard(row["unit"])
-                on_unit(unit_done(row))
+        with waiting.told():
+            for row in _pipeline(job, units, workers, waiting, isolated=number == SHARED_PASSES).iter_rows():
+                if row["failure"]:
+                    failures.append(row["failure"])
+                    at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
+                    none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
+                    _check_failure(row, at_first=at_first and none_to_blame)
+                else:
+                    left.discard(row["unit"])
+                    waiting.progress()
+                    on_unit(unit_done(row))
     except ExecutionTimeoutError:  # a worker hangs where no watch is kept; the units that are done are known
-        pass
-    return sorted(left), failures[-1]
+        waiting.timed_out = True
+    return sorted(left), failures[-1] if failures else waiting.why() if left else ""
 
 
-def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated: bool) -> "ray.data.Dataset":
+def _check_failure(row: dict[str, Any], *, at_first: bool) -> None:
+    """Raise where a failure is no upload's fault, and would be that of every unit."""
+    if row["refused"]:
+        raise _stopped(row["failure"], StorageRefusedError)
+    if row["unusable"]:
+        raise _stopped(row["failure"], ConfigError)
+    if row["outage"] or at_first:
+        raise _stopped(row["failure"])
+
+
+def _pipeline(
+    job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, *, isolated: bool
+) -> "ray.data.Dataset":
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
-    use_gpu, fewest, most = _resources(workers, fewest=len(jobs), most=len(units))
-    segmenting = job.segmenting(workers, use_gpu=use_gpu)
+    pool = waiting.pool = _pool(workers, len(units), len(jobs))
+    segmenting = job.segmenting(workers, use_gpu=pool.gpu)
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -193,34 +210,31 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
         return fetched.map(
             IsolateUnit if isolated else SegmentUnit,
             fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
-            compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
+            compute=ray.data.ActorPoolStrategy(min_size=pool.fewest, max_size=pool.most),
             num_cpus=SEGMENT_CPUS,
-            num_gpus=1 if use_gpu else 0,
+            num_gpus=int(pool.gpu),
             max_restarts=len(units),  # as often as units may kill it
             max_task_retries=0,  # a retry would wait for that very process, and its node may be gone for good
         )
 
 
-def _resources(workers: Workers, *, fewest: int, most: int) -> tuple[bool, int, int]:
-    """Return (whether each process has a GPU, processes to start with, processes at most).
+def _pool(workers: Workers, units: int, jobs: int) -> Pool:
+    return pool_for(
+        count=workers.count,
+        most=workers.most,
+        gpu=workers.gpu,
+        own=is_own(workers.address),
+        there=ray.cluster_resources(),
+        fewest=jobs,
+        units=units,
+    )
 
-    It starts with those that the cluster has room for now; the others wait for an autoscaler.
 
-    Args:
-        workers: what was asked for.
-        fewest: more is not of use at the start.
-        most: more is never of use.
-    """
-    cluster = ray.cluster_resources()
-    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-    if workers.gpu and workers.count is None and not gpus:
-        raise ConfigError(
-            "a GPU was asked for, but the cluster has no GPU now; give --workers to wait for its autoscaler"
-        )
-    use_gpu = gpus > 0 if workers.gpu is None else workers.gpu
-    room = gpus if use_gpu else cpus
-    most = min(most, workers.count or max(1, room))
-    return use_gpu, max(1, min(room, fewest, most)), most
+def _workers_of_this_job() -> list[dict[str, Any]]:
+    """Return the lines of Ray's table of actors that are of this job and segment."""
+    job = ray.get_runtime_context().get_job_id()
+    actors = ray._private.state.actors().values()
+    return [one for one in actors if one["JobID"] == job and "Unit" in one["ActorClassName"]]
 
 
 def _configure() -> None:

@@ -13,7 +13,7 @@ from spermseg.batch.spent import Spent
 from spermseg.batch.transfer import Row, failure, open_plan, unpack_decoded, unpack_fetched
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
-from spermseg.errors import ObjectExistsError
+from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.storage.filesystem import Location
 
 
@@ -28,7 +28,12 @@ class SegmentUnit:
     def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
         self.plan = open_plan(plan)
         self.out, self.run_id = out, segmenting.run_id
-        self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
+        self.unusable: ConfigError | None = None
+        """Why this process can segment nothing: told with the first unit, since Ray would start it again and again."""
+        try:
+            self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
+        except ConfigError as error:
+            self.unusable = error
         self._free_since = time.perf_counter()
 
     def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
@@ -38,6 +43,8 @@ class SegmentUnit:
         """Segment one unit, and write it."""
         if row["failure"]:
             return row
+        if self.unusable is not None:
+            return failure(row["unit"], self.unusable)
         idle_s = time.perf_counter() - self._free_since
         try:
             rows = self._segment(row)

@@ -15,7 +15,7 @@ from spermseg.batch.decoding import Decoded, Decoder
 from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.plan import Plan
 from spermseg.batch.spent import Spent
-from spermseg.errors import StorageError, StorageRefusedError, first_line
+from spermseg.errors import ConfigError, StorageError, StorageRefusedError, first_line
 from spermseg.storage.filesystem import Location
 
 Row = dict[str, Any]
@@ -24,9 +24,10 @@ Row = dict[str, Any]
 
 def failure(unit: int, error: Exception) -> Row:
     """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
-    outage = isinstance(error, StorageError)
-    said = first_line(error) if outage else f"{type(error).__name__}: {first_line(error)}"
-    return {"unit": unit, "failure": said, "outage": outage, "refused": isinstance(error, StorageRefusedError)}
+    outage, unusable = isinstance(error, StorageError), isinstance(error, ConfigError)
+    said = first_line(error) if outage or unusable else f"{type(error).__name__}: {first_line(error)}"
+    refused = isinstance(error, StorageRefusedError)
+    return {"unit": unit, "failure": said, "outage": outage, "refused": refused, "unusable": unusable}
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from spermseg.batch.bounds import Limits, limit_memory
 from spermseg.batch.decoding import Decode, Decoder, Provenance
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
+from spermseg.model.engine import check_gpu
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 
@@ -61,9 +62,14 @@ class Segmenting:
 
         Args:
             threads: that decode while the network works.
+
+        Raises:
+            ConfigError: the GPU cannot be used, or the engine is not there.
         """
         if self.predict.device == "cpu":  # one process a CPU: more threads would only be in each other's way
             torch.set_num_threads(1)
+        else:
+            check_gpu()
         cv2.setNumThreads(1)
         segmenter = UnitSegmenter(
             decode_model(self.model),

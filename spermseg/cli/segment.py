@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import MAX_WORKERS
 from spermseg.batch.receipt import Receipt
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
@@ -106,10 +107,13 @@ class Segment:
     batch_megapixels: float = 2.0
     """What the network reads at once, at its working resolution; changes speed and memory only."""
     workers: OptionalInt = None
-    """Processes that hold a model each: one a GPU, or one a CPU where there is none, unless given."""
+    """Processes that hold a model each. Unless given: on this machine one a GPU, or one a CPU where there is none; on a
+    cluster as many as there is work for, and it gives."""
+    max_workers: int = MAX_WORKERS
+    """Processes that a cluster, and its autoscaler, is asked for at most where --workers is not given."""
     gpu: Gpu = "auto"
-    """One GPU a worker: `auto` when the cluster has them now, `always` (with --workers) to wait for an autoscaler's, or
-    `never`."""
+    """One GPU a worker: `auto` when the cluster has them now, `always` to wait for those of an autoscaler or of another
+    job, or `never`."""
     decode_threads: int = 2
     """Threads that decode, and as many that measure, in each worker."""
     decode_apart: bool = False
@@ -168,6 +172,7 @@ class Segment:
             predict=PredictConfig(engine=self.engine, precision=self.precision, batch_megapixels=self.batch_megapixels),
             workers=Workers(
                 count=self.workers,
+                most=self.max_workers,
                 gpu=wants_gpu(self.gpu),
                 decode_threads=self.decode_threads,
                 decode_apart=self.decode_apart,

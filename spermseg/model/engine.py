@@ -1,6 +1,7 @@
 """What runs a network, and how precisely: PyTorch, or OpenVINO, which is faster on CPUs, where it is installed."""
 
 import importlib.util
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, first_line
 from spermseg.model.folded import CellProbability, Gives
 from spermseg.model.unet import UNet
 
@@ -35,6 +36,21 @@ def choose_device(device: str = "auto") -> torch.device:
     if device not in known:
         raise ConfigError(f"got device {device!r}, but PyTorch sees only {', '.join(known)} here; give one, or `auto`")
     return torch.device(device)
+
+
+def check_gpu() -> None:
+    """See that PyTorch can use the GPU of this machine: Ray counts GPUs by their driver, whatever PyTorch makes of them.
+
+    Raises:
+        ConfigError: it cannot; the message says why, and on which machine.
+    """
+    try:
+        torch.zeros(1, device="cuda")
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"the GPU of {socket.gethostname()} cannot be used: {first_line(error)}; mend its driver or its PyTorch, "
+            "or give --gpu never"
+        ) from error
 
 
 def choose_engine(name: EngineName, device: torch.device) -> EngineName:

@@ -1,7 +1,6 @@
 """Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
 
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -20,7 +19,9 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
-from spermseg.ray_settings import configure_ray_data, connect, own_sigint
+from spermseg.model.engine import check_gpu
+from spermseg.ray_connection import connected
+from spermseg.ray_settings import configure_ray_data, is_own, own_sigint
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -76,7 +77,11 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         raise ConfigError(
             f"got batch size {job.config.batch_size} for {scaling.workers} workers; a multiple of them is needed"
         )
-    connect(ray.init, scaling.address)
+    with connected(ray, scaling.address, goes_on="--resume goes on"):
+        return _train(job, run, scaling, on_report)
+
+
+def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[StepReport], None]) -> FitState:
     try:
         configure_ray_data(ray.data.DataContext.get_current())
         board = _board_beside_driver()
@@ -91,8 +96,6 @@ def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Call
         if isinstance(error.cause, SpermsegError):
             raise error.cause from error
         raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
-    finally:
-        ray.shutdown()
 
 
 def cause_of(error: ray.train.TrainingFailedError) -> str:
@@ -111,7 +114,7 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
     filesystem, path = run.filesystem()
     return ray.train.torch.TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job, "board": board, "threads": threads},
+        train_loop_config={"job": job, "board": board, "threads": threads, "gpu": use_gpu},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=use_gpu,
@@ -137,16 +140,13 @@ def room_for_trainings(scaling: Scaling) -> int:
     Raises:
         RunError: the cluster does not answer.
     """
-    if (scaling.address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+    if is_own(scaling.address):
         return 1
-    connect(ray.init, scaling.address)
-    try:
+    with connected(ray, scaling.address):
         use_gpu, threads = _resources(scaling)
         there = ray.cluster_resources()
         kind, each = ("GPU", 1) if use_gpu else ("CPU", threads)
         return max(1, int(there.get(kind, 0) / (each * scaling.workers)))
-    finally:
-        ray.shutdown()
 
 
 def _resources(scaling: Scaling) -> tuple[bool, int]:
@@ -205,6 +205,8 @@ def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
 def _train_worker(config: dict[str, Any]) -> None:
     """Train on this worker, from the last checkpoint where there is one."""
     job: TrainJob = config["job"]
+    if config["gpu"]:
+        check_gpu()
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -291,7 +293,7 @@ def _polling(board: Any, on_report: Callable[[StepReport], None]) -> Iterator[No
         while not done.wait(REPORT_EVERY_S):
             try:
                 report = ray.get(board.read.remote())
-            except ray.exceptions.RayError:  # the training itself tells what is wrong with Ray
+            except ray.exceptions.RayError:  # what became of the board, or of all of Ray, is told where it matters
                 continue
             if report is not None:
                 try:
