@@ -172,7 +172,7 @@ def run_step(options: Options) -> Measured:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from dark_cells import night_over
 
-    from spermseg.batch.lock import hold_lock
+    from spermseg.batch.lease import hold_lock
     from spermseg.batch.plan import Plan
     from spermseg.batch.receipt import list_runs, plan_location, receipt_location
     from spermseg.batch.todo import plan_run

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
-from spermseg.batch.lock import Lock, hold_lock
+from spermseg.batch.lease import Lock, hold_lock
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
 from spermseg.batch.plan import Plan

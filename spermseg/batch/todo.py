@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import spermseg
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.lock import Lock
+from spermseg.batch.lease import Lock
 from spermseg.batch.night import Night
 from spermseg.batch.plan import Plan, Planned, encode_plan, retry_id, split_units
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt

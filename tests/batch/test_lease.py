@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from spermseg.batch.lock import Holder, Lock, hold_lock
+from spermseg.batch.lease import Holder, Lock, hold_lock
 from spermseg.errors import LockedError, ObjectDeniedError, RunError
 from spermseg.storage.filesystem import Location
 
@@ -18,7 +18,7 @@ import socket, sys
 uri, server, take_over, host = sys.argv[1:]
 if host:
     socket.gethostname = lambda: host
-from spermseg.batch.lock import hold_lock
+from spermseg.batch.lease import hold_lock
 from spermseg.errors import LockedError
 from spermseg.storage.filesystem import Location
 sys.stdin.readline()  # all at once
