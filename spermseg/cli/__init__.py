@@ -25,6 +25,7 @@ from spermseg.errors import (
     StorageRefusedError,
     TooManyRejectedError,
 )
+from spermseg.storage.patience import Patience, be_patient
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -90,7 +91,10 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     terminated = Event()
     try:
         with _clean_stop_on_sigterm(terminated):
-            status = tyro.cli(verb, args=arguments, prog=prog).run()
+            given = tyro.cli(verb, args=arguments, prog=prog)
+            if (minutes := getattr(given, "patience", None)) is not None:
+                be_patient(Patience(total_s=60 * minutes))
+            status = given.run()
     except SpermsegError as error:
         print(f"spermseg: {error.message}", file=sys.stderr)
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))

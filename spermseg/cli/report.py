@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.batch.receipt import list_runs, read_receipt
-from spermseg.cli.options import EndpointUrl
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.errors import MicrographError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
@@ -39,6 +39,7 @@ class Report:
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Write the report and print where it is."""
