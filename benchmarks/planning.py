@@ -172,7 +172,7 @@ def run_step(options: Options) -> Measured:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from dark_cells import night_over
 
-    from spermseg.batch.lock import hold_lock
+    from spermseg.batch.lease import hold_lease
     from spermseg.batch.plan import Plan
     from spermseg.batch.receipt import list_runs, plan_location, receipt_location
     from spermseg.batch.todo import plan_run
@@ -184,8 +184,8 @@ def run_step(options: Options) -> Measured:
         forget_some(plan_location(out, next(iter(list_runs(out)))).path)
 
     def plan() -> int:
-        with hold_lock(out, ("benchmark",), take_over=False) as lock:
-            run_id = plan_run(night, datetime.now(UTC), lock)
+        with hold_lease(out, ("benchmark",), take_over=False) as lease:
+            run_id = plan_run(night, datetime.now(UTC), lease)
         return len(Plan(plan_location(out, run_id))) if run_id else 0
 
     def open_plan() -> int:

@@ -124,7 +124,7 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
     try:
         _knock(options["address"])
         tries(_init, ray, options)
-    except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+    except Exception as error:
         if _is_refused(ray, error):
             raise ConfigError(
                 f"the Ray cluster at {options['address']} asks for a token, and that of this process is "

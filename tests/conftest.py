@@ -2,10 +2,12 @@
 
 import itertools
 import logging
+import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +50,8 @@ class S3Server:
     """A server that is up, with the keys for it in the environment."""
 
     endpoint_url: str
+    folder: Path | None = None
+    """Where radosgw keeps its settings."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_bucket(self) -> Location:
@@ -55,6 +59,21 @@ class S3Server:
         name = f"bucket-{next(self._numbers)}"
         boto3.client("s3", endpoint_url=self.endpoint_url).create_bucket(Bucket=name)
         return Location(f"s3://{name}", self.endpoint_url)
+
+    @contextmanager
+    def without_key(self) -> Iterator[None]:
+        """Take the key away from its user, for a while: radosgw only."""
+        environment = {**os.environ, "CEPH_CONF": f"{self.folder}/ceph.conf"}
+        key = ["--uid=t", "--key-type=s3", "--access-key=testing"]
+
+        def admin(*words: str) -> None:
+            subprocess.run(["radosgw-admin", "key", *words], env=environment, check=True, capture_output=True)
+
+        admin("rm", *key)
+        try:
+            yield
+        finally:
+            admin("create", *key, "--secret=testing12")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +114,7 @@ def radosgw(s3_keys: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 break
             subprocess.run(["bash", str(RADOSGW), "stop", str(folder)], check=True)
         assert done.returncode == 0, done.stderr
-        yield S3Server(done.stdout.split()[-1])
+        yield S3Server(done.stdout.split()[-1], folder)
     finally:
         subprocess.run(["bash", str(RADOSGW), "stop", str(folder)], check=True)
 

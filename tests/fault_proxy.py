@@ -44,6 +44,7 @@ class Kind(enum.StrEnum):
     BAD_KEY = "403 InvalidAccessKeyId"
     SKEWED = "403 RequestTimeTooSkewed"
     EXPIRED = "400 ExpiredToken"
+    NOT_IMPLEMENTED = "501 NotImplemented"
     RESET = "reset before the request reached the server"
     RESET_IN_BODY = "reset in the middle of the body"
     SHORT_BODY = "closed in the middle of the body"

@@ -25,6 +25,7 @@ from spermseg.model.predict import PredictConfig
 from spermseg.ray_connection import connected
 from spermseg.ray_settings import configure_ray_data, is_own
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import patience
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ RETRIES = 2
 SHARED_PASSES = 2
 """Times that a unit is tried by a process that segments many units; then its pictures are segmented in isolation."""
 NO_PROGRESS_S = 1800
-"""A pipeline that finishes nothing for so long is ended rather than left to hang."""
+"""A pipeline that finishes nothing for so long, and longer than its storage may be away, is not left to hang."""
 FAILURES_AT_FIRST = 8
 """When so many units failed in the first pass of a run and none is done, no micrograph is to blame. In the second, or
 in a run that goes on, one may be: units that failed come first, or alone. In isolation it is the machine that fails."""
@@ -240,7 +241,7 @@ def _workers_of_this_job() -> list[dict[str, Any]]:
 def _configure() -> None:
     context = ray.data.DataContext.get_current()
     configure_ray_data(context)
-    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S + 2 * patience().total_s  # a unit is read, and written
     context.max_errored_blocks = -1  # a block that is lost is a unit whose worker died: it is done in isolation
     context.target_max_block_size = 1  # bytes: each unit that a task fetches is a block of its own, and goes on at once
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
-from spermseg.batch.lock import Lock, hold_lock
+from spermseg.batch.lease import Lease, hold_lease
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
 from spermseg.batch.plan import Plan
@@ -79,26 +79,26 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
             job took the table over.
         StorageError: the input could not be listed, or the output not be written.
     """
-    with hold_lock(night.out, night.arguments, take_over=night.take_over) as lock:
+    with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease:
         unfinished = unfinished_runs(night)
-        receipts = [_complete(night, run_id, lock, datetime.now(UTC), on_progress) for run_id in unfinished]
+        receipts = [_complete(night, run_id, lease, datetime.now(UTC), on_progress) for run_id in unfinished]
         if night.retry_rejected and any(map(is_retry, unfinished.values())):
             return receipts
         started = datetime.now(UTC)
-        run_id = plan_run(night, started, lock, on_listed)
+        run_id = plan_run(night, started, lease, on_listed)
         if run_id is not None:
             _forecast(night, run_id)
-            receipts.append(_complete(night, run_id, lock, started, on_progress))
+            receipts.append(_complete(night, run_id, lease, started, on_progress))
         return receipts
 
 
-def _complete(night: Night, run_id: str, lock: Lock, started: datetime, on_progress: OnProgress) -> Receipt:
+def _complete(night: Night, run_id: str, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
     """Segment the units of a run that have no result yet, and write its receipt."""
-    lock.check()
+    lease.check()
     write_start(night.out, run_id, started, night.arguments)
     plan = Plan(plan_location(night.out, run_id))
-    profile = _segment_missing(night, run_id, plan, lock, on_progress)
-    return _finish(night, run_id, plan, lock, started, profile)
+    profile = _segment_missing(night, run_id, plan, lease, on_progress)
+    return _finish(night, run_id, plan, lease, started, profile)
 
 
 def _forecast(night: Night, run_id: str) -> None:
@@ -138,7 +138,7 @@ def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
         )
 
 
-def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progress: OnProgress) -> Profile:
+def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
     """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
     _delete_damaged(night, run_id, before)
@@ -153,7 +153,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lock: Lock, on_progr
 
     def on_unit(unit: UnitDone) -> None:
         nonlocal progress
-        lock.check()
+        lease.check()
         progress.profile.add(unit.worker, unit.spent)
         progress = replace(
             progress,
@@ -180,7 +180,7 @@ def _delete_damaged(night: Night, run_id: str, count: Count) -> None:
         unit_location(night.out, run_id, name.removeprefix("unit-").removesuffix(".parquet")).delete()
 
 
-def _finish(night: Night, run_id: str, plan: Plan, lock: Lock, started: datetime, profile: Profile) -> Receipt:
+def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:
     count = count_rows(night.out, run_id)
     wrong = list(differences(plan, count))
     if wrong:
@@ -189,6 +189,6 @@ def _finish(night: Night, run_id: str, plan: Plan, lock: Lock, started: datetime
     receipt = make_receipt(
         night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes
     )
-    lock.check()
+    lease.check()
     write_receipt(night.out, receipt)
     return receipt

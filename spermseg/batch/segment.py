@@ -15,6 +15,7 @@ from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import be_patient
 
 
 class SegmentUnit:
@@ -26,6 +27,7 @@ class SegmentUnit:
     """
 
     def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
+        be_patient(segmenting.patience)
         self.plan = open_plan(plan)
         self.out, self.run_id = out, segmenting.run_id
         self.unusable: ConfigError | None = None

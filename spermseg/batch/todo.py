@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import spermseg
 from spermseg.batch.group_limit import within_group_limit
 from spermseg.batch.ids import ImageIds
+from spermseg.batch.lease import Lease
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.lock import Lock
 from spermseg.batch.night import Night
 from spermseg.batch.plan import PASSED_OVER, Plan, Planned, encode_plan, retry_id, split_units
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt
@@ -42,7 +42,7 @@ def is_retry(plan: Plan) -> bool:
     return RETRY.items() <= plan.metadata.items()
 
 
-def plan_run(night: Night, started: datetime, lock: Lock, on_listed: OnListed = lambda _: None) -> str | None:
+def plan_run(night: Night, started: datetime, lease: Lease, on_listed: OnListed = lambda _: None) -> str | None:
     """Store the plan of what has no row yet, or of what is to be tried again, before anything else is done.
 
     Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
@@ -50,7 +50,7 @@ def plan_run(night: Night, started: datetime, lock: Lock, on_listed: OnListed = 
     Args:
         night: what is to be done.
         started: when.
-        lock: on the table.
+        lease: of the table.
         on_listed: called now and then while uploads are listed.
 
     Returns:
@@ -79,7 +79,7 @@ def plan_run(night: Night, started: datetime, lock: Lock, on_listed: OnListed = 
             )
         return None
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    lock.check()
+    lease.check()
     _write_once(night, run_id, data)
     return run_id
 

@@ -17,6 +17,7 @@ from spermseg.batch.plan import Plan
 from spermseg.batch.spent import Spent
 from spermseg.errors import ConfigError, StorageError, StorageRefusedError, first_line
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import be_patient, patience
 
 Row = dict[str, Any]
 """A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
@@ -41,9 +42,11 @@ class FetchUnits:
 
     def __init__(self, plan: Location, source: Location) -> None:
         self.plan, self.source = plan, source
+        self.patience = patience()  # that of the job, which travels with this
 
     def __call__(self, row: Row) -> Iterator[Row]:
         """Fetch some units, one after the other."""
+        be_patient(self.patience)
         number = row["units"][0]
         try:
             plan = open_plan(self.plan)
@@ -77,12 +80,14 @@ class DecodeUnits:
 
     def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int) -> None:
         self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
+        self.patience = patience()  # that of the job, which travels with this
 
     def __call__(self, row: Row) -> Row:
         """Decode one unit."""
         if row["failure"]:
             return row
         _limit_memory_once(self.memory)
+        be_patient(self.patience)
         try:
             with Watch(self.limits) as watch:
                 decoded = []

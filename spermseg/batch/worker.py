@@ -1,7 +1,7 @@
 """What a process needs to segment, and the bounds it sets itself."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import torch
@@ -13,6 +13,7 @@ from spermseg.batch.units import UnitSegmenter
 from spermseg.model.engine import check_gpu
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.storage.patience import Patience, patience
 
 MEMORY_BYTES, BYTES_PER_PIXEL = 2**31, 48
 """What segmenting may take beside the model: so much, and so much for each pixel of the largest picture allowed."""
@@ -29,6 +30,8 @@ class Segmenting:
     decode: Decode
     hang_s: float
     """A decoder that takes longer is taken to hang."""
+    patience: Patience = field(default_factory=patience)
+    """With a storage that fails in a way that may pass: that of the job, which travels with this."""
     bounded: bool = True
     """Whether the process that segments is bounded in memory and time: not where it does other work, too."""
 

@@ -28,6 +28,7 @@ from spermseg.errors import (
     TooManyRejectedError,
 )
 from spermseg.storage.modes import owner_only
+from spermseg.storage.patience import Patience, be_patient
 from spermseg.texts import is_text
 
 VERBS = {
@@ -95,7 +96,10 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     try:
         _check_words(sys.argv[1:] if arguments is None else arguments)
         with _clean_stop_on_sigterm(terminated), owner_only():
-            status = tyro.cli(verb, args=arguments, prog=prog).run()
+            given = tyro.cli(verb, args=arguments, prog=prog)
+            if (minutes := getattr(given, "patience", None)) is not None:
+                be_patient(Patience(total_s=60 * minutes))
+            status = given.run()
     except SpermsegError as error:
         say(f"spermseg: {error.message}", to=sys.stderr)
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
@@ -108,7 +112,7 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError where a word holds credentials, or is no text: before anything shows the words, or keeps them."""
+    """Raise ConfigError where a word holds credentials, or is no text: before anything shows or keeps the words."""
     if found := secrets_among(words):
         where = ", ".join(dict.fromkeys(found.values()))
         raise ConfigError(

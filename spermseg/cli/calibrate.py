@@ -3,7 +3,15 @@
 from dataclasses import dataclass, replace
 
 from spermseg.cli.given_data import given_dataset
-from spermseg.cli.options import EndpointUrl, ModelFile, ModelSwitch, OptionalText, is_on
+from spermseg.cli.options import (
+    PATIENCE_MINUTES,
+    EndpointUrl,
+    ModelFile,
+    ModelSwitch,
+    OptionalText,
+    PatienceMinutes,
+    is_on,
+)
 from spermseg.cli.terminal import say
 from spermseg.cli.trained_model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
@@ -41,6 +49,7 @@ class Calibrate:
     picture. It needs a model that has learned heads."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Fit, write the model, and print what has changed."""

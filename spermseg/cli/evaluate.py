@@ -7,7 +7,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spermseg.cli.options import EndpointUrl, ModelFile, ModelFloat, ModelSwitch, OptionalText, is_on
+from spermseg.cli.options import (
+    PATIENCE_MINUTES,
+    EndpointUrl,
+    ModelFile,
+    ModelFloat,
+    ModelSwitch,
+    OptionalText,
+    PatienceMinutes,
+    is_on,
+)
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.model.saved import load_model
@@ -70,6 +79,7 @@ class Evaluate:
     """Pictures of each kind (best, median, worst) in the figure."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Evaluate and print the table."""

@@ -9,7 +9,7 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.cli.evaluate import ranked_figure
-from spermseg.cli.options import Address, EndpointUrl, Gpu, wants_gpu
+from spermseg.cli.options import PATIENCE_MINUTES, Address, EndpointUrl, Gpu, PatienceMinutes, wants_gpu
 from spermseg.cli.run_folder import snapshot_name
 from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.terminal import say
@@ -65,6 +65,7 @@ class Experiment:
     """Ray cluster to train on."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Train what is missing, score it, and write tables and figures."""

@@ -7,7 +7,7 @@ import tyro
 
 from spermseg.batch.current import read_current
 from spermseg.batch.results import SCHEMA
-from spermseg.cli.options import EndpointUrl
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
@@ -38,6 +38,7 @@ class Export:
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Write the file and print where it is."""

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from spermseg.storage.patience import DEFAULT_PATIENCE_S
+
 _RECIPE = "(default: the recipe's)"
 RECIPES = tyro.conf.arg(help_behavior_hint=_RECIPE)
 RecipeInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_RECIPE)]
@@ -27,6 +29,15 @@ OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
 EndpointUrl = Annotated[
     str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="(default: AWS_ENDPOINT_URL, else AWS)")
+]
+PATIENCE_MINUTES = DEFAULT_PATIENCE_S / 60
+PatienceMinutes = Annotated[
+    float,
+    tyro.conf.arg(
+        metavar="MINUTES",
+        help="How long to keep trying a storage that fails in a way that may pass; it then stops with status 1, and "
+        "the same command goes on.",
+    ),
 ]
 Address = Annotated[
     str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: RAY_ADDRESS, else this machine)")

@@ -14,7 +14,7 @@ from spermseg.batch.plan import Identity, Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.worker import Segmenting
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.options import EndpointUrl, ModelFile, OptionalInt
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalInt, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
@@ -49,6 +49,7 @@ class Plan:
     """Larger pictures would be rejected."""
     endpoint_url: EndpointUrl = None
     """S3 server of the uploads and the model, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """List, segment a sample, and print."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spermseg.cli.options import EndpointUrl, OptionalText
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.storage.filesystem import Location
 from spermseg.training.prepare import PrepareConfig, PrepareSummary, prepare_dataset
@@ -48,6 +48,7 @@ class Prepare:
     """Replace a dataset that is there."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Prepare the dataset and print what came of it."""

@@ -15,7 +15,7 @@ from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt
-from spermseg.cli.options import EndpointUrl
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import MicrographError, ObjectDeniedError, RunError, StorageError
 from spermseg.micrograph.decode import decode_micrograph
@@ -42,6 +42,7 @@ class Report:
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Write the report and print where it is."""

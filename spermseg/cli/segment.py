@@ -20,6 +20,7 @@ from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
 from spermseg.cli.options import (
+    PATIENCE_MINUTES,
     Address,
     EndpointUrl,
     Gpu,
@@ -29,6 +30,7 @@ from spermseg.cli.options import (
     ModelSwitch,
     OptionalFloat,
     OptionalInt,
+    PatienceMinutes,
     is_on,
     wants_gpu,
 )
@@ -128,6 +130,7 @@ class Segment:
     """Ray cluster to segment on."""
     endpoint_url: EndpointUrl = None
     """S3 server of the uploads, the table and the model, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Segment, show how far it is, and print what came of it."""

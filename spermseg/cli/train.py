@@ -7,12 +7,14 @@ from typing import Annotated, Any, ClassVar
 
 from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import (
+    PATIENCE_MINUTES,
     RECIPES,
     Address,
     EndpointUrl,
     Gpu,
     OptionalInt,
     OptionalText,
+    PatienceMinutes,
     RecipeFloat,
     RecipeInt,
     RecipeInts,
@@ -147,6 +149,7 @@ class Train:
     """Ray cluster to train on."""
     endpoint_url: EndpointUrl = None
     """S3 server of the dataset and the run, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Train, show how far it is, and print what came of it."""

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from spermseg.batch.deep import DeepVerifier
 from spermseg.batch.receipt import verify
-from spermseg.cli.options import EndpointUrl, OptionalInt, OptionalText
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalInt, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
@@ -40,6 +40,7 @@ class Verify:
     """The model that segmented, where it no longer lies where it did; only runs of this model are sampled."""
     endpoint_url: EndpointUrl = None
     """S3 server of the table, and with --deep of the uploads and the model, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
         """Verify and print."""

@@ -4,7 +4,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -16,6 +16,7 @@ from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
 from spermseg.errors import ConfigError, ObjectDeniedError, ObjectMissingError, StorageError
 from spermseg.storage.local import LocalBackend
 from spermseg.storage.local_uploads import Listed
+from spermseg.storage.patience import Patience
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
 
 READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
@@ -55,7 +56,7 @@ class Backend(Protocol):
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
         """Return up to `size` bytes from `start` (None: all that follow), provided the etag still is this one."""
 
-    def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
+    def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
         """Write whole or not at all."""
 
     def delete(self, path: str) -> None:
@@ -79,6 +80,8 @@ class Location:
     """The S3 server where it is not AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
     root: str | None = None
     """The local folder of uploads that this was found in, below which no link is followed; see `upload`."""
+    patience: Patience | None = field(default=None, compare=False)
+    """How long to try what may pass; None is as patient as the process that asks."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", _complete(self.uri))
@@ -102,18 +105,25 @@ class Location:
 
     @cached_property
     def _backend(self) -> Backend:
-        return S3Backend(resolve_endpoint(self.endpoint_url)) if self.is_s3 else LocalBackend(self.root)
+        if self.is_s3:
+            return S3Backend(resolve_endpoint(self.endpoint_url), self.patience)
+        return LocalBackend(self.root, self.patience)
 
-    def __getstate__(self) -> tuple[str, str | None, str | None]:
-        return self.uri, self.endpoint_url, self.root  # a client does not pickle, and carries credentials
+    def __getstate__(self) -> tuple[str, str | None, str | None, Patience | None]:
+        return (
+            self.uri,
+            self.endpoint_url,
+            self.root,
+            self.patience,
+        )  # a client does not pickle, and carries credentials
 
-    def __setstate__(self, state: tuple[str, str | None, str | None]) -> None:
-        for name, value in zip(("uri", "endpoint_url", "root"), state, strict=True):
+    def __setstate__(self, state: tuple[str, str | None, str | None, Patience | None]) -> None:
+        for name, value in zip(("uri", "endpoint_url", "root", "patience"), state, strict=True):
             object.__setattr__(self, name, value)
 
     def child(self, *parts: str) -> "Location":
         """Return the place `parts` below this one."""
-        return Location("/".join([self.uri.rstrip("/"), *parts]), self.endpoint_url)
+        return replace(self, uri="/".join([self.uri.rstrip("/"), *parts]))
 
     def upload(self, uri: str) -> "Location":
         """Return the place of an upload that `list_uploads` showed, to be read through no link below this folder.
@@ -126,7 +136,7 @@ class Location:
         if uri != self.uri and not uri.startswith(self.uri.rstrip("/") + "/"):
             raise ObjectDeniedError(f"{uri} does not lie in the input {self.uri}")
         place = object.__new__(Location)
-        place.__setstate__((uri, self.endpoint_url, None if self.is_s3 else self.uri))
+        place.__setstate__((uri, self.endpoint_url, None if self.is_s3 else self.uri, self.patience))
         return place
 
     def contains(self, other: "Location") -> bool:
@@ -216,14 +226,24 @@ class Location:
             raise StorageError(f"{self.uri} ends before byte {start + size}, which is needed; was it cut off?")
         return data
 
-    def write_bytes(self, data: bytes, *, only_if_absent: bool = False) -> None:
+    def write_bytes(self, data: bytes, *, only_if_absent: bool = False, if_etag: str | None = None) -> None:
         """Write the whole file, or nothing: one PUT, or a temporary file, fsync and rename.
+
+        Of several processes that write the same file under a condition, one does. On a folder they must all be of
+        machines that share its file locks (`flock`).
+
+        Args:
+            data: the bytes.
+            only_if_absent: write only where no file is.
+            if_etag: write only over the file that has this etag.
 
         Raises:
             ObjectExistsError: `only_if_absent`, and it is there.
+            ObjectChangedError: `if_etag`, and it has another one.
+            ObjectMissingError: `if_etag`, and nothing is there.
             StorageError: it could not be written.
         """
-        self._backend.write(self.path, data, only_if_absent)
+        self._backend.write(self.path, data, only_if_absent, if_etag)
 
     def delete(self) -> None:
         """Remove this file; where none is, nothing happens.

@@ -10,9 +10,9 @@ or file and never as a link.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 
@@ -66,8 +66,24 @@ class _Entry(NamedTuple):
     etag: str
 
 
-def list_uploads(root: str) -> Iterator[Listed]:
+class Patiently(Protocol):
+    """What calls a function, and does so again where its error passes."""
+
+    def __call__(self, path: str, function: Callable[..., list["_Entry"]], /, *arguments: str) -> list["_Entry"]:
+        """Call it for a path."""
+
+
+def at_once(path: str, function: Callable[..., list[_Entry]], *arguments: str) -> list[_Entry]:  # noqa: ARG001 (as asked)
+    """Call a function once."""
+    return function(*arguments)
+
+
+def list_uploads(root: str, patiently: Patiently = at_once) -> Iterator[Listed]:
     """Yield all that lies below a folder, in the order of the paths as S3 has it; a file yields itself.
+
+    Args:
+        root: the folder.
+        patiently: calls a function with arguments, for a path, and again where its error is one that passes.
 
     Raises:
         OSError: the folder itself could not be listed, or a disk failed.
@@ -78,7 +94,7 @@ def list_uploads(root: str) -> Iterator[Listed]:
             yield Listed(root, status.st_size, etag_of(status))
         return
     real_root = os.path.realpath(native(root))
-    pending = _entries(root, root)  # a stack: folders can be nested deeper than calls
+    pending = patiently(root, _entries, root, root)  # a stack: folders can be nested deeper than calls
     while pending:
         one = pending.pop()
         if stat.S_ISREG(one.mode):
@@ -87,7 +103,7 @@ def list_uploads(root: str) -> Iterator[Listed]:
             yield _no_upload(one, real_root)
         else:
             try:
-                pending += _entries(root, one.path)
+                pending += patiently(one.path, _entries, root, one.path)
             except OSError as error:
                 reason = REMOVED if isinstance(error, StorageError) else UNREAD_FOLDERS.get(error.errno or 0)
                 if reason is None:

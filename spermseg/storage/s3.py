@@ -1,14 +1,13 @@
 """S3 and servers that speak it, through boto3: listings with etags, ranged and conditional requests.
 
-Failures that pass are retried twice over: at once by botocore (a few tenths of a second, seconds where the server asks
-to slow down), and with a longer breath by `Patience`, which also sees what botocore cannot: bodies that break off,
-listings that are cut short, conditional requests that met.
+Failures that pass are retried by `Patience` alone. It also sees what botocore cannot: bodies that break off, listings
+that are cut short, conditional requests that met; and a time that two retry within each other is nobody's.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -18,49 +17,33 @@ import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import Retrying
 
 from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials
-from spermseg.errors import ConfigError, ObjectExistsError, ObjectMissingError, StorageError, one_line
+from spermseg.errors import (
+    ConfigError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageError,
+    one_line,
+)
 from spermseg.storage.local_uploads import Listed
-from spermseg.storage.s3_errors import is_passing, s3_errors, status_of
+from spermseg.storage.patience import Patience, patience
+from spermseg.storage.s3_errors import code_of, is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
 
 # pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 
 CLIENT_CONFIG = Config(
-    retries={"mode": "standard", "total_max_attempts": 3},
+    retries={"mode": "standard", "total_max_attempts": 1},
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
     connect_timeout=10,
     read_timeout=60,
     max_pool_connections=32,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to try what may pass; waits are random, up to 1, 2, 4, ... seconds, so that workers part."""
-
-    attempts: int = 6
-    """Calls of botocore; each makes up to three requests, or one where many have failed of late."""
-    longest_wait_s: float = 8.0
-    """The most between two of them."""
-    total_s: float = 60.0
-    """No call begins after this, since a server that takes all and says nothing costs minutes each."""
-
-    def retrying(self) -> Retrying:
-        """Return a fresh caller of functions."""
-        return Retrying(
-            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.total_s),
-            wait=wait_random_exponential(max=self.longest_wait_s),
-            retry=retry_if_exception(is_passing),
-            reraise=True,
-        )
-
-
-PATIENCE = Patience()
 
 
 @lru_cache(maxsize=8)
@@ -107,6 +90,8 @@ class S3Backend:
 
     endpoint_url: str | None
     """As `resolve_endpoint` returns it."""
+    patience: Patience | None = field(default=None, compare=False)
+    """How long to try; None asks the process each time."""
 
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
         """Yield (path, size, etag) of every object at or below a path, in the order of the keys, which S3 gives."""
@@ -135,7 +120,7 @@ class S3Backend:
             return answer
 
         with s3_errors(path):
-            return PATIENCE.retrying()(page)
+            return self._retrying(path)(page)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
@@ -146,10 +131,10 @@ class S3Backend:
         request = {"Bucket": bucket, "Key": key, **condition}
         with s3_errors(path):
             try:
-                head = self._patiently("head_object", **request)
+                head = self._patiently(path, "head_object", **request)
             except ClientError as error:
                 if status_of(error) in (400, 401, 403):  # a HEAD has no body: only a GET is told why it is refused
-                    self._patiently("get_object", Range="bytes=0-0", **request)["Body"].close()
+                    self._patiently(path, "get_object", Range="bytes=0-0", **request)["Body"].close()
                 raise
             return head["ContentLength"], _bare(head["ETag"])
 
@@ -164,7 +149,7 @@ class S3Backend:
         extra["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
         with s3_errors(path):
             try:
-                return PATIENCE.retrying()(self._get, start, size, Bucket=bucket, Key=key, **extra)
+                return self._retrying(path)(self._get, start, size, Bucket=bucket, Key=key, **extra)
             except ClientError as error:
                 if status_of(error) == 416:
                     return b""
@@ -181,31 +166,67 @@ class S3Backend:
                 raise IncompleteReadError(actual_bytes=len(data), expected_bytes=needed)
         return data
 
-    def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
+    def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
         """Write in one PUT. An object that an earlier attempt of this very call left there is a success."""
+        if if_etag:
+            self._replace(path, data, if_etag)
+        else:
+            self._put(path, data, **({"IfNoneMatch": "*"} if only_if_absent else {}))
+
+    def _put(self, path: str, data: bytes, **condition: str) -> None:
         bucket, key = _split_object(path)
-        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-        retrying = PATIENCE.retrying()
+        retrying = self._retrying(path)
         with s3_errors(path):
             try:
                 retrying(self._call("put_object"), Bucket=bucket, Key=key, Body=data, **condition)
             except ClientError as error:
-                if status_of(error) != 412:
-                    raise
-                again = (
-                    error.response["ResponseMetadata"].get("RetryAttempts") or retrying.statistics["attempt_number"] > 1
-                )
-                if not (again and self.read_range(path, 0, len(data) + 1, None) == data):
+                again = retrying.statistics["attempt_number"] > 1
+                if condition and status_of(error) in (404, 412) and again and self._is(path, data):
+                    return
+                if "IfNoneMatch" in condition and status_of(error) == 412:
                     raise ObjectExistsError(f"s3://{path} is there already") from error
+                raise
+
+    def _replace(self, path: str, data: bytes, etag: str) -> None:
+        """Write over the object that has this etag. Ceph takes it bare only; others, as HTTP has it, only quoted.
+
+        A server that knows no such condition is asked what is there. Whoever writes in that very moment is seen by
+        whoever looks later.
+        """
+        for spelt in (f'"{etag}"', etag):
+            try:
+                return self._put(path, data, IfMatch=spelt)
+            except ObjectChangedError:
+                self._check_etag(path, etag)
+            except StorageError as error:
+                if not (isinstance(error.__cause__, ClientError) and code_of(error.__cause__) == "NotImplemented"):
+                    raise
+                break
+        self._check_etag(path, etag)
+        return self._put(path, data)
+
+    def _check_etag(self, path: str, etag: str) -> None:
+        if self._head(path)[1] != etag:
+            raise ObjectChangedError(f"s3://{path} is another than the one that was seen")
+
+    def _is(self, path: str, data: bytes) -> bool:
+        """Whether an object is these very bytes."""
+        try:
+            return self.read_range(path, 0, len(data) + 1, None) == data
+        except ObjectMissingError:
+            return False
 
     def delete(self, path: str) -> None:
         """Remove an object, if it is there."""
         bucket, key = _split_object(path)
         with s3_errors(path):
-            self._patiently("delete_object", Bucket=bucket, Key=key)
+            self._patiently(path, "delete_object", Bucket=bucket, Key=key)
 
-    def _patiently(self, operation: str, **request: Any) -> Any:
-        return PATIENCE.retrying()(self._call(operation), **request)
+    def _retrying(self, path: str) -> Retrying:
+        return (self.patience or patience()).retrying(f"s3://{path}", is_passing)
+
+    def _patiently(self, path: str, operation: str, **request: Any) -> Any:
+        return self._retrying(path)(self._call(operation), **request)
 
     def _call(self, operation: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(client(self.endpoint_url), operation)

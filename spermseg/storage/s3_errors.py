@@ -34,7 +34,11 @@ from spermseg.errors import (
 # The answer did not come, or not all of it. urllib3's own error comes from the body of a refused GET.
 BROKEN = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, HTTPError)
 PASSING_STATUS = (409, 429, 500, 502, 503, 504)  # 409: conditional requests that met
-PASSING_CODES = ("RequestTimeout", "SlowDown")
+PASSING_CODES = (
+    *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete"),
+    *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+)
+"""Source of the names: https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html."""
 
 NO_CREDENTIALS = (
     *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError),

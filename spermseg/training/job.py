@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
 from spermseg.model.unet import UNetConfig
+from spermseg.storage.patience import Patience, be_patient, patience
 from spermseg.training.config import TrainConfig
 from spermseg.training.learner import Weights
 from spermseg.training.sampling import WorkingExample
@@ -32,6 +33,9 @@ class TrainJob:
     first_weights: Weights | None = None
     """Where to start; None starts from chance."""
 
+    patience: Patience = field(default_factory=patience)
+    """With a storage that fails in a way that may pass: it travels to those who load examples."""
+
     def __post_init__(self) -> None:
         epochs = self.config.epochs
         wrong = [epoch for epoch in self.snapshots if not 1 <= epoch <= epochs]
@@ -48,6 +52,7 @@ class LoadExample:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row of a row with the name."""
+        be_patient(self.job.patience)
         loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
         pixels, cover = loaded.pixels.tobytes(), loaded.cover.tobytes()
         return {"name": row["name"], "height": loaded.cover.shape[0], "pixels": pixels, "cover": cover}

@@ -4,7 +4,6 @@ import multiprocessing
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
 import pytest
@@ -68,7 +67,7 @@ def test_a_night_whose_driver_is_killed_half_way_decodes_only_what_was_in_flight
     assert driver.exitcode == -signal.SIGKILL
     (run_id,) = list_runs(out)
     before = {place.uri: place.read_bytes() for place in list_units(out)}
-    (receipt,) = segment_night(replace(night, take_over=True), nothing)
+    (receipt,) = segment_night(night, nothing)  # unasked
     assert receipt.run_id == run_id
     assert {uri: Location(uri).read_bytes() for uri in before} == before
     assert verify(out) == (PICTURES, [])

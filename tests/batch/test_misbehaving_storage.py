@@ -1,17 +1,26 @@
 """Nights on storage that fails in the middle: they stop in one line, and the same command goes on."""
 
+import pickle
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from dark_cells import night_over, picture
+from dark_cells import night_over, picture, run_in_process
 from fault_proxy import Fault, FaultProxy, Kind
 
+from spermseg.batch import holder, run
 from spermseg.batch.receipt import list_runs, verify
 from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
+from spermseg.batch.segment import SegmentUnit
+from spermseg.batch.transfer import FetchUnits
 from spermseg.errors import RunError, StorageError
+from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import Patience
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 
@@ -78,3 +87,107 @@ def test_credentials_that_expire_in_the_middle_stop_the_night_and_reject_nothing
         (receipt,) = segment_night(night, nothing)
         assert (receipt.planned, receipt.rejected, receipt.starts) == (PICTURES, 0, 2)
         assert verify(out) == (PICTURES, [])
+
+
+# Outages, refused keys, and the lease
+
+
+@pytest.fixture
+def proxied(moto_server, monkeypatch) -> Iterator[tuple[FaultProxy, Location]]:
+    """A bucket with uploads, and what stands before it. Leases are short, and waits too."""
+    monkeypatch.setattr(holder, "LASTS_S", 1.0)
+    monkeypatch.setattr(patience, "PATIENCE", Patience(longest_wait_s=0.05))
+    bucket = moto_server.new_bucket()
+    write_pictures(bucket.child("uploads"))
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        yield proxy, Location(bucket.uri, proxy.endpoint_url)
+
+
+def in_mid_run(monkeypatch, act) -> None:
+    """Do something once, when two units of a run are written."""
+    left = [act]
+
+    def pipeline(job, numbers, workers, on_unit):
+        run_in_process(job, numbers[:2], workers, on_unit)
+        if left:
+            left.pop()()
+        run_in_process(job, numbers[2:], workers, on_unit)
+
+    monkeypatch.setattr(run, "run_pipeline", pipeline)
+
+
+def test_a_storage_that_is_away_in_mid_run_for_longer_than_the_lease_lasts_costs_that_time_only(
+    proxied, model, monkeypatch, caplog
+):
+    proxy, bucket = proxied
+    night = night_over(bucket.child("uploads"), bucket.child("results"), model)
+
+    def go_away() -> None:
+        proxy.inject(Fault(kind=Kind.RESET, times=None))
+        threading.Timer(1.5, proxy.remove).start()
+
+    in_mid_run(monkeypatch, go_away)
+    (receipt,) = segment_night(night, nothing)
+    assert proxy.faults[Kind.RESET]
+    assert (receipt.planned, receipt.rejected, receipt.starts) == (PICTURES, 0, 1)
+    assert verify(night.out) == (PICTURES, [])
+    assert "this job's lock is renewed again" in caplog.text
+
+
+@pytest.mark.parametrize("same_host", [True, False])
+def test_a_storage_that_stays_away_stops_the_night_and_the_same_command_goes_on_unasked(
+    proxied, model, monkeypatch, caplog, same_host
+):
+    proxy, bucket = proxied
+    night = night_over(bucket.child("uploads"), bucket.child("results"), model)
+    in_mid_run(monkeypatch, lambda: proxy.inject(Fault(kind=Kind.RESET, times=None)))
+    with monkeypatch.context() as patch:
+        patch.setattr(patience, "PATIENCE", Patience(total_s=0.3, longest_wait_s=0.05))
+        with pytest.raises((RunError, StorageError)) as stopped:
+            segment_night(night, nothing)
+    assert "\n" not in stopped.value.message
+    assert "the lock could not be released, and expires by itself 1 s after its last renewal" in caplog.text
+    proxy.remove()
+    if not same_host:  # a new head, or a new pod
+        monkeypatch.setattr(holder, "_boot", lambda: "that of another host")
+    (receipt,) = segment_night(night, nothing)
+    assert (receipt.planned, receipt.rejected, receipt.starts) == (PICTURES, 0, 2)
+    assert verify(night.out) == (PICTURES, [])
+    assert ("that process no longer runs" if same_host else "it was not renewed for 1 s") in caplog.messages[-1]
+
+
+def test_a_key_that_is_taken_away_in_mid_run_stops_the_night_and_given_back_the_same_command_goes_on(
+    radosgw, model, monkeypatch, caplog
+):
+    monkeypatch.setattr(patience, "PATIENCE", Patience(longest_wait_s=0.05))
+    bucket = radosgw.new_bucket()
+    write_pictures(bucket.child("uploads"))
+    night = night_over(bucket.child("uploads"), bucket.child("results"), model)
+    with ExitStack() as taken:
+        in_mid_run(monkeypatch, lambda: taken.enter_context(radosgw.without_key()))
+        with pytest.raises((RunError, StorageError), match=r"InvalidAccessKeyId.*give others, and the same command"):
+            segment_night(night, nothing)
+        assert "expires by itself 3 min after its last renewal" in caplog.messages[-1]
+        assert "the credentials are not accepted" in caplog.messages[-1]
+    s3.client.cache_clear()
+    (receipt,) = segment_night(night, nothing)
+    assert (receipt.planned, receipt.rejected, receipt.starts) == (PICTURES, 0, 2)
+    assert verify(night.out) == (PICTURES, [])
+
+
+def test_the_patience_of_a_job_travels_to_those_who_fetch_and_segment(tmp_path, model, monkeypatch):
+    night = night_over(Location(str(tmp_path / "uploads")), Location(str(tmp_path / "results")), model)
+    with monkeypatch.context() as patch:
+        patch.setattr(patience, "PATIENCE", Patience(total_s=42))
+        fetch = FetchUnits(night.out.child("no-plan"), None)
+        segmenting = run._job(night, "run").segmenting(night.workers, use_gpu=False)
+        travelling = pickle.dumps((fetch, segmenting))
+    monkeypatch.setattr(patience, "PATIENCE", patience.PATIENCE)  # for a worker to change
+    fetch, segmenting = pickle.loads(travelling)
+    (row,) = fetch({"units": [0]})
+    assert row["outage"]
+    assert patience.PATIENCE == segmenting.patience == Patience(total_s=42)
+    monkeypatch.setattr(patience, "PATIENCE", Patience())
+    with pytest.raises(StorageError):
+        SegmentUnit(night.out.child("no-plan"), night.out, segmenting, 1)
+    assert Patience(total_s=42) == patience.PATIENCE

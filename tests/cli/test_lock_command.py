@@ -18,7 +18,7 @@ from spermseg.storage.filesystem import Location
 IN_STEPS = """
 import sys
 from dark_cells import run_in_process
-from spermseg.batch import plan, run
+from spermseg.batch import holder, plan, run
 from spermseg.cli import main
 
 def pipeline(job, numbers, workers, on_unit):
@@ -28,6 +28,7 @@ def pipeline(job, numbers, workers, on_unit):
     run_in_process(job, numbers[2:], workers, on_unit)
 
 plan.UNIT_MICROGRAPHS = 4
+holder.LASTS_S = 2.0
 run.run_pipeline = pipeline
 main()
 """
@@ -79,7 +80,7 @@ def end(job: Job) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("new_place", ["local", "radosgw"], indirect=True)
-def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_with_take_over_only(start, place):
+def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_unasked(start, place):
     write_uploads(place.child("uploads"))
     out = place.child("results")
     first = at_work(start(place))
@@ -88,15 +89,17 @@ def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_with_take
     assert len(list_units(out)) == 2
     status, said, complaint = end(start(place, "--take-over"))
     assert (status, said) == (3, "")
-    assert re.search(rf"held by process {first.pid} on .*, since 20.*; that process still runs: wait", complaint)
-    assert {item.uri: item.etag for item in out.list()} == done  # the first is unharmed
+    assert re.search(rf"held by process {first.pid} on .*, since 20.*, which is at work: wait", complaint)
+    now = {item.uri: item.etag for item in out.list()}  # the first is unharmed, and has renewed its lease
+    assert now | {out.child("lock.json").uri: ""} == done | {out.child("lock.json").uri: ""}
     first.send_signal(signal.SIGKILL)
     first.wait()
-    status, said, complaint = end(start(place))
-    assert (status, said) == (3, "")
-    assert "that process no longer runs: the same command with --take-over goes on" in complaint
-    status, said, _ = end(start(place, "--take-over"))
-    assert status == 0
+    second = start(place)
+    said, complaints = second.communicate("go on\n", timeout=120)
+    (line,) = [line for line in complaints.splitlines() if "taken over" in line]
+    assert f"this table is taken over from process {first.pid} on " in line
+    assert line.endswith(": that process no longer runs")
+    assert second.returncode == 0
     assert f"run {run_id}: planned {PLANNED}, " in said
     assert list_runs(out) == {run_id: True}
     assert {unit.uri: unit.stat().etag for unit in list_units(out)}.items() >= {
@@ -106,7 +109,6 @@ def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_with_take
     receipt = read_receipt(out, run_id)
     assert receipt["starts"] == 2
     assert receipt["started"] <= receipt["last_started"]
-    assert receipt["arguments"][-1] == "--take-over"
     assert not out.child("lock.json").exists()
 
 

@@ -341,3 +341,41 @@ def test_a_place_contains_itself_and_what_is_below(place):
     assert place.contains(place.child("a", "b"))
     assert not place.child("a").contains(place)
     assert not place.child("a").contains(place.child("ab"))
+
+
+# Writing under a condition
+
+
+def test_a_file_is_replaced_only_over_the_one_that_was_seen(place):
+    file = place.child("lock.json")
+    file.write_bytes(b"one")
+    first = file.stat().etag
+    file.write_bytes(b"two", if_etag=first)
+    second = file.stat().etag
+    assert second != first
+    with pytest.raises(ObjectChangedError):
+        file.write_bytes(b"six", if_etag=first)
+    assert file.read_bytes() == b"two"
+    file.delete()
+    with pytest.raises(ObjectMissingError):
+        file.write_bytes(b"six", if_etag=second)
+    assert keys(place) == []
+
+
+def test_of_many_that_replace_the_same_file_at_once_one_does(place):
+    file = place.child("lock.json")
+    file.write_bytes(b"seen")
+    seen = file.stat().etag
+
+    def replace_it(number: int) -> bool:
+        try:
+            file.write_bytes(b"%04d" % number, if_etag=seen)
+        except ObjectChangedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as threads:
+        did = list(threads.map(replace_it, range(12)))
+    assert sum(did) == 1
+    assert file.read_bytes() == b"%04d" % did.index(True)
+    assert keys(place) == ["lock.json"]

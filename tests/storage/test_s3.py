@@ -8,13 +8,18 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from spermseg.errors import ObjectExistsError, StorageError
-from spermseg.storage import s3
+from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(attempts=3, longest_wait_s=0.01))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0))
 
 
 @pytest.fixture
@@ -41,9 +46,9 @@ def test_a_body_that_breaks_off_is_asked_for_again(answers, place):
     assert place.read_range(0, 4) == b"0123"
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_body_that_always_breaks_off_is_an_error_in_the_end(answers, place):
-    for _ in range(3):
-        answers.add_response("get_object", body(b"01", 4))
+    answers.add_response("get_object", body(b"01", 4))
     with pytest.raises(StorageError, match=r"^s3://bucket/a.jpg: [^\n]*2[^\n]*4[^\n]*$"):
         place.read_range(0, 4)
 
@@ -62,16 +67,16 @@ def test_a_conditional_write_that_lost_to_another_says_so(answers, place):
         place.write_bytes(b"x", only_if_absent=True)
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_conflicts_without_end_are_an_error_that_claims_no_winner(answers, place):
-    for _ in range(3):
-        answers.add_client_error("put_object", "ConditionalRequestConflict", http_status_code=409)
+    answers.add_client_error("put_object", "ConditionalRequestConflict", http_status_code=409)
     with pytest.raises(StorageError, match="ConditionalRequestConflict") as caught:
         place.write_bytes(b"x", only_if_absent=True)
     assert not isinstance(caught.value, ObjectExistsError)
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_an_error_of_the_server_keeps_its_code_and_fits_one_line(answers, place):
-    for _ in range(3):
-        answers.add_client_error("get_object", "SlowDown", "Please reduce\nyour request rate", http_status_code=503)
+    answers.add_client_error("get_object", "SlowDown", "Please reduce\nyour request rate", http_status_code=503)
     with pytest.raises(StorageError, match=r"^s3://bucket/a.jpg: [^\n]*SlowDown[^\n]*reduce your request rate$"):
         place.read_bytes()

@@ -27,7 +27,7 @@ from spermseg.errors import (
     StorageError,
     StorageRefusedError,
 )
-from spermseg.storage import s3
+from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location
 
 PASSING = [*TRANSIENT, Kind.TRUNCATED]
@@ -67,7 +67,7 @@ def faulty(moto_proxy, moto_server) -> Iterator[tuple[FaultProxy, Location, Loca
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(longest_wait_s=0.01))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=1, longest_wait_s=0.01))
     for scale in ExponentialBackoff._DEFAULT_BACKOFF_CONFIG:
         monkeypatch.setitem(ExponentialBackoff._DEFAULT_BACKOFF_CONFIG, scale, 0.005)
 
@@ -203,7 +203,7 @@ def test_a_fault_without_end_is_an_error_of_one_line(faulty, kind):
 
 def test_a_server_that_never_answers_is_an_error(faulty, short_timeout, monkeypatch):
     proxy, place, _ = faulty
-    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(total_s=0.1))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.1))
     proxy.inject(Fault(kind=Kind.DELAY, delay_s=1, times=None))
     before = proxy.requests["GET"]
     with pytest.raises(StorageError, match=r"^s3://bucket-\d+/place/a.jpg: [^\n]*[Tt]imeout"):
@@ -429,3 +429,40 @@ def test_a_script_of_faults_is_the_same_each_time_under_its_seed(faulty):
     assert first == outcomes(1) != outcomes(2)
     assert first.startswith("..")
     assert first.count("x") == 5
+
+
+# Writing over what was seen
+
+
+def test_a_replacement_that_arrived_though_its_answer_was_lost_is_a_success(both):
+    proxy, place, behind = both
+    file = place.child("lock")
+    behind.child("lock").write_bytes(b"one")
+    for times in (1, 4):
+        proxy.inject(Fault(kind=Kind.LOST_ANSWER, on="PUT", times=times))
+        file.write_bytes(b"%d" % times, if_etag=file.stat().etag)
+        assert behind.child("lock").read_bytes() == b"%d" % times
+
+
+def test_a_replacement_that_is_tried_again_does_not_claim_what_another_wrote(both):
+    proxy, place, behind = both
+    behind.child("lock").write_bytes(b"one")
+    seen = behind.child("lock").stat().etag
+    behind.child("lock").write_bytes(b"other")
+    proxy.inject(Fault(kind=Kind.RESET, on="PUT"))
+    with pytest.raises(ObjectChangedError):
+        place.child("lock").write_bytes(b"mine", if_etag=seen)
+    assert behind.child("lock").read_bytes() == b"other"
+
+
+def test_on_a_server_that_says_it_knows_no_condition_the_file_is_looked_at_instead(faulty):
+    proxy, place, behind = faulty
+    behind.child("lock").write_bytes(b"one")
+    seen = behind.child("lock").stat().etag
+    proxy.inject(Fault(kind=Kind.NOT_IMPLEMENTED, on="PUT"))
+    place.child("lock").write_bytes(b"two", if_etag=seen)
+    assert behind.child("lock").read_bytes() == b"two"
+    proxy.inject(Fault(kind=Kind.NOT_IMPLEMENTED, on="PUT"))
+    with pytest.raises(ObjectChangedError):
+        place.child("lock").write_bytes(b"six", if_etag=seen)
+    assert behind.child("lock").read_bytes() == b"two"

@@ -10,7 +10,7 @@ from spermseg.errors import (
     ObjectMissingError,
     StorageError,
 )
-from spermseg.storage import s3
+from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location
 
 
@@ -61,7 +61,7 @@ def test_no_credentials_at_all_are_named(radosgw, monkeypatch, tmp_path):
 
 
 def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys, monkeypatch):
-    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(longest_wait_s=1))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=3, longest_wait_s=1))
     place = Location("s3://bucket/a.jpg", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):

@@ -1,0 +1,57 @@
+"""What the errors of the operating system mean: what passes, what concerns one file, and what stops a run."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from spermseg.errors import (
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageError,
+    StorageRefusedError,
+)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
+PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO),
+    *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOLINK),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+)
+"""What the server of a network file system being away looks like."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same call may well succeed in a moment."""
+    return isinstance(error, OSError) and (error.errno or getattr(error.__cause__, "errno", None)) in PASSING
+
+
+@contextmanager
+def local_errors(path: str, verb: str) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ObjectMissingError(f"{path} is not there") from error
+    except FileExistsError as error:
+        raise ObjectExistsError(f"{path} is there already") from error
+    except OSError as error:
+        raise storage_error(path, verb, error) from error
+
+
+def storage_error(path: str, verb: str, error: OSError) -> StorageError:
+    """Return our error for one of the system's; `verb` is what could not be done: listed, read, written or made."""
+    if error.errno in FULL:
+        advice = f"no space left on its disk ({error.strerror}): make room, and the same command goes on"
+        return StorageError(f"{path} could not be {verb}: {advice}")
+    if error.errno == errno.EACCES and verb == "read":
+        return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
+    if error.errno == errno.ELOOP:
+        return ObjectMissingError(f"{path} is not there: its link leads round in circles")
+    refused = error.errno in REFUSED or (verb == "made" and error.errno in IN_THE_WAY)
+    kind = StorageRefusedError if refused else StorageError
+    return kind(f"{path} could not be {verb}: {error.strerror}")

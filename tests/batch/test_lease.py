@@ -1,0 +1,471 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+
+import pytest
+from fault_proxy import Fault, FaultProxy, Kind
+
+from spermseg.batch import holder as holders
+from spermseg.batch import lease as leases
+from spermseg.batch.holder import Holder, encode_holder, find_holder, this_process
+from spermseg.batch.lease import Lease, hold_lease
+from spermseg.errors import LockedError, RunError
+from spermseg.storage.filesystem import Location
+
+BRIEFLY_S = 1.0
+"""How long a lease of these tests lasts, where real processes wait for it."""
+HOLD = """
+import sys
+uri, server, take_over, boot, lasts_s = sys.argv[1:]
+from spermseg.batch import holder
+from spermseg.batch.lease import hold_lease
+from spermseg.errors import LockedError
+from spermseg.storage.filesystem import Location
+holder.LASTS_S = float(lasts_s)
+if boot:
+    holder._boot = lambda: boot
+sys.stdin.readline()  # all at once
+try:
+    with hold_lease(Location(uri, server or None), ["segment"], take_over=take_over == "yes") as lease:
+        print("mine", flush=True)
+        sys.stdin.readline()
+        lease.check()
+except LockedError as error:
+    print(error.message, flush=True)
+    sys.exit(3)
+"""
+"""A job: it waits for a line, takes the lease, says so, waits for another line, and ends."""
+
+
+@pytest.fixture
+def start(place: Location):
+    """Start jobs on `place`, each a process of its own, and end those that are left."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_one(*, take_over: bool = False, boot: str = "", lasts_s: float = BRIEFLY_S) -> subprocess.Popen[str]:
+        words = [place.uri, place.endpoint_url or "", "yes" if take_over else "no", boot, str(lasts_s)]
+        command, pipe = [sys.executable, "-c", HOLD, *words], subprocess.PIPE
+        started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start_one
+    for job in started:
+        job.kill()
+        job.wait()
+        for pipe in (job.stdin, job.stdout, job.stderr):
+            pipe.close()
+
+
+def go(jobs: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """Let jobs go all at once, and return what each says."""
+    for job in jobs:
+        tell(job)
+    return [job.stdout.readline().strip() for job in jobs]
+
+
+def tell(job: subprocess.Popen[str]) -> None:
+    job.stdin.write("go\n")
+    job.stdin.flush()
+
+
+def end(job: subprocess.Popen[str]) -> int:
+    tell(job)
+    return job.wait(30)
+
+
+def holder_of(place: Location) -> dict:
+    return json.loads(place.child("lock.json").read_bytes())
+
+
+def foreign(place: Location, **changes) -> Holder:
+    """Have the lease held by a process that cannot be asked whether it runs."""
+    holder = replace(this_process(), host="head-2.clinic", boot="another", process=77, since="2026-01-02", **changes)
+    place.child("lock.json").write_bytes(encode_holder(holder))
+    return holder
+
+
+class Clock:
+    """A clock that goes as fast as somebody sleeps, and does something at times."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.at: dict[float, Callable[[], object]] = {}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for when in [when for when in self.at if when <= self.now]:
+            self.at.pop(when)()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The clock of whoever watches a lease."""
+    made = Clock()
+    monkeypatch.setattr(leases, "time", made)
+    return made
+
+
+@pytest.fixture
+def short(monkeypatch) -> float:
+    """Leases of this process that are renewed every few hundredths of a second."""
+    monkeypatch.setattr(holders, "LASTS_S", 0.5)
+    return 0.5
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+# Jobs, each a process of its own
+
+
+def test_of_jobs_that_start_at_the_same_moment_one_gets_the_lease_and_is_unharmed(start: Start, place):
+    jobs = [start() for _ in range(4)]
+    said = go(jobs)
+    (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
+    assert holder_of(place)["process"] == winner.pid
+    for job, line in zip(jobs, said, strict=True):
+        if job is not winner:
+            assert f"this table is held by process {winner.pid} on " in line
+            assert "which is at work: wait until it has ended, or end it" in line
+            assert job.wait(30) == 3
+    assert holder_of(place)["process"] == winner.pid
+    assert end(winner) == 0
+    assert not list(place.list())
+
+
+LOCAL_ONLY = pytest.mark.parametrize("new_place", ["local"], indirect=True)
+
+
+@LOCAL_ONLY
+def test_a_lease_whose_holder_was_killed_on_this_host_is_taken_over_unasked_and_by_one(start: Start, place):
+    killed = start(lasts_s=3600)
+    assert go([killed]) == ["mine"]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    jobs = [start() for _ in range(3)]
+    said = go(jobs)
+    (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
+    assert [job.wait(30) for job in jobs if job is not winner] == [3] * 2
+    assert (holder_of(place)["process"], holder_of(place)["number"]) == (winner.pid, 2)
+    assert end(winner) == 0
+    (line,) = winner.stderr.read().splitlines()
+    assert f"this table is taken over from process {killed.pid} on " in line
+    assert line.endswith("that process no longer runs")
+    assert not list(place.list())
+
+
+def test_a_lease_whose_holder_was_killed_on_another_host_is_taken_over_by_one_once_it_has_expired(start: Start, place):
+    killed = start(boot="that of another host")
+    assert go([killed]) == ["mine"]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    jobs = [start() for _ in range(3)]
+    said = go(jobs)
+    (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
+    assert [job.wait(30) for job in jobs if job is not winner] == [3] * 2
+    assert end(winner) == 0
+    assert winner.stderr.read().splitlines()[-1].endswith("it was not renewed for 1 s")
+    assert not list(place.list())
+
+
+@LOCAL_ONLY
+def test_a_holder_that_was_stopped_for_too_long_stops_for_good_and_leaves_the_lease_of_the_other(start: Start, place):
+    first, second = start(), start()
+    assert go([first]) == ["mine"]
+    first.send_signal(signal.SIGSTOP)
+    assert go([second]) == ["mine"]
+    first.send_signal(signal.SIGCONT)
+    assert end(first) == 1  # RunError at its next step
+    assert holder_of(place)["process"] == second.pid
+    assert end(second) == 0
+
+
+@LOCAL_ONLY
+def test_whoever_is_impatient_takes_the_lease_of_another_host_at_once_and_its_holder_stops(start: Start, place):
+    first, second = start(boot="that of another host", lasts_s=3600), start(take_over=True)
+    assert go([first]) == ["mine"]
+    assert go([second]) == ["mine"]
+    assert end(first) == 1
+    assert end(second) == 0
+    assert second.stderr.read().splitlines()[-1].endswith("--take-over was given")
+
+
+@LOCAL_ONLY
+def test_of_several_that_are_impatient_one_gets_the_lease_and_the_others_leave_it(start: Start, place):
+    foreign(place)
+    jobs = [start(take_over=True) for _ in range(4)]
+    said = go(jobs)
+    (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
+    assert [job.wait(30) for job in jobs if job is not winner] == [3] * 3
+    assert end(winner) == 0
+
+
+@LOCAL_ONLY
+def test_impatience_does_not_take_the_lease_of_a_process_that_runs_on_this_host(start: Start, place):
+    first, second = start(), start(take_over=True)
+    assert go([first]) == ["mine"]
+    (line,) = go([second])
+    assert f"held by process {first.pid} on " in line
+    assert second.wait(30) == 3
+    assert end(first) == 0
+
+
+# Watching another's lease
+
+
+def test_a_lease_that_is_renewed_is_anothers_and_a_line_says_whose(out, clock, caplog):
+    holder = foreign(out)
+    clock.at[100] = lambda: out.child("lock.json").write_bytes(encode_holder(replace(holder, renewals=1)))
+    with pytest.raises(LockedError) as caught, hold_lease(out):
+        raise AssertionError
+    assert "held by process 77 on head-2.clinic, since 2026-01-02, which is at work" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert holder_of(out)["process"] == 77
+    assert clock.now < 110
+    (waiting,) = caplog.messages
+    assert "held by process 77 on head-2.clinic" in waiting
+    assert "if not within 3 min, this one takes over" in waiting
+
+
+def test_a_lease_that_is_not_renewed_is_taken_over_after_its_own_time(out, clock, caplog):
+    foreign(out, lasts_s=600, number=4)
+    with hold_lease(out) as lease:
+        lease.check()
+        assert holder_of(out)["number"] == 5
+    assert 600 <= clock.now < 610
+    assert caplog.messages[-1].endswith(
+        "taken over from process 77 on head-2.clinic, since 2026-01-02: it was not renewed for 10 min"
+    )
+
+
+def test_a_lease_that_is_given_up_meanwhile_is_made_anew(out, clock):
+    foreign(out)
+    clock.at[50] = out.child("lock.json").delete
+    with hold_lease(out):
+        assert holder_of(out)["number"] == 1
+    assert clock.now < 60
+
+
+def test_a_lease_that_another_takes_first_is_the_others(out, clock):
+    foreign(out)
+    clock.at[50] = lambda: foreign(out, number=2)
+    with pytest.raises(LockedError), hold_lease(out):
+        raise AssertionError
+    assert holder_of(out)["number"] == 2
+
+
+def test_time_in_which_the_storage_did_not_answer_proves_nothing_against_the_holder(out, clock, monkeypatch):
+    foreign(out)
+    find = leases.find_holder
+
+    def slow(place):
+        if 100 < clock.now < 400:
+            clock.now += 400  # an outage: nobody could renew anything
+        return find(place)
+
+    monkeypatch.setattr(leases, "find_holder", slow)
+    with hold_lease(out):
+        pass
+    assert clock.now > 500 + 70
+
+
+@pytest.mark.parametrize("lasts_s", [0, -1, 1e9, "NaN", "long"])
+def test_a_time_that_nobody_means_is_that_of_a_damaged_file(out, clock, lasts_s):
+    said = asdict(foreign(out)) | {"lasts_s": lasts_s}
+    out.child("lock.json").write_bytes(json.dumps(said).encode())
+    with hold_lease(out):
+        pass
+    assert 180 <= clock.now < 190
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"host": "a", "process": "b"}', bytes(2 << 20)])
+def test_a_damaged_lease_is_that_of_nobody_knows_whom_and_expires(out, clock, caplog, data):
+    out.child("lock.json").write_bytes(data)
+    with hold_lease(out) as lease:
+        lease.check()
+    assert 180 <= clock.now < 190
+    assert "an unknown host (the file is damaged)" in caplog.messages[-1]
+
+
+def test_a_lock_of_an_earlier_version_is_a_lease_that_nobody_renews(out, clock, caplog):
+    old = {"host": "head-2.clinic", "process": 77, "since": "2026-01-02", "arguments": ["segment"], "token": "t"}
+    out.child("lock.json").write_bytes(json.dumps(old).encode())
+    with hold_lease(out):
+        assert holder_of(out)["number"] == 1
+    assert 180 <= clock.now < 190
+    assert "taken over from process 77 on head-2.clinic, since 2026-01-02" in caplog.messages[-1]
+
+
+def test_a_lease_that_was_replaced_while_it_was_taken_over_stays_with_whom_it_is(out, clock, monkeypatch):
+    foreign(out)
+    with monkeypatch.context() as patch:
+
+        def another_comes_first(place, data, **condition):
+            patch.undo()
+            monkeypatch.setattr(leases, "time", clock)
+            other = foreign(out, number=2)
+            clock.at[clock.now + 5] = lambda: place.write_bytes(encode_holder(replace(other, renewals=1)))
+            return place.write_bytes(data, **condition)
+
+        patch.setattr(Location, "write_bytes", another_comes_first)
+        with pytest.raises(LockedError, match="held by process 77"):
+            Lease(out).acquire(take_over=True)
+    assert holder_of(out)["number"] == 2
+
+
+# Holding one
+
+
+def test_a_lease_is_renewed_while_it_is_held(out, short):
+    with hold_lease(out, ["segment"]) as lease:
+        until(lambda: holder_of(out)["renewals"] > 3)
+        lease.check()
+    assert not list(out.list())
+
+
+@pytest.mark.parametrize("work_ends", [KeyboardInterrupt, RunError("stopped"), SystemExit(1), None])
+def test_the_lease_is_released_however_the_work_ends(out, work_ends):
+    try:
+        with hold_lease(out, ["segment", "uploads"]):
+            assert holder_of(out)["arguments"] == ["segment", "uploads"]
+            assert holder_of(out)["process"] == os.getpid()
+            if work_ends:
+                raise work_ends
+    except (KeyboardInterrupt, RunError, SystemExit):
+        pass
+    assert not list(out.list())
+    assert "lease" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("words", [["caf\udce9.jpg", "\x1b[2J"], ["x" * 3_000_000], ["é" * 999] * 1000])
+def test_whatever_the_command_line_is_the_lease_is_read_again(out, words):
+    with hold_lease(out, words) as lease:
+        lease.check()
+    assert not list(out.list())
+
+
+def test_a_lease_that_was_deleted_or_taken_over_stops_its_job(out):
+    with hold_lease(out) as lease:
+        lease.check()
+        out.child("lock.json").delete()
+        with pytest.raises(RunError, match="is gone; this job stops, and what it wrote stays"):
+            lease.check()
+        foreign(out)
+        with pytest.raises(RunError, match=r"now is that of process 77 on head-2\.clinic"):
+            lease.check()
+    assert holder_of(out)["process"] == 77  # not this job's to release
+
+
+def test_a_lease_that_is_anothers_by_now_is_not_renewed(out, short):
+    with hold_lease(out):
+        until(lambda: holder_of(out)["renewals"])
+        foreign(out, number=2)
+        until(lambda: "lease" not in {thread.name for thread in threading.enumerate()})
+    assert (holder_of(out)["number"], holder_of(out)["renewals"]) == (2, 0)
+
+
+def test_a_storage_that_answers_too_late_and_is_asked_again_gives_the_lease(out, monkeypatch, short):
+    write = Location.write_bytes
+
+    def twice(place, data, **condition):
+        write(place, data, **condition)
+        return write(place, data, **condition)
+
+    monkeypatch.setattr(Location, "write_bytes", twice)
+    with hold_lease(out) as lease:
+        lease.check()
+
+
+@pytest.fixture
+def proxied(moto_server) -> Iterator[tuple[FaultProxy, Location]]:
+    """A table on S3, and what stands before it."""
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        yield proxy, Location(moto_server.new_bucket().child("table").uri, proxy.endpoint_url)
+
+
+def test_a_storage_that_is_away_for_a_while_is_two_lines_and_the_lease_is_kept(proxied, short, caplog):
+    proxy, table = proxied
+    with hold_lease(table) as lease:
+        away = proxy.inject(Fault(kind=Kind.RESET, times=None))
+        until(lambda: "this job's lock was not renewed for" in caplog.text)
+        time.sleep(short / 4)
+        proxy.remove(away)
+        until(lambda: "this job's lock is renewed again" in caplog.text)
+        lease.check()
+    late, _ = (message for message in caplog.messages if "this job's lock" in message)
+    assert "after 0.5 s without, another job may take the table over: s3://" in late
+    assert "could not be released" not in caplog.text
+    assert not list(table.list())
+
+
+@pytest.mark.parametrize("kind", [Kind.RESET, Kind.EXPIRED, Kind.BAD_KEY])
+def test_a_lease_that_cannot_be_released_is_a_line_that_is_true(proxied, short, clock, caplog, kind):
+    proxy, table = proxied
+    with hold_lease(table):
+        refused = proxy.inject(Fault(kind=kind, times=None))
+    (line,) = (message for message in caplog.messages if "could not be released" in message)
+    assert "expires by itself 0.5 s after its last renewal: s3://" in line
+    proxy.remove(refused)
+    with hold_lease(table) as lease:  # unasked
+        assert holder_of(table)["number"] == 2
+        lease.check()
+
+
+def test_a_server_that_knows_no_conditions_still_has_one_holder_in_the_end(proxied, short, monkeypatch):
+    _, table = proxied
+    write = Location.write_bytes
+    monkeypatch.setattr(Location, "write_bytes", lambda place, data, **_: write(place, data))
+    with hold_lease(table) as lease:
+        other = foreign(table, number=2)
+        with pytest.raises(RunError):
+            lease.check()
+    assert find_holder(table.child("lock.json")).holder == other
+
+
+# Whether a holder runs
+
+
+def test_whether_a_holder_runs_is_told_by_boot_namespace_number_and_start():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    running = replace(this_process(), process=child.pid, process_start=holders._state_and_start(child.pid)[1])
+    assert running.runs is True
+    assert replace(running, boot="another").runs is None
+    assert replace(running, processes="pid:[1]").runs is None
+    assert replace(running, boot="", processes="").runs is None
+    assert replace(running, process_start="7").runs is False  # the number came round
+    assert replace(running, process_start="").runs is None
+    assert replace(running, process=2**40).runs is None
+    child.kill()
+    until(lambda: holders._state_and_start(child.pid)[0] == "Z")
+    assert running.runs is False
+    child.communicate()
+    assert running.runs is False
+
+
+def test_a_lease_of_this_very_process_is_held_only_while_it_is(out):
+    with hold_lease(out):
+        held = find_holder(out.child("lock.json")).holder
+        assert held.runs is True
+    assert held.runs is False
+
+
+def test_a_process_that_is_hidden_is_not_gone(monkeypatch):
+    hidden = replace(this_process(), process=os.getppid())
+    monkeypatch.setattr(holders, "_state_and_start", lambda _: ("", ""))
+    assert hidden.runs is None
