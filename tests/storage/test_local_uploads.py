@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError, StorageError
-from spermseg.storage import local_uploads
+from spermseg.storage import local_uploads, patience
 from spermseg.storage.filesystem import NOT_TEXT, Location
 from spermseg.storage.local_uploads import (
     LEADS_IN_CIRCLES,
@@ -190,6 +190,7 @@ def test_a_folder_that_goes_or_cannot_be_named_is_shown(uploads, monkeypatch, er
 
 
 def test_a_disk_that_fails_while_it_is_listed_is_no_fault_of_an_upload(uploads, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.1))
     fail_to_list(monkeypatch, errno.EIO)
     with pytest.raises(StorageError, match="could not be listed: Input/output error"):
         shown(uploads)
