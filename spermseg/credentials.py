@@ -24,6 +24,11 @@ SERVER_OPTIONS = ("endpointurl", "address")
 LOCAL_SCHEMES = ("s3", "file")
 """Of addresses whose path may hold anything, `@`, `?` and `#` included."""
 IN_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN")
+ADDRESSES = (
+    *("RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"),
+)
+"""What may name a server in the environment, with a user and a password."""
 SHORTEST = 6
 """Characters of a value of the environment that is looked for in messages; shorter ones are parts of common words."""
 _OF_A_USER = "._-+%$~="
@@ -154,7 +159,12 @@ def without_environment(text: str, environment: Mapping[str, str] = os.environ) 
 
     >>> without_environment("no header may hold wJalrX", {"AWS_SESSION_TOKEN": "wJalrX "})
     'no header may hold ***'
+    >>> without_environment("no answer from ray://me:pass@head:1", {"RAY_ADDRESS": "ray://me:pass@head:1"})
+    'no answer from ray://***'
     """
+    for address in filter(None, map(environment.get, ADDRESSES)):
+        if carries_credentials(address):
+            text = text.replace(address, masked(address))
     for name in IN_ENVIRONMENT:
         for part in sorted(environment.get(name, "").split(), key=len, reverse=True):
             if len(part) >= SHORTEST:

@@ -112,7 +112,7 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError where a word holds credentials, or is no text: before anything shows or keeps the words."""
+    """Raise ConfigError where a word holds credentials, or is no text, before anything shows or keeps it."""
     if found := secrets_among(words):
         where = ", ".join(dict.fromkeys(found.values()))
         raise ConfigError(

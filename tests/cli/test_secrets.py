@@ -41,6 +41,7 @@ ENDPOINTS = (
 )
 PLACES = (
     "https://key:{}@host/bucket",
+    "https://key:1/{}@host/bucket",
     "s3://key:{}@bucket/uploads",
     "https://bucket.s3.amazonaws.com/a?X-Amz-Credential=AKIA&X-Amz-Signature={}",
     "s3://bucket/a?X-Amz-Expires=60&X-Amz-Security-Token={}",
@@ -168,7 +169,7 @@ def test_an_endpoint_that_is_none_is_refused_and_shown_only_where_it_is_a_server
 
 
 def test_a_place_with_credentials_is_not_repeated_by_the_library_either():
-    for form in PLACES[:3]:
+    for form in PLACES[:4]:
         with pytest.raises(ConfigError) as caught:
             Location(form.format(f"{MARK}/{MARK}"))
         assert MARK not in caught.value.message
