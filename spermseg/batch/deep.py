@@ -166,7 +166,10 @@ class DeepVerifier:
 
     def _source(self, run_id: str) -> Location:
         """Return where the uploads of a run were listed."""
-        return Location(self._plans[run_id].metadata["input"], self._endpoint_url)
+        source = self._plans[run_id].metadata.get("input")
+        if not source:
+            raise RunError(f"the plan of run {run_id} does not say where its uploads lay, which --deep needs")
+        return Location(source, self._endpoint_url)
 
     def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
         """Return image id -> row of a unit."""

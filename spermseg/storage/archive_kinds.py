@@ -3,11 +3,12 @@
 Sources: PKWARE's APPNOTE 6.3.10 (zip), POSIX.1-2001 (tar), RFC 1952 (gzip), and the others' own descriptions.
 """
 
+import io
 import tarfile
 from typing import BinaryIO
 
 from spermseg.errors import ArchiveError
-from spermseg.storage.gzip_stream import UnpackedStream
+from spermseg.storage.gzip_stream import STEP, UnpackedStream
 from spermseg.storage.members import ARCHIVE_SUFFIXES, DAMAGE, KINDS, OTHER_SUFFIXES
 
 BEGINNING = tarfile.BLOCKSIZE
@@ -71,7 +72,7 @@ def _gzip_kind(file: BinaryIO) -> str:
     """Return `tar.gz` where a gzip file holds a tar, or is damaged, of which its listing says more."""
     file.seek(0)
     try:
-        first = UnpackedStream(file).read(BEGINNING)
+        first = UnpackedStream(io.BytesIO(file.read(STEP))).read(BEGINNING)
     except ArchiveError:
         return "tar.gz"
     if first and not _is_tar(first) and any(first):

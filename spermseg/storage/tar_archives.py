@@ -23,8 +23,8 @@ from spermseg.storage.members import (
     unreadable,
 )
 
-LONGEST_HEADERS, HEADERS_A_MEMBER = 1 << 20, 1 << 12
-MOST_LINES, LINES_A_MEMBER = 1 << 16, 32
+LONGEST_HEADERS, HEADERS_A_MEMBER = 1 << 20, 1 << 14
+MOST_LINES, LINES_A_MEMBER = 1 << 16, 64
 """Bytes, and lines, of long names and pax records: of one member at most, and of all on average, once that is spent.
 More is damage or an attack."""
 END_PADDING = 1 << 16  # bytes after the end mark in which a second archive would begin

@@ -1,6 +1,7 @@
 """What the report reads again: the upload that was segmented, and no other of its name."""
 
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from broken_files import encoded, zipped
 from dark_cells import draw
 
 from spermseg.cli import report
-from spermseg.errors import MicrographError
+from spermseg.errors import MicrographError, ObjectChangedError, RunError
 from spermseg.storage.filesystem import Location
 
 PIXELS = draw(1)[0]
@@ -46,3 +47,15 @@ def test_what_has_become_too_large_is_not_read(upload, monkeypatch):
     monkeypatch.setattr(report, "LARGEST_FILE", len(PICTURE) - 1)
     with pytest.raises(MicrographError, match=f"bytes by now; at most {len(PICTURE) - 1} are read"):
         report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())
+
+
+def test_what_lies_in_no_input_or_behind_a_link_by_now_is_not_read(upload, tmp_path):
+    uri, member, _ = upload
+    digest = sha256(PICTURE).hexdigest()
+    with pytest.raises(RunError, match="no longer says where its uploads lay"):
+        report.upload_reader([Location(str(tmp_path / "other"))])(uri, member, digest)
+    place = Path(uri)
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    with pytest.raises(ObjectChangedError, match="changed since planned"):
+        report.upload_reader([Location(str(tmp_path))])(uri, member, digest)

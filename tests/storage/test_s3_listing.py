@@ -78,6 +78,11 @@ def listed(bucket: StubBucket, prefix: str = "") -> list[str]:
 @example(
     keys=[name for p in range(40) for name in (f"{p:03}-/b", f"{p:03}.a", f"{p:03}/", f"{p:03}/b")], page=2, prefix=""
 )
+@example(
+    keys=[f"{p:03}{rest}" for p in range(40) for rest in (".\U0010ffff\U0010ffff", *(f"/{n}" for n in range(9)))],
+    page=4,
+    prefix="",
+)
 @settings(max_examples=300)
 def test_a_listing_in_many_requests_is_that_of_one_page_after_the_other(keys, page, prefix):
     assert listed(StubBucket(keys, page), prefix) == [
