@@ -8,7 +8,7 @@ as a reduced picture, or a mask, is no field of view: so the one full picture is
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from spermseg.errors import MicrographError
@@ -123,11 +123,10 @@ def read_page(data: bytes) -> TiffPage:
     below = (file.directory(offset)[0] for page in chain for offset in page.numbers.get(SUB_DIRECTORIES, ()))
     full = [page for page in chain if not page.is_reduced]
     full = full or [page for page, _ in zip(below, range(MOST_DIRECTORIES), strict=False) if not page.is_reduced]
-    page, pages = (full or chain)[0], len(full or chain)
-    if not page.number(WIDTH, 0) or not page.number(HEIGHT, 0):
+    full = full or chain
+    if not full or not full[0].number(WIDTH, 0) or not full[0].number(HEIGHT, 0):
         raise MicrographError(broken("TIFF"))
-    found = {**vars(page), "pages": max(pages, _pictures_in(page))}
-    return TiffPage(**found)
+    return replace(full[0], pages=max(len(full), _pictures_in(full[0])))
 
 
 def _pictures_in(page: TiffPage) -> int:

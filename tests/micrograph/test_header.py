@@ -205,6 +205,10 @@ def test_a_directory_of_more_entries_than_any_picture_has_is_refused(data):
     assert "a directory of" in rejection(data)
 
 
+def test_a_tiff_without_a_directory_is_refused():
+    assert rejection(b"II*\0" + bytes(100)).startswith("truncated or corrupt TIFF")
+
+
 def test_more_pieces_than_pixels_are_refused():
     data = directories(1, 0).replace(struct.pack("<HHII", 273, 4, 1, 8), struct.pack("<HHII", 273, 4, 50_000, 8))
     assert rejection(data).endswith("50000 pieces are more than it has pixels for")
