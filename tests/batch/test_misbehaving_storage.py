@@ -165,7 +165,7 @@ def test_a_key_that_is_taken_away_in_mid_run_stops_the_night_and_given_back_the_
     night = night_over(bucket.child("uploads"), bucket.child("results"), model)
     with ExitStack() as taken:
         in_mid_run(monkeypatch, lambda: taken.enter_context(radosgw.without_key()))
-        with pytest.raises((RunError, StorageError), match="InvalidAccessKeyId.*give others, and the same command"):
+        with pytest.raises((RunError, StorageError), match=r"InvalidAccessKeyId.*give others, and the same command"):
             segment_night(night, nothing)
         assert "expires by itself 3 min after its last renewal" in caplog.messages[-1]
         assert "the credentials are not accepted" in caplog.messages[-1]
