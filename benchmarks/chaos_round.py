@@ -118,7 +118,7 @@ class Play:
         while (status := self._wait()) != 0:
             if self.starts == STARTS or not (self.killed or status == 1):
                 raise TroubleError(f"exit status {status} at start {self.starts}: {self._last_line()}")
-            self.driver = self.stage.segment(self.name, self.log, *(["--take-over"] if self.killed else []))
+            self.driver = self.stage.segment(self.name, self.log)
             self.starts += 1
             self.killed = False
 

@@ -46,7 +46,7 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         beat_s = self._mine.lasts_s / BEATS
-        brief = Patience(total_s=min(beat_s, patience().total_s), longest_wait_s=max(beat_s / 3, 0.01))
+        brief = Patience(total_s=min(beat_s, patience().total_s), longest_wait_s=beat_s / 3, silent=True)
         self._beat_s, self._briefly = beat_s, replace(self._place, patience=brief)
 
     def check(self) -> None:
@@ -189,8 +189,9 @@ class Lease:
     def _tell_late(self, late_s: float, error: StorageError) -> None:
         logger.warning(
             "%s: this job's lock was not renewed for %s, and is tried again every %s; after %s without, another job "
-            "may take the table over: %s",
-            *(self._place.uri, spoken(late_s), spoken(self._beat_s), spoken(self._mine.lasts_s), error.message),
+            "may take the table over; what else this job asks of the storage it tries for %s, and then stops: %s",
+            *(self._place.uri, spoken(late_s), spoken(self._beat_s), spoken(self._mine.lasts_s)),
+            *(spoken(patience().total_s), error.message),
         )
 
     def _tell_waiting(self, holder: Holder) -> None:

@@ -28,7 +28,7 @@ class Night:
     arguments: tuple[str, ...] = ()
     """The words of the command line, for the receipt; from `credentials.without_secrets`."""
     take_over: bool = False
-    """Take the table from a job that is gone but still holds its lock."""
+    """Do not wait until the lease of another job has expired, unless that job is known to run."""
     forecast: bool = True
     """Forecast a new run from a sample, where it is not a small one."""
     retry_rejected: bool = False

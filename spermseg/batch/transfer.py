@@ -89,9 +89,10 @@ class DecodeUnits:
         _limit_memory_once(self.memory)
         be_patient(self.patience)
         try:
+            unit = open_plan(self.plan).unit(row["unit"])  # may wait for its storage, which is no picture that hangs
             with Watch(self.limits) as watch:
                 decoded = []
-                for one, fetched in zip(open_plan(self.plan).unit(row["unit"]), unpack_fetched(row), strict=True):
+                for one, fetched in zip(unit, unpack_fetched(row), strict=True):
                     watch.decoding()
                     decoded.append(pack_decoded(self.decoder.decode(one, fetched)))
         except Exception as error:  # noqa: BLE001 (it is told as data)

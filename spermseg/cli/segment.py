@@ -60,8 +60,8 @@ class Segment:
     archives.
 
     Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (what was there to do)
-    and OUT/runs/<run>/receipt.json (the run is finished; what came of it). While it works it holds OUT/lock.json: one
-    job at a time on a table.
+    and OUT/runs/<run>/receipt.json (the run is finished; what came of it). While it works it holds and renews
+    OUT/lock.json: one job at a time on a table.
 
     Exits with 0 when every upload has its row, with 1 when a run stopped (the same command goes on), with 2 when
     something about the arguments must be mended first, with 3 when another job works on this table, and with 4 when
@@ -97,9 +97,10 @@ class Segment:
     retry_rejected: bool = False
     """Segment again what was rejected and still is there, and nothing else. Each new row replaces the rejected one."""
     take_over: bool = False
-    """Take the table over from a job that ended without releasing its lock. Safe when the process that the lock names
-    no longer runs: left-over workers of it do no harm, since a result is written once. If it runs after all, it stops
-    at its next step, because it sees that the lock is no longer its own."""
+    """For the impatient. The table of a job that was killed is taken over unasked: at once where its process is known
+    to be gone, else when it has not renewed its lock for 3 minutes. With this it is not waited for, unless its process
+    is known to run. Left-over workers do no harm, since a result is written once; a job that runs after all stops at
+    its next step, because it sees that the lock is no longer its own."""
     engine: EngineName = "auto"
     """What runs the network: `torch`, `openvino` (on CPUs; the extra spermseg[openvino]), or the faster one of those
     that are installed."""

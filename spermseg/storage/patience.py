@@ -27,6 +27,8 @@ class Patience:
     """No attempt begins after this; the first one always does."""
     longest_wait_s: float = 30.0
     """The most between two of them."""
+    silent: bool = False
+    """Whether no line tells the person who waits: for those who tell it themselves."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.total_s < math.inf and 0 < self.longest_wait_s < math.inf):
@@ -43,7 +45,7 @@ class Patience:
             stop=stop_after_delay(self.total_s),
             wait=self._wait_s,
             retry=retry_if_exception(is_passing),
-            before_sleep=partial(_tell, place, self.total_s),
+            before_sleep=None if self.silent else partial(_tell, place, self.total_s),
             reraise=True,
         )
 

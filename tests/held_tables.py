@@ -1,0 +1,18 @@
+"""Tables that others hold: what their lease says."""
+
+import json
+from dataclasses import replace
+
+from spermseg.batch.holder import Holder, encode_holder, this_process
+from spermseg.storage.filesystem import Location
+
+
+def holder_of(place: Location) -> dict:
+    return json.loads(place.child("lock.json").read_bytes())
+
+
+def foreign(place: Location, **changes) -> Holder:
+    """Have the lease held by a process that cannot be asked whether it runs."""
+    holder = replace(this_process(), host="head-2.clinic", boot="another", process=77, since="2026-01-02", **changes)
+    place.child("lock.json").write_bytes(encode_holder(holder))
+    return holder
