@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.ray_head import HeadWatch, OwnProcesses
@@ -117,7 +117,7 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
     tries = Retrying(
         retry=retry_if_exception(_may_pass),
         stop=stop_after_attempt(START_TRIES if own else 1),
-        wait=wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, exp_base=3, jitter=FIRST_WAIT_S),
+        wait=wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S, exp_base=3) + wait_random(0, FIRST_WAIT_S),
         before_sleep=say,
         reraise=True,
     )
@@ -127,9 +127,9 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
     except Exception as error:
         if _is_refused(ray, error):
             raise ConfigError(
-                f"the Ray cluster at {options['address']} asks for a token, and that of this process is "
-                f"{'not its own' if os.environ.get('RAY_AUTH_MODE') == 'token' else 'not given'}; set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's"
+                f"the Ray cluster at {options['address']} asks for a token, and got "
+                f"{'another' if os.environ.get('RAY_AUTH_MODE') == 'token' else 'none'}; set RAY_AUTH_MODE=token, "
+                "and the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
             ) from error
         if own:
             raise RunError(

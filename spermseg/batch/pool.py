@@ -59,9 +59,7 @@ def pool_for(
     """
     gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
     if own and gpu and not gpus:
-        raise ConfigError(
-            "a GPU was asked for, but this machine has none that Ray sees; give --gpu never, or --address"
-        )
+        raise ConfigError("a GPU was asked for, but this machine has none that Ray sees; give --gpu never or --address")
     use_gpu = gpus > 0 if gpu is None else gpu
     room = max(1, gpus if use_gpu else cpus)
     wanted = count or (room if own else most)

@@ -39,7 +39,7 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def check_gpu() -> None:
-    """See that PyTorch can use the GPU of this machine: Ray counts GPUs by their driver, whatever PyTorch says.
+    """See that PyTorch can use the GPU of this machine: Ray counts those that have a driver.
 
     Raises:
         ConfigError: it cannot; the message says why, and on which machine.

@@ -1,0 +1,70 @@
+"""Nights on a Ray of their own, through the command, whose processes are killed from outside."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from dark_cells import darkness_model, picture
+
+from spermseg.batch.receipt import verify
+from spermseg.batch.results import list_units
+from spermseg.storage.filesystem import Location
+
+PICTURES = 24
+COMMAND = """
+from spermseg.batch import plan
+plan.UNIT_MICROGRAPHS = 1
+from spermseg.cli import main
+main()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("killed", ["gcs_server", "raylet"])
+def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_on(tmp_path, killed):
+    for number in range(PICTURES):
+        path = tmp_path / f"uploads/patient-{number % 3}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number % 9, height=1000 + number, width=900))
+    (tmp_path / "model.safetensors").write_bytes(darkness_model())
+    out = Location(str(tmp_path / "results"))
+    night = start(tmp_path, out)
+    wait_for_units(out, 2, night)
+    rays = psutil.Process(night.pid).children(recursive=True)
+    for process in rays:
+        if process.name() == killed:
+            process.kill()
+    said = night.communicate(timeout=120)[1]
+    assert night.returncode == 1
+    line = f"spermseg: Ray on this machine ended: its process {killed} was killed, or the machine ran out of memory; "
+    assert said.splitlines()[-1] == f"{line}what is written stays, and the same command goes on"
+    assert "Traceback" not in said
+    psutil.wait_procs(rays, timeout=20)
+    assert [process for process in rays if process.is_running()] == []
+    again = start(tmp_path, out)
+    said = again.communicate(timeout=300)[1]
+    assert again.returncode == 0, said
+    assert verify(out) == (PICTURES, [])
+
+
+def start(folder: Path, out: Location) -> subprocess.Popen[str]:
+    words = ["segment", str(folder / "uploads"), "--model", str(folder / "model.safetensors"), "--out", out.uri]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words, "--batch-megapixels", "0.02"],
+        env={**os.environ, "RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_units(out: Location, least: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while len(list_units(out)) < least:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
