@@ -176,7 +176,7 @@ def run_in_process(
     segment = SegmentUnit(job.plan, job.out, segmenting, workers.decode_threads)
     for number in units:
         (row,) = FetchUnits(job.plan, job.source)({"units": [number]})
-        done = segment(row)
+        *_, done = segment(row)
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")
         on_unit(unit_done(done))

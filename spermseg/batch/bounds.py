@@ -25,6 +25,11 @@ class Limits:
         """Return the limits for pictures of up to a size, of which a decoder may take `hang_s`."""
         return cls(decode_s=hang_s, segment_s=hang_s * max(1.0, max_megapixels / MEGAPIXELS_OF_A_LIMIT))
 
+    @property
+    def longest_s(self) -> float:
+        """How long one picture may take at all, where no watch sees that it hangs."""
+        return 2 * (self.decode_s + self.segment_s)
+
 
 class Watch:
     """Ends this process, whatever its threads hold on to, when a step takes longer than it may.

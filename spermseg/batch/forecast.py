@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from spermseg.batch.fetch import fetch_all
 from spermseg.batch.isolation import IsolatedSegmenter
+from spermseg.batch.losses import LossCount, LossLimits
 from spermseg.batch.plan import Plan, Planned
 from spermseg.batch.results import OK, encode_unit, results_table
 from spermseg.batch.worker import Segmenting
@@ -25,6 +26,8 @@ SAMPLED = 16
 """Uploads that are segmented for a forecast; the first one that is ok is not timed, since it warms the process."""
 START_S = 15.0
 """From the start of Ray to the first picture, about."""
+LOSS_LIMITS = LossLimits(group_s=60, run_s=60)
+"""What pictures of the sample that end their process may cost: the night does not wait for them."""
 MS = 1000.0
 
 
@@ -115,7 +118,7 @@ def measure_sample(sample: Sequence[Planned], segmenting: Segmenting, source: Lo
         StorageError: the storage failed.
         RunError: the child process could not be started.
     """
-    segmenter = IsolatedSegmenter(segmenting)
+    segmenter = IsolatedSegmenter(segmenting, LossCount(LOSS_LIMITS))
     try:
         rows = segmenter.segment(sample, fetch_all(sample, source))
         memory = segmenter.child_peak_bytes()

@@ -1,14 +1,17 @@
 """Micrographs that crash, hang or starve the process that decodes them: each in a process of its own, with limits.
 
 A unit whose worker died again and again is segmented here, one micrograph at a time in a child process that is bounded
-in memory and time. A micrograph that ends a fresh child is rejected, where the child after it segments a drawn one:
-else it is the machine's fault, and no upload's. The others get the rows that they always get.
+in memory and time. First each is tried briefly, since most are whole, and those get the rows that they always get; then
+those that failed, at length and in a new child each. A micrograph that ends a child which has segmented nothing but a
+drawn picture is rejected, where the child after it segments a drawn one: else it is the machine's fault, and no
+upload's. The time that is lost to such micrographs has an end (`losses.py`): what would come after it is rejected.
 """
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -17,7 +20,9 @@ from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
 from spermseg.batch.decoding import Row
 from spermseg.batch.fetch import Fetched
+from spermseg.batch.losses import CRASHED, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.plan import Planned
+from spermseg.batch.results import REJECTED
 from spermseg.batch.spent import Spent, peak_bytes
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
@@ -25,35 +30,59 @@ from spermseg.errors import RunError, SpermsegError, first_line
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
-CRASHED = "crashed the decoder"
+STRANGE = "could not be segmented"
+"""How the reason of a micrograph begins that shows a fault of the software."""
+BRIEF_SHARE, BRIEF_LEAST_S = 0.1, 2.0
+"""Of the time that a decoder may take, that of a brief trial; where that is long enough for any."""
 DRAWN = np.full((256, 320, 3), 225, np.uint8)
 """An empty field: what draws cells would make every worker load matplotlib."""
 CHILD_FAILED = (BrokenProcessPool, NotInTimeError, OSError)
 """What is raised of a child that ended, or never began."""
 
 
-class IsolatedSegmenter:
-    """Segments units one micrograph at a time, in a child process that is replaced when a micrograph ends it."""
+def brief_s(hang_s: float) -> float:
+    """Return how long a brief trial takes, of a decoder that may take `hang_s`."""
+    return max(BRIEF_LEAST_S, BRIEF_SHARE * hang_s)
 
-    def __init__(self, segmenting: Segmenting) -> None:
+
+def in_order(rows: Iterable[tuple[int, Row]]) -> list[Row]:
+    """Return the rows of a unit in their places."""
+    return [row for _, row in sorted(rows, key=itemgetter(0))]
+
+
+class IsolatedSegmenter:
+    """Segments units one micrograph at a time, in a child process that is replaced when a micrograph ends it.
+
+    Args:
+        segmenting: with what, and how.
+        losses: what micrographs that end their process may cost; None takes the default limits, for this object alone.
+    """
+
+    def __init__(self, segmenting: Segmenting, losses: Losses | None = None) -> None:
         self._segmenting = segmenting
+        self._losses = losses or LossCount(LossLimits())
         self.spent = Spent()
         """What the last unit took."""
         self._child: ProcessPoolExecutor | None = None
         self._is_fresh = True  # no upload was given to the child
 
     def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[Row]:
-        """Return one result row for each micrograph of a unit, in order.
+        """Return one result row for each micrograph of a unit, in order. Raises as `segment_each`."""
+        return in_order(self.segment_each(unit, fetched))
+
+    def segment_each(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> Iterator[tuple[int, Row]]:
+        """Yield (place in the unit, result row) of each micrograph, as soon as it is known.
 
         Raises:
             RunError: no child could be started, or none can segment anything here.
             SpermsegError: what a child raised when it started.
         """
-        started = time.perf_counter()
-        rows = [self._row(one, data) for one, data in zip(unit, fetched, strict=True)]
+        started, rows = time.perf_counter(), []
+        for place, row in self._rows(zip(unit, fetched, strict=True)):
+            rows.append(row)
+            yield place, row
         network_s = sum(row.get("predict_ms") or 0.0 for row in rows) / 1000
         self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=0.0, network_s=network_s)
-        return rows
 
     def child_peak_bytes(self) -> float:
         """Return the most memory that the child has had."""
@@ -69,40 +98,80 @@ class IsolatedSegmenter:
             self._child.shutdown(kill_workers=True)
             self._child, self._is_fresh = None, True
 
-    def _try_drawn(self) -> None:
-        """Segment a drawn picture in a new child, which stays.
+    def _rows(self, pairs: Iterable[tuple[Planned, Fetched]]) -> Iterator[tuple[int, Row]]:
+        suspects = []
+        for place, (one, data) in enumerate(pairs):
+            tried = self._tried_briefly(one, data)
+            if isinstance(tried, dict):
+                yield place, tried
+            else:
+                suspects.append((place, one, data, tried))
+        for place, one, data, lost_s in suspects:
+            yield place, self._tried_fully(one, data, lost_s)
+
+    def _tried_briefly(self, one: Planned, fetched: Fetched) -> Row | float:
+        """Return the row of a micrograph, or the seconds that were lost where it is to be tried again."""
+        if reason := fetched.reason or self._losses.refusal(one.group, Trial.BRIEF):
+            return self._rejected(one, fetched, reason)
+        row, lost_s = self._try(one, fetched, brief_s(self._segmenting.hang_s))
+        if isinstance(row, dict):
+            return row
+        self._losses.lose(one.group, Trial.BRIEF, lost_s)
+        return lost_s
+
+    def _tried_fully(self, one: Planned, fetched: Fetched, lost_s: float) -> Row:
+        """Return the row of a micrograph that failed a brief trial, which took so long."""
+        if refusal := self._losses.refusal(one.group, Trial.FULL):
+            return self._rejected(one, fetched, refusal)
+        if not self._is_fresh:  # it may have failed for what an earlier micrograph left behind
+            self.close()
+        # The child keeps watch over itself; the time given here is for what no watch can see.
+        row, more_lost_s = self._try(one, fetched, self._segmenting.limits.longest_s)
+        if isinstance(row, dict):
+            self._losses.forgive(one.group, Trial.BRIEF, lost_s)
+            return row
+        self._losses.lose(one.group, Trial.FULL, more_lost_s)
+        return self._rejected(one, fetched, f"{row}; export the picture again")
+
+    def _rejected(self, one: Planned, fetched: Fetched, reason: str) -> Row:
+        return self._segmenting.provenance.row(one, fetched) | {"status": REJECTED, "reason": reason}
+
+    def _try(self, one: Planned, fetched: Fetched, within_s: float) -> tuple[Row | str, float]:
+        """Return (the row of a micrograph, or what it did to the child; the seconds lost with the child, which is new).
+
+        Raises:
+            RunError: the child after it cannot segment anything.
+        """
+        child = self._ready()
+        started, self._is_fresh = time.perf_counter(), False
+        row = self._submit(child, one, fetched, within_s)
+        if isinstance(row, dict):
+            return row, 0.0
+        self.close()
+        self._ready()
+        return row, time.perf_counter() - started
+
+    def _ready(self) -> ProcessPoolExecutor:
+        """Return a child that has segmented a drawn picture at least: what is loaded at the first one is loaded.
 
         Raises:
             RunError: not even that can be segmented.
         """
-        data = cv2.imencode(".png", DRAWN)[1].tobytes()
+        if self._child is not None:
+            return self._child
+        child, data = self._started(), cv2.imencode(".png", DRAWN)[1].tobytes()
         drawn = Planned(image_id="drawn", uri="drawn.png", size=len(data), data_size=len(data), etag="")
-        row = self._try(drawn, Fetched(data=data))
+        row = self._submit(child, drawn, Fetched(data=data), self._segmenting.limits.longest_s)
         if not isinstance(row, dict):
             self.close()
             raise RunError(f"not even a drawn picture can be segmented here: {row}")
+        return child
 
-    def _row(self, one: Planned, fetched: Fetched) -> Row:
-        reason = fetched.reason
-        while not reason:
-            fresh, self._is_fresh = self._is_fresh, False
-            row = self._try(one, fetched)
-            if isinstance(row, dict):
-                return row
-            self.close()
-            if fresh:  # another may have died of what an earlier micrograph left behind
-                self._try_drawn()
-                reason = f"{row}; export the picture again"
-        return self._segmenting.provenance.row(one, fetched) | {"reason": reason}
-
-    def _try(self, one: Planned, fetched: Fetched) -> Row | str:
+    def _submit(self, child: ProcessPoolExecutor, one: Planned, fetched: Fetched, within_s: float) -> Row | str:
         """Return the row of a micrograph, or what it did to the child."""
-        child = self._started()
-        limits = self._segmenting.limits
-        ended = f"{CRASHED} (it hung for {limits.decode_s:g} s, or ended its process)"
+        ended = f"{CRASHED} (it hung for {self._segmenting.hang_s:g} s, or ended its process)"
         try:
-            # The child keeps watch over itself; the time given here is for what no watch can see.
-            row: Row = child.submit(_segment, one, fetched).result(2 * (limits.decode_s + limits.segment_s))
+            row: Row = child.submit(_segment, one, fetched).result(within_s)
         except TerminatedWorkerError as error:
             signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # told in its text only
             return f"{CRASHED} ({signal[1]})" if signal else ended
@@ -111,7 +180,7 @@ class IsolatedSegmenter:
         except MemoryError:
             return f"{CRASHED}: it takes more memory than the largest picture allowed"
         except Exception as error:  # noqa: BLE001 (whatever went wrong, it went wrong with this micrograph alone)
-            return f"could not be segmented: {type(error).__name__}: {first_line(error)}"
+            return f"{STRANGE}: {type(error).__name__}: {first_line(error)}"
         return row
 
     def _started(self) -> ProcessPoolExecutor:

@@ -2,17 +2,20 @@
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spermseg.batch.decoding import Decode
 from spermseg.batch.fetch import fetch_jobs
+from spermseg.batch.losses import CRASHED, NOT_TRIED, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.pool import MAX_WORKERS, Pool, Waiting, pool_for
 from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
@@ -62,6 +65,8 @@ class Workers:
     """What turns the bytes of a file into a picture."""
     hang_s: float = 60
     """A picture that is not decoded after so long is taken to hang its decoder."""
+    losses: LossLimits = field(default_factory=LossLimits)
+    """What pictures that end their process may cost."""
     address: str | None = None
     """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
 
@@ -123,7 +128,8 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
     """Segment units of the plan and write one result object each.
 
     Units whose workers died, for whatever reason, are done again at the end, and those that are left then once more,
-    each micrograph in isolation: so one that kills its process is rejected, and the others of its unit are not.
+    each micrograph in isolation: so one that kills its process is rejected, and the others of its unit are not, but
+    those of a group that has cost more than `workers.losses` allow.
 
     Args:
         job: what the stages need to know.
@@ -164,7 +170,7 @@ def _run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
     """Make one pass over units. Return (those that are not done, why the last of them is not)."""
-    left, failures = set(units), list[str]()
+    left, failures, isolated = set(units), list[str](), Counter[str]()
     waiting = Waiting(_workers_of_this_job, lambda: (ray.cluster_resources(), ray.available_resources()))
     try:
         with waiting.told():
@@ -174,13 +180,25 @@ def _run(
                     at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
                     none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
                     _check_failure(row, at_first=at_first and none_to_blame)
+                    continue
+                waiting.progress()
+                if "isolated" in row:
+                    isolated.update(kind for kind in (CRASHED, NOT_TRIED) if row["isolated"].startswith(kind))
                 else:
                     left.discard(row["unit"])
-                    waiting.progress()
                     on_unit(unit_done(row))
     except ExecutionTimeoutError:  # a worker hangs where no watch is kept; the units that are done are known
         waiting.timed_out = True
+    _tell_isolated(isolated)
     return sorted(left), failures[-1] if failures else waiting.why() if left else ""
+
+
+def _tell_isolated(kinds: Counter[str]) -> None:
+    if kinds:
+        logger.warning(
+            "%d pictures crashed or hung their decoder; %d were rejected since these took too long: --retry-rejected",
+            *(kinds[CRASHED], kinds[NOT_TRIED]),
+        )
 
 
 def _check_failure(row: dict[str, Any], *, at_first: bool) -> None:
@@ -199,6 +217,8 @@ def _pipeline(
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     pool = waiting.pool = _pool(workers, len(units), len(jobs))
     segmenting = job.segmenting(workers, use_gpu=pool.gpu)
+    # A picture may be tried to the end of its time, which nobody hears of before.
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s += segmenting.limits.longest_s
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -208,9 +228,10 @@ def _pipeline(
         if workers.decode_apart and not isolated:
             decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)
             fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
-        return fetched.map(
+        given = (job.plan, job.out, segmenting, workers.decode_threads)
+        return fetched.flat_map(
             IsolateUnit if isolated else SegmentUnit,
-            fn_constructor_args=(job.plan, job.out, segmenting, workers.decode_threads),
+            fn_constructor_args=(*given, _SharedLosses(workers.losses)) if isolated else given,
             compute=ray.data.ActorPoolStrategy(min_size=pool.fewest, max_size=pool.most),
             num_cpus=SEGMENT_CPUS,
             num_gpus=int(pool.gpu),
@@ -229,6 +250,24 @@ def _pool(workers: Workers, units: int, jobs: int) -> Pool:
         fewest=jobs,
         units=units,
     )
+
+
+class _SharedLosses(Losses):
+    """The losses of a run, counted once for all workers: on the node of the driver, with which alone the run ends."""
+
+    def __init__(self, limits: LossLimits) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._count = ray.remote(LossCount).options(num_cpus=0, scheduling_strategy=here).remote(limits)
+
+    def refusal(self, group: str | None, trial: Trial) -> str | None:
+        refusal: str | None = ray.get(self._count.refusal.remote(group, trial))
+        return refusal
+
+    def lose(self, group: str | None, trial: Trial, seconds: float) -> None:
+        ray.get(self._count.lose.remote(group, trial, seconds))
+
+    def forgive(self, group: str | None, trial: Trial, seconds: float) -> None:
+        ray.get(self._count.forgive.remote(group, trial, seconds))
 
 
 def _workers_of_this_job() -> list[dict[str, Any]]:

@@ -3,11 +3,13 @@
 import os
 import socket
 import time
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from spermseg.batch.isolation import IsolatedSegmenter
+from spermseg.batch.isolation import IsolatedSegmenter, in_order
+from spermseg.batch.losses import Losses
 from spermseg.batch.results import OK, encode_unit, results_table, unit_location
 from spermseg.batch.spent import Spent
 from spermseg.batch.transfer import Row, failure, open_plan, unpack_decoded, unpack_fetched
@@ -16,6 +18,8 @@ from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import be_patient
+
+ResultRows = list[dict[str, Any]]
 
 
 class SegmentUnit:
@@ -41,37 +45,38 @@ class SegmentUnit:
     def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
         return segmenting.start(threads)
 
-    def __call__(self, row: Row) -> Row:
-        """Segment one unit, and write it."""
+    def __call__(self, row: Row) -> Iterator[Row]:
+        """Segment one unit, and write it; yield what is known of it meanwhile, and at last the unit."""
         if row["failure"]:
-            return row
+            yield row
+            return
         if self.unusable is not None:
-            return failure(row["unit"], self.unusable)
+            yield failure(row["unit"], self.unusable)
+            return
         idle_s = time.perf_counter() - self._free_since
         try:
-            rows = self._segment(row)
+            rows = yield from self._segment(row)
             written = self._write(row["unit"], rows)
+            spent = self.segmenter.spent + written + Spent(**row["spent"]) + Spent(idle_s=idle_s)
+            yield _done(row["unit"], rows, spent)
         except Exception as error:  # noqa: BLE001 (it is told as data)
-            return failure(row["unit"], error)
+            yield failure(row["unit"], error)
         finally:
             self._free_since = time.perf_counter()
-        ok = sum(one["status"] == OK for one in rows)
-        spent = self.segmenter.spent + written + Spent(**row["spent"]) + Spent(idle_s=idle_s)
-        return {
-            "unit": row["unit"],
-            "failure": "",
-            "ok": ok,
-            "rejected": len(rows) - ok,
-            "worker": f"{socket.gethostname()}:{os.getpid()}",
-            "spent": asdict(spent),
-        }
 
-    def _segment(self, row: Row) -> list[dict[str, Any]]:
-        if isinstance(self.segmenter, UnitSegmenter) and "decoded" in row:
+    def _segment(self, row: Row) -> Generator[Row, None, ResultRows]:
+        """Return the rows of a unit; yield what is to be told of each before."""
+        if isinstance(self.segmenter, IsolatedSegmenter):
+            known = []
+            for place, one in self.segmenter.segment_each(self.plan.unit(row["unit"]), unpack_fetched(row)):
+                known.append((place, one))
+                yield {"unit": row["unit"], "failure": "", "isolated": one["reason"] or ""}
+            return in_order(known)
+        if "decoded" in row:
             return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
         return self.segmenter.segment(self.plan.unit(row["unit"]), unpack_fetched(row))
 
-    def _write(self, unit: int, rows: list[dict[str, Any]]) -> Spent:
+    def _write(self, unit: int, rows: ResultRows) -> Spent:
         started = time.perf_counter()
         result = encode_unit(results_table(rows), machine=socket.gethostname())
         with suppress(ObjectExistsError):
@@ -80,7 +85,35 @@ class SegmentUnit:
 
 
 class IsolateUnit(SegmentUnit):
-    """The same, each micrograph in a process of its own. The model is in that process."""
+    """The same, each micrograph in a process of its own, which has the model; each is told of as soon as it is known.
+
+    One may hang for a minute, and a unit has many: a pipeline that says nothing for so long is taken to hang itself.
+
+    Args:
+        plan: of the run.
+        out: the table.
+        segmenting: with what, and how.
+        threads: of none is made use.
+        losses: what micrographs that end their process may cost; None takes the default limits, for this worker alone.
+    """
+
+    def __init__(
+        self, plan: Location, out: Location, segmenting: Segmenting, threads: int, losses: Losses | None = None
+    ) -> None:
+        self._losses = losses
+        super().__init__(plan, out, segmenting, threads)
 
     def _start(self, segmenting: Segmenting, threads: int) -> IsolatedSegmenter:  # noqa: ARG002 (one picture a process)
-        return IsolatedSegmenter(segmenting)
+        return IsolatedSegmenter(segmenting, self._losses)
+
+
+def _done(unit: int, rows: ResultRows, spent: Spent) -> Row:
+    ok = sum(one["status"] == OK for one in rows)
+    return {
+        "unit": unit,
+        "failure": "",
+        "ok": ok,
+        "rejected": len(rows) - ok,
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        "spent": asdict(spent),
+    }
