@@ -31,6 +31,8 @@ class Night:
     """Take the table from a job that is gone but still holds its lock."""
     forecast: bool = True
     """Forecast a new run from a sample, where it is not a small one."""
+    check_files: bool = False
+    """Read the files of all runs of this model and these settings, rather than trust what a listing shows of them."""
     retry_rejected: bool = False
     """Plan what was rejected, and nothing else."""
 
