@@ -1,8 +1,8 @@
 """A table as a night finds it: what lies there compared with what its runs say, and made ready to be completed.
 
-A receipt says what a listing showed of its files. One listing of all results tells where that is so no more; only there,
-or where a person asks for it, files are read. Nothing that is whole is lost: a file under a wrong name is moved to where
-its rows belong, and a plan that is lost is written again from the rows of its run.
+A receipt says what a listing showed of its files. One listing of all results tells where that is so no more; only
+there, or where a person asks for it, files are read. Nothing that is whole is lost: a file under a wrong name is moved
+to where its rows belong, and a plan that is lost is written again from the rows of its run.
 """
 
 import json
@@ -155,16 +155,14 @@ class _Survey:
             return None
         self.lock.check()
         if not units:
-            logger.warning(
-                "run %s has no row that can be read: it is deleted, and its uploads are planned anew", run_id
-            )
+            logger.warning("run %s has no row that can be read: it is deleted; its uploads are planned anew", run_id)
             _delete_run(self.night.out, run_id)
             return None
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
         plan_location(self.night.out, run_id).write_bytes(data)
         wanted = (receipt or {}).get("planned", "an unknown number")
         logger.warning(
-            "run %s: its plan is written again from its %d rows; it had planned %s, and what has no row is planned anew",
+            "run %s: its plan is written again from its %d rows; it had planned %s; what has no row is planned anew",
             *(run_id, planned, wanted),
         )
         return self._known(run_id, Plan(plan_location(self.night.out, run_id), whole=True), finished=False)
@@ -220,10 +218,8 @@ def _fits(files: Sequence[StoredObject], plan: Plan, receipt: dict[str, Any]) ->
     """Whether a listing shows what a receipt says; one of an earlier version says how many bytes there are."""
     if receipt.get("files_sha256"):
         return (files_digest(files), plan.seal) == (receipt["files_sha256"], receipt.get("plan_sha256"))
-    names = {item.key for item in files}
-    return names == set(map(unit_name, plan.unit_ids())) and sum(item.size for item in files) == receipt.get(
-        "table_bytes"
-    )
+    names, size = {item.key for item in files}, sum(item.size for item in files)
+    return names == set(map(unit_name, plan.unit_ids())) and size == receipt.get("table_bytes")
 
 
 def _whole_units(out: Location, run_id: str) -> tuple[list[list[Planned]], set[tuple[str, ...]]]:
