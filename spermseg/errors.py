@@ -15,6 +15,7 @@ SpermsegError
   DatasetError(ValueError)        a dataset folder that cannot be used
   ModelFileError(ValueError)      a model file that cannot be used
   RunError(RuntimeError)          a run that did not end with one row for each planned micrograph
+    DamagedError                  a file of a table that is not what was written
     LockedError                   another job works on this table
     TooManyRejectedError          a run that ended as planned, and rejected more than it may
 
@@ -89,6 +90,10 @@ class ModelFileError(SpermsegError, ValueError):
 
 class RunError(SpermsegError, RuntimeError):
     """A run that did not end with one row for each planned micrograph."""
+
+
+class DamagedError(RunError):
+    """A file of a table that is not what was written: bytes changed, cut off, or somebody else's."""
 
 
 class LockedError(RunError):

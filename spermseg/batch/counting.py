@@ -10,8 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spermseg.batch.results import MACHINE_KEY, OK, REJECTED, list_units, read_unit, reason_kind
-from spermseg.errors import RunError
+from spermseg.batch.results import (
+    MACHINE_KEY,
+    MEND,
+    OK,
+    REJECTED,
+    list_units,
+    read_unit,
+    reason_kind,
+    right_name,
+)
+from spermseg.errors import DamagedError
 from spermseg.storage.ahead import map_ahead, threads_ahead
 from spermseg.storage.filesystem import Location
 
@@ -47,6 +56,8 @@ class Count:
     """Pictures that are ok in which none were: the model tells none, or an earlier version wrote the row."""
     units: set[str] = field(default_factory=set)
     """Names of the unit files read."""
+    homes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name of a unit file -> (the run that its rows name, the file name that is right for them)."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Name of a unit file that could not be read -> what to say of it."""
     makers: set[tuple[str, str, str]] = field(default_factory=set)
@@ -55,6 +66,12 @@ class Count:
     """Hosts that segmented."""
     lines: list[bytes] = field(default_factory=list)
     """Of each row, its image id, status and content digest as a JSON list; those of a file in lines."""
+
+    @property
+    def misnamed(self) -> list[str]:
+        """What to say of each unit file whose name is not that of its rows."""
+        wrong = sorted(name for name, (_, right) in self.homes.items() if name != right)
+        return [f"{name} holds the rows of {self.homes[name][1]}; {MEND}" for name in wrong]
 
     @property
     def heads(self) -> int | None:
@@ -85,9 +102,12 @@ def count_rows(out: Location, run_id: str) -> Count:
     count = Count()
     with threads_ahead(UNITS_AT_ONCE) as pool:
         for place, table in map_ahead(pool, _read, list_units(out, run_id), count=UNITS_AT_ONCE):
-            if isinstance(table, RunError):
+            if isinstance(table, DamagedError):
                 count.damaged[place.name] = table.message
             else:
+                runs = set(table["run_id"].to_pylist())
+                home = (runs.pop() if len(runs) == 1 else "", right_name(table["image_id"].to_pylist()))
+                count.homes[place.name] = home
                 count.units.add(place.name)
                 machine = (table.schema.metadata or {}).get(MACHINE_KEY)
                 count.machines.update([machine.decode("utf-8", "replace")] if machine else [])
@@ -95,10 +115,10 @@ def count_rows(out: Location, run_id: str) -> Count:
     return count
 
 
-def _read(place: Location) -> tuple[Location, pa.Table | RunError]:
+def _read(place: Location) -> tuple[Location, pa.Table | DamagedError]:
     try:
-        return place, read_unit(place, COUNTED)
-    except RunError as error:
+        return place, read_unit(place, COUNTED, thorough=True)
+    except DamagedError as error:
         return place, error
 
 

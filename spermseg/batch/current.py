@@ -1,19 +1,26 @@
 """The table as readers want it: whole units, without the rejected rows that a later try replaced."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import list_runs, plan_location
-from spermseg.batch.results import SCHEMA, list_units, read_unit, run_of
-from spermseg.errors import RunError
+from spermseg.batch.results import MEND, SCHEMA, list_units, read_unit, right_name, run_of
+from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location
+
+OnDamage = Callable[[str], object]
+"""Called with a line on each file that cannot be shown, in place of its error: the rest of the table is whole."""
 
 
 def read_current(
-    out: Location, columns: Sequence[str] | None = None, *, finished_only: bool = False
+    out: Location,
+    columns: Sequence[str] | None = None,
+    *,
+    finished_only: bool = False,
+    on_damage: OnDamage | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the current rows of each unit file, one file at a time, so that memory does not grow with the archive.
 
@@ -23,6 +30,7 @@ def read_current(
         out: the folder that `spermseg segment` wrote to.
         columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
         finished_only: whether runs that have not finished are left out.
+        on_damage: told of each file that is left out, since it is damaged or a copy; None raises.
 
     Raises:
         RunError: there is no run, or a file is damaged.
@@ -30,27 +38,60 @@ def read_current(
     runs = list_runs(out)
     if not runs:
         raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
-    replaced = replaced_ids(out)
+    on_damage = on_damage or _raise
+    replaced = replaced_ids(out, on_damage)
     wanted = list(SCHEMA.names if columns is None else columns)
+    needed = [*wanted, *(name for name in ("image_id", "run_id") if name not in wanted)]
     for place in list_units(out):
         if runs.get(run_of(place)) or not finished_only:
-            table = read_unit(place, [*wanted, *{"image_id"}.difference(wanted)])
-            kept = [image_id not in replaced for image_id in table["image_id"].to_pylist()]
-            yield table.filter(pa.array(kept, pa.bool_())).select(wanted)
+            for table in _read(place, needed, on_damage):
+                kept = [image_id not in replaced for image_id in table["image_id"].to_pylist()]
+                yield table.filter(pa.array(kept, pa.bool_())).select(wanted)
 
 
-def replaced_ids(out: Location) -> set[str]:
+def _raise(line: str) -> None:
+    raise DamagedError(line)
+
+
+def _read(place: Location, columns: Sequence[str], on_damage: OnDamage) -> Iterator[pa.Table]:
+    """Yield a unit, unless it is damaged or its rows belong elsewhere: their uploads would be shown twice."""
+    try:
+        table = read_unit(place, columns)
+    except DamagedError as error:
+        on_damage(error.message)
+        return
+    home = (right_name(table["image_id"].to_pylist()), set(table["run_id"].to_pylist()))
+    if home == (place.name, {run_of(place)}):
+        yield table
+    else:
+        on_damage(f"{place.uri} holds rows that belong elsewhere, and is left out; {MEND}")
+
+
+def replaced_ids(out: Location, on_damage: OnDamage = _raise) -> set[str]:
     """Return the image ids of the rows that the rows of a finished run replace. Plans tell: they are small."""
-    finished = (run_id for run_id, is_finished in list_runs(out).items() if is_finished)
-    return {image_id for run_id in finished for image_id in Plan(plan_location(out, run_id)).replaced_ids()}
+    finished = [run_id for run_id, is_finished in list_runs(out).items() if is_finished]
+    return {image_id for plan in _plans(out, finished, on_damage).values() for image_id in plan.replaced_ids()}
 
 
-def count_replaced(out: Location) -> Counter[str]:
+def count_replaced(out: Location, on_damage: OnDamage = _raise) -> Counter[str]:
     """Return run -> rows of it that are replaced."""
-    replaced = replaced_ids(out)
+    replaced = replaced_ids(out, on_damage)
     if not replaced:
         return Counter()
-    plans = {run_id: Plan(plan_location(out, run_id)) for run_id in list_runs(out)}
+    plans = _plans(out, list_runs(out), on_damage)
     return Counter(
         {run_id: sum(image_id in replaced for image_id in plan.image_ids()) for run_id, plan in plans.items()}
     )
+
+
+def _plans(out: Location, runs: Iterable[str], on_damage: OnDamage) -> dict[str, Plan]:
+    """Return run -> its plan, of those whose plan can be read."""
+    plans = {}
+    for run_id in runs:
+        try:
+            plans[run_id] = Plan(plan_location(out, run_id), whole=True)
+        except DamagedError as error:
+            on_damage(error.message)
+        except ObjectMissingError:
+            on_damage(f"run {run_id} has no plan; {MEND}")
+    return plans

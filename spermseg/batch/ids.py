@@ -1,5 +1,7 @@
 """Sets of image ids, 16 bytes each: a table's ids of years fit in memory."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 
@@ -9,6 +11,11 @@ ID_LENGTH = 32
 """Hexadecimal digits of an image or unit id: 128 bits."""
 ID_BYTES = ID_LENGTH // 2
 _ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
+
+
+def digest(parts: Iterable[str]) -> str:
+    """Return the id of a list of texts; JSON, so that no text can pass for two."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:ID_LENGTH]
 
 
 class ImageIds:
@@ -23,6 +30,14 @@ class ImageIds:
         packed = b"".join(_pack(batch) for batch in batches)
         self._ids = np.unique(np.frombuffer(packed, np.dtype(f"S{ID_BYTES}")))
         self._bytes = self._ids.view(np.uint8).data
+
+    @classmethod
+    def union(cls, several: Iterable["ImageIds"]) -> "ImageIds":
+        """Return the ids that are in any of several sets."""
+        made = cls(())
+        made._ids = np.unique(np.concatenate([made._ids, *(one._ids for one in several)]))
+        made._bytes = made._ids.view(np.uint8).data
+        return made
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -31,6 +31,8 @@ class Night:
     """Do not wait until the lease of another job has expired, unless that job is known to run."""
     forecast: bool = True
     """Forecast a new run from a sample, where it is not a small one."""
+    check_files: bool = False
+    """Read the files of all runs of this model and these settings, rather than trust what a listing shows of them."""
     retry_rejected: bool = False
     """Plan what was rejected, and nothing else."""
     max_unpacked: int = MAX_UNPACKED

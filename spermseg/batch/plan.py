@@ -1,8 +1,8 @@
 """The plan: one line a micrograph, stored before the first unit runs. A million lines are 60 MB."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, islice
 from tempfile import TemporaryFile
@@ -11,10 +11,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spermseg.batch.ids import ID_LENGTH
-from spermseg.errors import RunError, first_line
+from spermseg.batch.ids import digest
+from spermseg.batch.results import MEND, SCHEMA_VERSION
+from spermseg.errors import DamagedError
 from spermseg.storage.archives import Member
 from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.parquet import (
+    VERSION,
+    check_seal,
+    open_parquet,
+    reading,
+    said_metadata,
+    said_seal,
+    seal_parquet,
+    sealed_writer,
+)
 
 UNIT_MICROGRAPHS = 64
 """Most micrographs of a unit of work."""
@@ -31,6 +42,8 @@ CHANGED = "changed since planned"
 GONE = "not found: removed since planned"
 DENIED = "access denied: the storage does not let this file be read"
 
+ADDED = {"retry_of"}
+"""What plans of earlier versions lack."""
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -47,6 +60,9 @@ PLAN_SCHEMA = pa.schema(
         pa.field("retry_of", pa.string()),
     ]
 )
+_TYPES = {field.name: field.type for field in PLAN_SCHEMA}
+RETRY = {"retry": "yes"}
+"""What the plan of a run over rejected uploads says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +112,12 @@ class Identity:
         """
         place = (item.uri, str(item.size), item.etag)
         inside = (member.name, str(number)) if member else ()
-        return _digest((self.model_sha256, self.settings_sha256, *place, *inside))
+        return digest((self.model_sha256, self.settings_sha256, *place, *inside))
 
 
 def retry_id(image_id: str) -> str:
     """Return the id under which a rejected upload is tried again: another one, so that either has one row."""
-    return _digest((image_id, "retry"))
+    return digest((image_id, "retry"))
 
 
 def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
@@ -132,16 +148,15 @@ def encode_plan(
         notes: returns what else it says, which is known when all units are.
     """
     planned = 0
-    schema = PLAN_SCHEMA.with_metadata(metadata)
+    schema = PLAN_SCHEMA.with_metadata({**metadata, VERSION: str(SCHEMA_VERSION)})
     with TemporaryFile() as file:
-        # statistics and dictionaries would only make the directory larger, which every worker reads
-        with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False, use_dictionary=False) as writer:
+        with sealed_writer(file, schema) as writer:
             for unit in units:
                 planned += len(unit)
                 writer.write_table(_columns(unit, schema), row_group_size=len(unit))
             writer.add_key_value_metadata(notes())
         file.seek(0)
-        return file.read(), planned
+        return seal_parquet(file.read()), planned
 
 
 def _columns(unit: list[Planned], schema: pa.Schema) -> pa.Table:
@@ -153,17 +168,33 @@ def _columns(unit: list[Planned], schema: pa.Schema) -> pa.Table:
 class Plan:
     """A stored plan, of which only the directory and the units asked for are read.
 
+    Args:
+        location: where it lies.
+        whole: read all of it at once, and prove that its bytes are those that were written.
+
     Raises:
         ObjectMissingError: it is not there.
-        RunError: it is damaged.
+        DamagedError: it is damaged.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, *, whole: bool = False) -> None:
         self._location = location
-        try:
-            self._file = pq.ParquetFile(location.open())
-        except pa.ArrowException as error:
-            raise _damaged(location, error) from error
+        self._bytes = pa.py_buffer(location.read_bytes()) if whole else None
+        with self._reading():
+            if self._bytes is not None:
+                check_seal(self._bytes.to_pybytes())
+            self._file = open_parquet(self._open(), _TYPES, SCHEMA_VERSION)
+            lacking = {field.name for field in PLAN_SCHEMA}.difference(ADDED, self._file.schema_arrow.names)
+            if lacking:
+                raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
+            self.metadata = said_metadata(self._file)
+            """What the run said of itself when it was planned."""
+
+    def _open(self, *ahead: int) -> Any:
+        return self._location.open(*ahead) if self._bytes is None else pa.BufferReader(self._bytes)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self._location.uri, MEND)
 
     def __len__(self) -> int:
         """Return the number of micrographs planned."""
@@ -175,18 +206,17 @@ class Plan:
         return int(self._file.num_row_groups)
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """What the run said of itself when it was planned."""
-        stored: dict[bytes, bytes] = self._file.metadata.metadata or {}
-        return {key.decode(): value.decode() for key, value in stored.items() if not key.startswith(b"ARROW:")}
+    def seal(self) -> str:
+        """The digest of its own bytes that it says; empty for one of an earlier version."""
+        return said_seal(self._file)
 
     @property
     def passed_over(self) -> dict[str, int]:
         """What was listed and is no upload, by kind, and how much of it; plans of earlier versions do not say."""
-        try:
-            return {str(kind): int(count) for kind, count in json.loads(self.metadata.get(PASSED_OVER, "{}")).items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise _damaged(self._location, error) from error
+        with self._reading():
+            return {
+                str(kind): int(count) for kind, count in dict(json.loads(self.metadata.get(PASSED_OVER, "{}"))).items()
+            }
 
     @property
     def unit_sizes(self) -> list[int]:
@@ -196,19 +226,21 @@ class Plan:
 
     def unit(self, number: int) -> list[Planned]:
         """Return the micrographs of a unit."""
-        rows: list[dict[str, Any]] = self._file.read_row_group(number, use_threads=False).to_pylist()
-        return [Planned(**row) for row in rows]
+        with self._reading():
+            names = [name for name in PLAN_SCHEMA.names if name in self._file.schema_arrow.names]
+            rows = self._file.read_row_group(number, columns=names, use_threads=False).to_pylist()
+            return [Planned(**row) for row in rows]
 
     def unit_id(self, number: int) -> str:
         """Return the name of a unit: the digest of its image ids, which hold model and settings."""
-        return _digest(
-            self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"].to_pylist()
-        )
+        with self._reading():
+            ids = self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"]
+            return digest(ids.to_pylist())
 
     def unit_ids(self) -> Iterator[str]:
         """Yield the names of all units, in their order; many times as quickly as one by one."""
         ids = self.image_ids()
-        yield from (_digest(islice(ids, size)) for size in self.unit_sizes)
+        yield from (digest(islice(ids, size)) for size in self.unit_sizes)
 
     def image_ids(self) -> Iterator[str]:
         """Yield the ids of all micrographs planned, in their order."""
@@ -221,21 +253,13 @@ class Plan:
 
     def column(self, name: str) -> Iterator[list[Any]]:
         """Yield a column from the first line to the last, some lines at a time."""
-        file = pq.ParquetFile(self._location.open(READ_AHEAD), metadata=self._file.metadata)
-        batches = file.iter_batches(ROWS_AT_ONCE, columns=[name], use_threads=False)
-        try:
-            yield from (batch.column(0).to_pylist() for batch in batches)
-        except pa.ArrowException as error:
-            raise _damaged(self._location, error) from error
-
-
-def _damaged(location: Location, error: BaseException) -> RunError:
-    return RunError(
-        f"{location.uri} is damaged ({first_line(error)}); delete this run's folders in runs/ and results/, "
-        "and segment again"
-    )
-
-
-def _digest(parts: Iterable[str]) -> str:
-    """Return the id of a list of texts; JSON, so that no text can pass for two."""
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:ID_LENGTH]
+        with self._reading():
+            file = pq.ParquetFile(self._open(READ_AHEAD), metadata=self._file.metadata, page_checksum_verification=True)
+            batches = file.iter_batches(ROWS_AT_ONCE, columns=[name], use_threads=False)
+        while True:
+            with self._reading():
+                batch = next(batches, None)
+                values = None if batch is None else batch.column(0).to_pylist()
+            if values is None:
+                return
+            yield values

@@ -1,5 +1,6 @@
 """The proof that nothing was lost: every planned micrograph has exactly one row, counted from the files themselves."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -7,27 +8,40 @@ import platform
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 import spermseg
 from spermseg.batch.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.batch.plan import Plan
-from spermseg.batch.results import OK, REJECTED, run_results, runs_with_rows
-from spermseg.errors import ObjectMissingError, RunError, first_line
-from spermseg.storage.filesystem import Location
-from spermseg.texts import json_text
+from spermseg.batch.results import (
+    MEND,
+    OK,
+    REJECTED,
+    SCHEMA_VERSION,
+    is_unit,
+    list_results,
+    run_results,
+)
+from spermseg.errors import DamagedError, ObjectMissingError, RunError
+from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.json_object import decode_object, encode_sealed, is_sealed
+from spermseg.storage.parquet import SEALED_FROM, check_version
 
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 """Packages that decide a row, beside this one."""
 FORECAST = "forecast.json"
+FORECAST_SAYS = ("seconds", "megapixels", "table_bytes", "worker_bytes")
+"""What is shown of a forecast."""
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
-ADDED = {"model", "table_sha256", "machines", "heads", "passed_over"}
+ADDED = {"model", "table_sha256", "machines", "heads", "passed_over", "plan_sha256", "files_sha256"}
 """What receipts of earlier versions do not say."""
 
 
@@ -35,6 +49,8 @@ ADDED = {"model", "table_sha256", "machines", "heads", "passed_over"}
 class Receipt:
     """What `runs/<run_id>/receipt.json` says. It exists = the run is finished."""
 
+    schema_version: int
+    """Of the table; from version 6 on the last line of the file is its own digest, `sha256`."""
     run_id: str
     input: str
     """Where the uploads were listed."""
@@ -82,6 +98,10 @@ class Receipt:
     """The most memory that a worker had since the last start."""
     table_bytes: int
     """Of the result files."""
+    files_sha256: str
+    """Digest of what a listing showed of them (`files_digest`): a night that finds another looks into them."""
+    plan_sha256: str
+    """The digest that the plan says of itself."""
     forecast: dict[str, float] | None
     """What was told before it began, from a sample (`forecast.Forecast`); None for a small run."""
 
@@ -102,10 +122,20 @@ def receipt_location(out: Location, run_id: str) -> Location:
 
 
 def list_runs(out: Location) -> dict[str, bool]:
-    """Return the ids of the runs that have a plan, oldest first, and whether each is finished, in one listing."""
+    """Return the ids of the runs, oldest first, and whether each is finished, in one listing.
+
+    A run has a plan, or a receipt where its plan is lost.
+    """
     found = {item.key for item in out.child("runs").list()}
-    planned = sorted(key.removesuffix("/plan.parquet") for key in found if key.endswith("/plan.parquet"))
-    return {run_id: f"{run_id}/receipt.json" in found for run_id in planned}
+    ends = ("/plan.parquet", "/receipt.json")
+    known = sorted({key.removesuffix(end) for key in found for end in ends if key.endswith(end)})
+    return {run_id: f"{run_id}/receipt.json" in found for run_id in known if "/" not in run_id}
+
+
+def files_digest(files: Sequence[StoredObject]) -> str:
+    """Return the digest of what a listing shows of a run's unit files: names, sizes and etags."""
+    shown = sorted([item.key.rpartition("/")[2], item.size, item.etag] for item in files if is_unit(item.key))
+    return hashlib.sha256(json.dumps(shown, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
@@ -116,17 +146,32 @@ def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
     """
     location = receipt_location(out, run_id)
     try:
-        receipt = json.loads(location.read_bytes())
+        return _decode_receipt(location.read_bytes())
     except ObjectMissingError:
         return None
-    except ValueError as error:
-        raise RunError(f"{location.uri} is damaged ({first_line(error)}); {_REWRITE}") from error
-    if not isinstance(receipt, dict):
-        raise RunError(f"{location.uri} is damaged (a JSON object is needed); {_REWRITE}")
+    except DamagedError as error:
+        raise DamagedError(f"{location.uri} is damaged ({error.message}); {MEND}") from error
+
+
+def _decode_receipt(data: bytes) -> dict[str, Any]:
+    receipt = decode_object(data)
+    try:
+        _types().model_validate(receipt)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        raise DamagedError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+    version = receipt.get("schema_version") or 0
+    check_version(version, SCHEMA_VERSION)
+    if version >= SEALED_FROM and not is_sealed(data):
+        raise DamagedError("it has no digest of its own, as receipts of its version have")
     return receipt
 
 
-_REWRITE = "delete it, and segment again with the same arguments to write it anew"
+@cache
+def _types() -> type[BaseModel]:
+    """Return what checks the types of what a receipt of whatever version says."""
+    fields: dict[str, Any] = {name: (kind | None, None) for name, kind in get_type_hints(Receipt).items()}
+    return create_model("Said", __config__=ConfigDict(strict=True), **fields)
 
 
 def count_starts(out: Location, run_id: str) -> int:
@@ -153,11 +198,13 @@ def write_forecast(out: Location, run_id: str, forecast: dict[str, float]) -> No
 
 
 def _read_forecast(out: Location, run_id: str) -> dict[str, float] | None:
+    """Return a run's forecast; None where it has none that can be read, since nothing depends on it."""
     try:
-        found: dict[str, float] = json.loads(run_folder(out, run_id).child(FORECAST).read_bytes())
-    except (ObjectMissingError, ValueError):
+        found = decode_object(run_folder(out, run_id).child(FORECAST).read_bytes())
+    except (ObjectMissingError, DamagedError):
         return None
-    return found
+    told = [found.get(name) for name in FORECAST_SAYS]
+    return found if all(isinstance(value, int | float) for value in told) else None
 
 
 def make_receipt(
@@ -182,7 +229,9 @@ def make_receipt(
         worker_bytes: the most memory that a worker had.
     """
     said, ended = plan.metadata, datetime.now(UTC)
+    files = [item for item in run_results(out, run_id).list() if is_unit(item.key)]
     return Receipt(
+        schema_version=SCHEMA_VERSION,
         run_id=run_id,
         input=said.get("input", ""),
         model=said.get("model", ""),
@@ -199,7 +248,9 @@ def make_receipt(
         ended=_moment(ended),
         duration_s=round((ended - started).total_seconds(), 3),
         worker_bytes=worker_bytes,
-        table_bytes=sum(item.size for item in run_results(out, run_id).list()),
+        table_bytes=sum(item.size for item in files),
+        files_sha256=files_digest(files),
+        plan_sha256=plan.seal,
         forecast=_read_forecast(out, run_id),
     )
 
@@ -220,13 +271,18 @@ def _software() -> dict[str, str]:
 
 def write_receipt(out: Location, receipt: Receipt) -> None:
     """Write the receipt: the run is finished."""
-    text = json_text(asdict(receipt))
-    receipt_location(out, receipt.run_id).write_bytes(text.encode())
+    store_receipt(out, receipt.run_id, asdict(receipt))
+
+
+def store_receipt(out: Location, run_id: str, said: dict[str, Any]) -> None:
+    """Write what a receipt says, and the digest of the file in it."""
+    receipt_location(out, run_id).write_bytes(encode_sealed(said))
 
 
 def differences(plan: Plan, count: Count) -> Iterator[str]:
     """Yield, a line each, where the rows of a run are not one for each planned micrograph."""
     yield from count.damaged.values()
+    yield from count.misnamed
     yield from _misplaced(plan, count)
     unknown = count.statuses.keys() - {OK, REJECTED}
     if unknown:
@@ -275,28 +331,64 @@ def verify(out: Location) -> tuple[int, list[str]]:
         total += count.rows
         ids = pa.chunked_array([*ids.chunks, count.image_ids.unique()])
         found += [f"run {run_id}: {line}" for line in _run_differences(out, run_id, count)]
-    found += [f"run {run_id}: it has rows but no plan" for run_id in sorted(runs_with_rows(out) - runs.keys())]
+    found += _foreign(out, runs)
     more = Counter(repeated(ids).to_pylist())
     found += [f"image {image_id} has rows in {n + 1} runs; one is needed" for image_id, n in more.items()]
     return total, found
 
 
+def _foreign(out: Location, runs: Container[str]) -> Iterator[str]:
+    """Yield, a line each, what lies among the results and is of no run."""
+    for run_id, files in sorted(list_results(out).items()):
+        units = [item for item in files if is_unit(item.key)]
+        if run_id and run_id not in runs and units:
+            yield f"run {run_id}: it has rows but no plan; {MEND}"
+        for item in files:
+            if not (run_id and is_unit(item.key)):
+                yield f"{item.uri} is no file of spermseg's, which readers of the table may take for one: move it away"
+
+
 def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
+    plan, receipt = None, None
     try:
-        plan = Plan(plan_location(out, run_id))
+        receipt = read_receipt(out, run_id)
+    except DamagedError as error:
+        yield error.message
+        receipt = {}
+    try:
+        plan = Plan(plan_location(out, run_id), whole=True)
         yield from differences(plan, count)
         yield from _makers(run_id, plan, count)
-        receipt = read_receipt(out, run_id)
-    except RunError as error:
+    except ObjectMissingError:
+        yield f"it has no plan; {MEND}"
+    except DamagedError as error:
         yield error.message
+    if plan is None:
+        yield from count.damaged.values()
+        return
+    if receipt == {}:
         return
     if receipt is None:
         yield "it has no receipt: it did not finish; segment again with the same arguments to go on"
         return
+    yield from contradictions(receipt, plan, count)
+
+
+def contradictions(receipt: dict[str, Any], plan: Plan, count: Count, *, renewed: bool = False) -> Iterator[str]:
+    """Yield, a line each, what a receipt says otherwise than the files of its run and its plan do.
+
+    Args:
+        receipt: from `read_receipt`.
+        plan: the plan.
+        count: of the files.
+        renewed: the receipt's digest of the plan is about to be renewed.
+    """
     said = plan.metadata
     yield from _contradictions(receipt, "the files say", tally(len(plan), count))
     told = {name: said[name] for name in FROM_PLAN if name in said}
     yield from _contradictions(receipt, "the plan says", {**told, "passed_over": plan.passed_over})
+    if not renewed:
+        yield from _contradictions(receipt, "the plan says", {"plan_sha256": plan.seal})
 
 
 def _contradictions(receipt: dict[str, Any], who: str, facts: dict[str, Any]) -> Iterator[str]:

@@ -2,19 +2,25 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from spermseg.errors import RunError, first_line
-from spermseg.storage.filesystem import Location
+from spermseg.batch.ids import digest
+from spermseg.errors import DamagedError
+from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.parquet import VERSION, check_seal, encode_parquet, open_parquet, reading
 
 SCHEMA_VERSION = 6
 ADDED = {"retry_of", "n_heads", "bits", "clipped_fraction"}
 """Columns that files of earlier versions lack; they are read as null."""
 MACHINE_KEY = b"spermseg_machine"
 """Key of a unit file's own metadata that names the host which segmented it."""
+MEND = "the same `spermseg segment` command with --check-files mends it"
+"""What to do about a damaged file of a table."""
+MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 31
+"""Of a unit file; one of ours has some hundred rows, and some megabytes."""
 SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
 """Of the figures of quality, whatever the format (`spermseg.micrograph.reduction`)."""
 SATURATED = f"{SCALED}, where a single one is lost in the mean of its neighbours"
@@ -76,7 +82,7 @@ SCHEMA = pa.schema(
         _field("predict_ms", pa.float32(), "share of the unit's time in the network", "ms"),
         _field("measure_ms", pa.float32(), "time from probability map to cells", "ms"),
     ],
-    metadata={"spermseg_schema_version": str(SCHEMA_VERSION)},
+    metadata={VERSION: str(SCHEMA_VERSION)},
 )
 
 
@@ -95,11 +101,9 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def encode_unit(table: pa.Table, machine: str = "") -> bytes:
-    """Return a unit's table as the bytes of one Parquet file, which names the host that segmented it."""
-    sink = pa.BufferOutputStream()
+    """Return a unit's table as the bytes of one sealed Parquet file, which names the host that segmented it."""
     metadata = {**table.schema.metadata, MACHINE_KEY: machine.encode()} if machine else table.schema.metadata
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return bytes(sink.getvalue())
+    return encode_parquet(table.replace_schema_metadata(metadata))
 
 
 def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
@@ -117,11 +121,31 @@ def unit_name(unit_id: str) -> str:
     return f"unit-{unit_id}.parquet"
 
 
+def right_name(image_ids: Iterable[str]) -> str:
+    """Return the name of the file that holds the rows of these micrographs, in this order."""
+    return unit_name(digest(image_ids))
+
+
+def is_unit(name: str) -> bool:
+    """Whether this is how a unit's result file is named."""
+    return name.startswith("unit-") and name.endswith(".parquet")
+
+
 def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     """Return the unit files that are there, of one run or of all, in the order of their names."""
     root = out.child("results") if run_id is None else run_results(out, run_id)
     found = (Location(item.uri, out.endpoint_url) for item in root.list())
-    return [place for place in found if place.name.startswith("unit-") and place.name.endswith(".parquet")]
+    return [place for place in found if is_unit(place.name)]
+
+
+def list_results(out: Location) -> dict[str, list[StoredObject]]:
+    """Return run -> what lies in its folder of results, in one listing of all; under "" what lies in no run's."""
+    found: dict[str, list[StoredObject]] = {}
+    for item in out.child("results").list():
+        folder, _, name = item.key.rpartition("/")
+        run_id = folder.removeprefix("run=") if folder.startswith("run=") and "/" not in folder else ""
+        found.setdefault(run_id, []).append(replace(item, key=name) if run_id else item)
+    return found
 
 
 def run_of(unit: Location) -> str:
@@ -135,32 +159,40 @@ def runs_with_rows(out: Location) -> set[str]:
     return {run_of(place) for place in list_units(out)} - {""}
 
 
-def read_unit(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the table of one unit file.
+def read_unit(place: Location, columns: Sequence[str] | None = None, *, thorough: bool = False) -> pa.Table:
+    """Return the table of one unit file, all of whose bytes are proved to be those that were written.
 
     Args:
         place: the file, as `list_units` returns it.
         columns: which columns; None reads all.
+        thorough: of a file of an earlier version, which has no digest of its own, decode every column.
 
     Raises:
-        RunError: the file is damaged, or is no unit.
+        DamagedError: the file is damaged, or is no unit.
         StorageError: it could not be read.
     """
     data = place.read_bytes()
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{place.uri} is damaged ({first_line(error)}); {_ANEW}") from error
     wanted = list(SCHEMA.names if columns is None else columns)
-    missing = set(wanted).difference(table.column_names)
-    if missing - ADDED:
-        raise RunError(f"{place.uri} lacks the columns {', '.join(sorted(missing - ADDED))}; {_ANEW}")
-    for name in missing:
+    with reading(place.uri, MEND):
+        table = _decode_unit(data, wanted, thorough)
+    for name in set(wanted).difference(table.column_names):
         table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-    return table.select(wanted) if missing else table
+    return table.select(wanted)
 
 
-_ANEW = "delete the receipt of its run, and segment again with the same arguments to write it anew"
+def _decode_unit(data: bytes, wanted: Sequence[str], thorough: bool) -> pa.Table:
+    if len(data) > MOST_BYTES:
+        raise DamagedError(f"it has {len(data)} bytes; at most {MOST_BYTES} are read")
+    sealed = check_seal(data)
+    file = open_parquet(pa.BufferReader(data), {field.name: field.type for field in SCHEMA}, SCHEMA_VERSION)
+    if file.metadata.num_rows > MOST_ROWS:
+        raise DamagedError(f"it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
+    there = file.schema_arrow.names
+    if lacking := set(wanted).difference(ADDED, there):
+        raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
+    if thorough and not sealed:
+        return file.read(columns=[name for name in SCHEMA.names if name in there])
+    return file.read(columns=[name for name in wanted if name in there])
 
 
 def read_units(out: Location, run_id: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

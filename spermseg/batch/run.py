@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
+from spermseg.batch.heal import survey_runs, tidy_run
 from spermseg.batch.lease import Lease, hold_lease
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
@@ -22,8 +23,8 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED, unit_location, unit_name
-from spermseg.batch.todo import OnListed, is_retry, plan_run, unfinished_runs
+from spermseg.batch.results import REJECTED, unit_name
+from spermseg.batch.todo import OnListed, plan_run
 from spermseg.errors import RunError, SpermsegError
 from spermseg.model.predict import read_predict_config
 
@@ -61,7 +62,8 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
     """Segment every upload that has no row yet, or, on request, every one whose row is rejected.
 
     An unfinished run over the same input, model and settings is completed first, under its own id; what came in since
-    it was planned becomes a run of its own. Rejected uploads are not planned twice at once: where a run over them was
+    it was planned becomes a run of its own. A finished run that lost files, or whose files are damaged, is completed
+    once more. Rejected uploads are not planned twice at once: where a run over them was
     completed, that is all.
 
     Args:
@@ -80,12 +82,14 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         StorageError: the input could not be listed, or the output not be written.
     """
     with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease:
-        unfinished = unfinished_runs(night)
-        receipts = [_complete(night, run_id, lease, datetime.now(UTC), on_progress) for run_id in unfinished]
-        if night.retry_rejected and any(map(is_retry, unfinished.values())):
+        known = survey_runs(night, lease)
+        lacking = [run for run in known if run.here and not run.finished]
+        receipts = [_complete(night, run.run_id, lease, datetime.now(UTC), on_progress) for run in lacking]
+        if night.retry_rejected and any(run.is_retry for run in lacking):
             return receipts
         started = datetime.now(UTC)
-        run_id = plan_run(night, started, lease, on_listed)
+        done = [replace(run, finished=True) if run.here else run for run in known]
+        run_id = plan_run(night, started, lease, done, on_listed)
         if run_id is not None:
             _forecast(night, run_id)
             receipts.append(_complete(night, run_id, lease, started, on_progress))
@@ -141,7 +145,8 @@ def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
 def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
     """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
-    _delete_damaged(night, run_id, before)
+    lease.check()
+    tidy_run(night.out, run_id, plan, before)
     progress = Progress(
         run_id=run_id,
         planned=len(plan),
@@ -172,12 +177,6 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_pro
 def _missing_units(plan: Plan, count: Count) -> list[int]:
     names = (unit_name(unit_id) for unit_id in plan.unit_ids())
     return [number for number, name in enumerate(names) if name not in count.units]
-
-
-def _delete_damaged(night: Night, run_id: str, count: Count) -> None:
-    """Delete the unit files that cannot be read: a unit is written only where no file is."""
-    for name in count.damaged:
-        unit_location(night.out, run_id, name.removeprefix("unit-").removesuffix(".parquet")).delete()
 
 
 def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:

@@ -1,9 +1,9 @@
-"""What there is to do tonight: the runs to go on with, and the plan of a new one."""
+"""What there is to do tonight: the plan of a new run."""
 
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
@@ -12,17 +12,16 @@ import pyarrow.compute as pc
 
 import spermseg
 from spermseg.batch.group_limit import within_group_limit
+from spermseg.batch.heal import KnownRun
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.lease import Lease
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.night import Night
-from spermseg.batch.plan import PASSED_OVER, Plan, Planned, encode_plan, retry_id, split_units
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt
+from spermseg.batch.plan import PASSED_OVER, RETRY, Planned, encode_plan, retry_id, split_units
+from spermseg.batch.receipt import plan_location
 from spermseg.batch.results import REJECTED, read_units
 from spermseg.errors import ConfigError, ObjectExistsError
 
-RETRY = {"retry": "yes"}
-"""What the plan of a run over rejected uploads says."""
 SHOWN_EVERY = 1000
 """Uploads that are listed between two words on how many there are."""
 
@@ -30,19 +29,9 @@ OnListed = Callable[[int], None]
 """Called with the number of uploads that were listed so far."""
 
 
-def unfinished_runs(night: Night) -> dict[str, Plan]:
-    """Return the runs over the same input, model and settings that have no receipt, oldest first."""
-    wanted = {"input": night.source.uri, **night.model_and_settings}
-    plans = {run_id: _plan(night, run_id) for run_id, finished in list_runs(night.out).items() if not finished}
-    return {run_id: plan for run_id, plan in plans.items() if wanted.items() <= plan.metadata.items()}
-
-
-def is_retry(plan: Plan) -> bool:
-    """Whether a plan is of uploads that were rejected before."""
-    return RETRY.items() <= plan.metadata.items()
-
-
-def plan_run(night: Night, started: datetime, lease: Lease, on_listed: OnListed = lambda _: None) -> str | None:
+def plan_run(
+    night: Night, started: datetime, lease: Lease, known: Sequence[KnownRun], on_listed: OnListed = lambda _: None
+) -> str | None:
     """Store the plan of what has no row yet, or of what is to be tried again, before anything else is done.
 
     Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
@@ -51,6 +40,7 @@ def plan_run(night: Night, started: datetime, lease: Lease, on_listed: OnListed 
         night: what is to be done.
         started: when.
         lease: of the table.
+        known: the runs of this model and these settings, from `survey_runs`.
         on_listed: called now and then while uploads are listed.
 
     Returns:
@@ -60,11 +50,12 @@ def plan_run(night: Night, started: datetime, lease: Lease, on_listed: OnListed 
         ConfigError: the input holds no file, or an upload is planned by an unfinished run over another input.
         RunError: the table is another job's by now.
     """
-    finished, unfinished = _planned_already(night)
+    finished = ImageIds.union(run.ids for run in known if run.finished)
+    unfinished = {run.run_id: run.ids for run in known if not run.finished}
     passed_over: Counter[str] = Counter()
     listed = _counted(list_uploads(night.source, night.identity, passed_over, night.max_unpacked), on_listed)
     if night.retry_rejected:
-        todo = _to_retry(listed, finished, _rejected(night) if finished else finished)
+        todo = _to_retry(listed, finished, _rejected(night, known))
     else:
         todo = (one for one in listed if one.image_id not in finished)
     limits = night.max_megapixels_per_group, night.settings.max_megapixels
@@ -109,10 +100,6 @@ def _write_once(night: Night, run_id: str, data: bytes) -> None:
             raise
 
 
-def _plan(night: Night, run_id: str) -> Plan:
-    return Plan(plan_location(night.out, run_id))
-
-
 def _counted(planned: Iterable[Planned], on_listed: OnListed) -> Iterator[Planned]:
     number = 0
     for number, one in enumerate(planned, start=1):
@@ -122,45 +109,21 @@ def _counted(planned: Iterable[Planned], on_listed: OnListed) -> Iterator[Planne
     on_listed(number)
 
 
-def _planned_already(night: Night) -> tuple[ImageIds, dict[str, ImageIds]]:
-    """Return (image ids that finished runs have, unfinished run over another input -> its image ids), of this model.
-
-    Their plans tell: they are small, and a finished run has a row for each line of its own.
-    """
-    finished: list[Plan] = []
-    unfinished: dict[str, ImageIds] = {}
-    for run_id, is_finished, plan in _comparable_runs(night):
-        if is_finished:
-            finished.append(plan)
-        else:
-            unfinished[run_id] = ImageIds(plan.column("image_id"))
-    return ImageIds(chain.from_iterable(plan.column("image_id") for plan in finished)), unfinished
-
-
-def _comparable_runs(night: Night) -> Iterator[tuple[str, bool, Plan]]:
-    """Yield (run, whether it is finished, its plan) of this model and these settings; the ids of others all differ."""
-    for run_id, is_finished in list_runs(night.out).items():
-        plan = _plan(night, run_id)
-        if night.model_and_settings.items() <= plan.metadata.items():
-            yield run_id, is_finished, plan
-
-
 def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterator[Planned]:
     """Yield what is planned, and see that no unfinished run has planned it too."""
     for one in planned:
         for run_id, ids in unfinished.items():
             if one.image_id in ids:
                 raise ConfigError(
-                    f"{one.uri} is planned by run {run_id}, which has not finished; segment the input of that run "
-                    f"again, or delete runs/{run_id} and results/run={run_id}"
+                    f"{one.uri} is planned by run {run_id}, which has not finished, or lost files; segment the input "
+                    f"of that run again, or delete runs/{run_id} and results/run={run_id}"
                 )
         yield one
 
 
-def _rejected(night: Night) -> ImageIds:
-    """Return the image ids of the rejected rows of finished runs, of this model and these settings."""
-    runs = [run_id for run_id, is_finished, _ in _comparable_runs(night) if is_finished]
-    some = [run_id for run_id in runs if (read_receipt(night.out, run_id) or {}).get(REJECTED)]
+def _rejected(night: Night, known: Sequence[KnownRun]) -> ImageIds:
+    """Return the image ids of the rejected rows of finished runs."""
+    some = [run.run_id for run in known if run.finished and run.rejected]
     tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status")) for run_id in some)
     return ImageIds(table.filter(pc.equal(table["status"], REJECTED))["image_id"].to_pylist() for table in tables)
 

@@ -7,6 +7,7 @@ import tyro
 
 from spermseg.batch.current import read_current
 from spermseg.batch.results import SCHEMA
+from spermseg.cli.incomplete_table import warn_of_damage
 from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
@@ -24,6 +25,8 @@ class Export:
     Masks are left out; they stay in the table, where DuckDB and pyarrow read them. Of an upload that was rejected and
     tried again, the last row is written. In a CSV, text that a spreadsheet would take for a formula gets an apostrophe
     before it. Columns: docs/results-schema.md.
+
+    Exits with 1 where a file of the table is damaged: the lines of all others are written, and the file is named.
 
     Example: spermseg export results --to cells.csv --cells --finished
     """
@@ -45,10 +48,12 @@ class Export:
         out, target = Location(self.out, self.endpoint_url), Location(self.to, self.endpoint_url)
         if any(out.child(folder).contains(target) for folder in ("results", "runs")):
             raise ConfigError(f"got {target.uri}, which lies in the table itself; give a file outside of it")
-        rows = read_current(out, [*OF_A_CELL, "cells"] if self.cells else LIGHT, finished_only=self.finished)
+        damage: dict[str, None] = {}
+        columns = [*OF_A_CELL, "cells"] if self.cells else LIGHT
+        rows = read_current(out, columns, finished_only=self.finished, on_damage=damage.setdefault)
         tables = map(cell_lines, rows) if self.cells else rows
         empty = SCHEMA.empty_table()
         schema = (cell_lines(empty) if self.cells else empty.select(LIGHT)).schema
         lines = write_export(tables, schema, target)
         say(f"export: {target.uri}, {lines} {'cells' if self.cells else 'micrographs'}")
-        return 0
+        return warn_of_damage(damage, "the export is not complete")

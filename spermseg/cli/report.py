@@ -5,19 +5,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from spermseg.batch.current import count_replaced, read_current
+from spermseg.batch.current import OnDamage, count_replaced, read_current
 from spermseg.batch.fetch import LARGEST_FILE
 from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import list_runs, plan_location, read_receipt
+from spermseg.cli.incomplete_table import warn_of_damage
 from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
-from spermseg.errors import MicrographError, ObjectDeniedError, RunError, StorageError
+from spermseg.errors import DamagedError, MicrographError, ObjectDeniedError, RunError, StorageError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
 from spermseg.storage.archives import TAR_GZ, Member, list_members, stored_kind, stream_members, unpack_member
@@ -30,6 +31,8 @@ class Report:
 
     It opens offline, and can be printed. The uploads of the gallery are read again from where they lie. Of an upload
     that was rejected and tried again, the last row counts.
+
+    Exits with 1 where a file of the table is damaged: all else is shown, and the file is named, also in the report.
 
     Example: spermseg report results --html results/report.html
     """
@@ -47,12 +50,13 @@ class Report:
     def run(self) -> int:
         """Write the report and print where it is."""
         out = Location(self.out, self.endpoint_url)
-        tables = read_current(out, finished_only=self.finished)
-        replaced, runs = count_replaced(out), list_runs(out)
+        damage: dict[str, None] = {}
+        tables = read_current(out, finished_only=self.finished, on_damage=damage.setdefault)
+        replaced, runs = count_replaced(out, damage.setdefault), list_runs(out)
         receipts = [
             {**receipt, "replaced": replaced[run_id]}
             for run_id in runs
-            if (receipt := read_receipt(out, run_id)) is not None
+            if (receipt := _receipt(out, run_id, damage.setdefault)) is not None
         ]
         page = render_report(
             tables,
@@ -60,12 +64,21 @@ class Report:
             upload_reader(_inputs(out, runs)),
             ReportConfig(finished_only=self.finished),
             unfinished=[run_id for run_id, finished in runs.items() if not finished],
+            damage=damage,
         )
         beside = "report.html" if out.is_s3 else out.child("report.html").uri
         target = Location(self.html or beside, self.endpoint_url)
         target.write_bytes(page.encode("utf-8", "backslashreplace"))
         say(f"report: {target.uri}")
-        return 0
+        return warn_of_damage(damage, "the report is not complete")
+
+
+def _receipt(out: Location, run_id: str, on_damage: OnDamage) -> dict[str, Any] | None:
+    try:
+        return read_receipt(out, run_id)
+    except DamagedError as error:
+        on_damage(error.message)
+        return None
 
 
 def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:

@@ -94,6 +94,9 @@ class Segment:
     """What one archive may unpack to, in GiB; what is in it beyond is rejected."""
     max_rejected: str = "50%"
     """Exit with 4 when a run rejects more: a share (20%) or a count (500) of its uploads. Its rows are written."""
+    check_files: bool = False
+    """Read every byte that the runs of this model and these settings wrote, and segment again what is damaged. Without
+    it, that is done where a listing shows other files than the run's receipt tells."""
     retry_rejected: bool = False
     """Segment again what was rejected and still is there, and nothing else. Each new row replaces the rejected one."""
     take_over: bool = False
@@ -185,6 +188,7 @@ class Segment:
             model_uri=place.uri,
             arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
             take_over=self.take_over,
+            check_files=self.check_files,
             retry_rejected=self.retry_rejected,
             max_unpacked=_bytes(self.max_unpacked_gb),
             max_megapixels_per_group=self.max_megapixels_per_group,

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -124,6 +124,7 @@ def render_report(
     read_pixels: ReadPixels,
     config: ReportConfig | None = None,
     unfinished: Sequence[str] = (),
+    damage: Collection[str] = (),
 ) -> str:
     """Return the report of an archive as one self-contained HTML page; it loads nothing and opens offline.
 
@@ -135,6 +136,7 @@ def render_report(
             width and height; the message of a SpermsegError that it raises is shown in the picture's place.
         config: what to show; None takes the defaults.
         unfinished: the ids of the runs that have a plan and no receipt.
+        damage: a line for each file that cannot be read; looked at once all tables are read.
 
     Raises:
         ConfigError: a table lacks a column that the report needs.
@@ -146,7 +148,7 @@ def render_report(
         config=config,
         root=root,
         totals=summary.count_totals(frame, receipts),
-        problems=summary.find_problems(frame, receipts, () if config.finished_only else unfinished),
+        problems=[*damage, *summary.find_problems(frame, receipts, () if config.finished_only else unfinished)],
         left_out=unfinished if config.finished_only else (),
         runs=summary.list_runs(frame, receipts),
         rejections=summary.group_rejections(frame),
