@@ -20,7 +20,7 @@ from spermseg.errors import (
     StorageError,
     StorageRefusedError,
 )
-from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload
+from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -62,34 +62,15 @@ class LocalBackend:
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), _local_errors(path, "listed"):
-            yield from list_uploads(path)
+            yield from list_uploads(path, lambda folder: _read_folder(path, folder))
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
-        if self.root is None:
-            return _described(path, "read")
-        with _local_errors(path, "read"), open_upload(self.root, path) as handle:
-            status = os.fstat(handle)
-        return status.st_size, etag_of(status)
+        return _stat(path, self.root)
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
         """Return up to `size` bytes from `start`, provided size and modification time still give this etag."""
-        with _local_errors(path, "read"), self._opened(path) as file:
-            file.seek(start)
-            data = file.read(-1 if size is None else size)
-            if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
-                raise ObjectChangedError(f"{path} changed since planned")
-        return data
-
-    @contextmanager
-    def _opened(self, path: str) -> Iterator[BinaryIO]:
-        if self.root is None:
-            self.stat(path)  # to open what is no file, a pipe for one, can take for ever
-            with Path(path).open("rb") as file:
-                yield file
-        else:
-            with open_upload(self.root, path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
-                yield file
+        return _read_range(path, start, size, etag, self.root)
 
     def write(self, path: str, data: bytes, only_if_absent: bool) -> None:
         """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
@@ -122,6 +103,40 @@ class LocalBackend:
     def filesystem(self, path: str) -> pafs.FileSystem:  # noqa: ARG002 (S3 needs to know the bucket)
         """Return pyarrow's local filesystem."""
         return pafs.LocalFileSystem()
+
+
+def _stat(path: str, root: str | None) -> tuple[int, str]:
+    if root is None:
+        return _described(path, "read")
+    with _local_errors(path, "read"), open_upload(root, path) as handle:
+        status = os.fstat(handle)
+    return status.st_size, etag_of(status)
+
+
+def _read_range(path: str, start: int, size: int | None, etag: str | None, root: str | None) -> bytes:
+    with _local_errors(path, "read"), _opened(path, root) as file:
+        file.seek(start)
+        data = file.read(-1 if size is None else size)
+        if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
+            raise ObjectChangedError(f"{path} changed since planned")
+    return data
+
+
+@contextmanager
+def _opened(path: str, root: str | None) -> Iterator[BinaryIO]:
+    """Open a file: one of ours wherever links lead, an upload through none."""
+    if root is None:
+        _described(path, "read")  # to open what is no file, a pipe for one, can take for ever
+        with Path(path).open("rb") as file:
+            yield file
+    else:
+        with open_upload(root, path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+
+
+def _read_folder(root: str, folder: str) -> list[Entry] | str:
+    with _local_errors(folder, "listed"):
+        return read_folder(root, folder)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
