@@ -20,7 +20,7 @@ from spermseg.errors import (
     ObjectMissingError,
 )
 from spermseg.storage.local_errors import is_passing, local_errors, storage_error
-from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload
+from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
 from spermseg.storage.modes import file_mode, folder_mode
 from spermseg.storage.patience import Patience, patience
 
@@ -64,7 +64,7 @@ class LocalBackend:
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
-            yield from list_uploads(path, self._patiently)
+            yield from list_uploads(path, lambda folder: self._patiently(folder, _read_folder, path, folder))
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
@@ -167,6 +167,11 @@ def _delete(path: str) -> None:
     with suppress(ObjectMissingError), local_errors(path, "removed"), _open_folder(Path(path).parent) as folder:
         Path(path).unlink()
         os.fsync(folder)
+
+
+def _read_folder(root: str, folder: str) -> list[Entry] | str:
+    with local_errors(folder, "listed"):
+        return read_folder(root, folder)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

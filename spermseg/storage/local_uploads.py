@@ -12,13 +12,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 
 LONGEST_PATH = 4096
 """Bytes of a path that the system takes in one piece (Linux's PATH_MAX, its zero included)."""
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+LIST_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe that was put in a file's place does not block
 
 LINKED = "links to other uploads"
@@ -57,8 +58,11 @@ class Listed(NamedTuple):
     """What it is, where it is no upload at all."""
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """What a folder shows."""
+
     order: str
+    """Its name; that of a folder ends in a slash."""
     path: str
     mode: int
     """0 where it was removed since its folder was read."""
@@ -66,69 +70,67 @@ class _Entry(NamedTuple):
     etag: str
 
 
-class Patiently(Protocol):
-    """What calls a function, and does so again where its error passes."""
-
-    def __call__(self, path: str, function: Callable[..., list["_Entry"]], /, *arguments: str) -> list["_Entry"]:
-        """Call it for a path."""
+ReadFolder = Callable[[str], "list[Entry] | str"]
+"""What reads a folder of some uploads, as `read_folder` does."""
 
 
-def at_once(path: str, function: Callable[..., list[_Entry]], *arguments: str) -> list[_Entry]:  # noqa: ARG001 (as asked)
-    """Call a function once."""
-    return function(*arguments)
-
-
-def list_uploads(root: str, patiently: Patiently = at_once) -> Iterator[Listed]:
+def list_uploads(root: str, read: ReadFolder) -> Iterator[Listed]:
     """Yield all that lies below a folder, in the order of the paths as S3 has it; a file yields itself.
 
     Args:
-        root: the folder.
-        patiently: calls a function with arguments, for a path, and again where its error is one that passes.
+        root: the folder, or the file.
+        read: reads one folder.
 
     Raises:
-        OSError: the folder itself could not be listed, or a disk failed.
+        OSError: the folder itself is not there; and what `read` raises.
     """
     status = os.stat(native(root))  # noqa: PTH116 (a path in bytes)
+    if stat.S_ISREG(status.st_mode):
+        yield Listed(root, status.st_size, etag_of(status))
     if not stat.S_ISDIR(status.st_mode):
-        if stat.S_ISREG(status.st_mode):
-            yield Listed(root, status.st_size, etag_of(status))
         return
     real_root = os.path.realpath(native(root))
-    pending = patiently(root, _entries, root, root)  # a stack: folders can be nested deeper than calls
+    pending = [Entry("/", root, status.st_mode, 0, "")]  # a stack: folders can be nested deeper than calls
     while pending:
         one = pending.pop()
         if stat.S_ISREG(one.mode):
             yield Listed(one.path, one.size, one.etag)
         elif not stat.S_ISDIR(one.mode):
             yield _no_upload(one, real_root)
+        elif isinstance(found := read(one.path), str):
+            yield Listed(one.path + "/", 0, one.etag, found)
         else:
-            try:
-                pending += patiently(one.path, _entries, root, one.path)
-            except OSError as error:
-                reason = REMOVED if isinstance(error, StorageError) else UNREAD_FOLDERS.get(error.errno or 0)
-                if reason is None:
-                    raise
-                yield Listed(one.path + "/", 0, one.etag, reason)
+            pending += found
 
 
-def _entries(root: str, folder: str) -> list[_Entry]:
-    """Return what is in a folder, last first: with the slash, a folder sorts where its files do."""
-    with _opened(root, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as handle, os.scandir(handle) as listing:
-        found = [_entry(folder, entry) for entry in listing]
-    return sorted(found, reverse=True)
+def read_folder(root: str, folder: str) -> list[Entry] | str:
+    """Return what is in a folder of uploads, last first, or why it cannot be listed, which says nothing of the others.
+
+    Raises:
+        OSError: a disk failed, or the folder is all of the uploads.
+    """
+    try:
+        with _opened(root, folder, LIST_FOLDER) as handle, os.scandir(handle) as listing:
+            found = [_entry(folder, entry) for entry in listing]
+    except OSError as error:
+        reason = REMOVED if isinstance(error, StorageError) else UNREAD_FOLDERS.get(error.errno or 0)
+        if reason is None or folder == root:
+            raise
+        return reason
+    return sorted(found, reverse=True)  # with the slash, a folder sorts where its files do
 
 
-def _entry(folder: str, entry: os.DirEntry[str]) -> _Entry:
+def _entry(folder: str, entry: os.DirEntry[str]) -> Entry:
     path = f"{folder.rstrip('/')}/{entry.name}"
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
-        return _Entry(entry.name, path, 0, 0, "")
+        return Entry(entry.name, path, 0, 0, "")
     is_folder = stat.S_ISDIR(status.st_mode)
-    return _Entry(entry.name + "/" * is_folder, path, status.st_mode, status.st_size, etag_of(status))
+    return Entry(entry.name + "/" * is_folder, path, status.st_mode, status.st_size, etag_of(status))
 
 
-def _no_upload(one: _Entry, real_root: bytes) -> Listed:
+def _no_upload(one: Entry, real_root: bytes) -> Listed:
     if not stat.S_ISLNK(one.mode):
         return Listed(one.path, 0, one.etag, NO_FILE if one.mode else REMOVED)
     try:

@@ -121,14 +121,14 @@ def test_a_link_that_is_put_in_the_place_of_an_upload_is_not_followed(uploads, s
 
 def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_followed(uploads, monkeypatch):
     (uploads / "bob").mkdir()
-    entries = local_uploads._entries
+    opened = local_uploads._open
 
-    def swapped(root: str, folder: str):
-        if folder.endswith("ada"):
+    def swapped(root: str, parts: list[str], path: str, how: int) -> int:
+        if parts == ["ada"]:
             put_a_link_in_place_of_the_folder(uploads)
-        return entries(root, folder)
+        return opened(root, parts, path, how)
 
-    monkeypatch.setattr(local_uploads, "_entries", swapped)
+    monkeypatch.setattr(local_uploads, "_open", swapped)
     assert shown(uploads) == {"ada/": REMOVED}
 
 
@@ -197,14 +197,14 @@ def test_a_disk_that_fails_while_it_is_listed_is_no_fault_of_an_upload(uploads, 
 
 
 def fail_to_list(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    entries = local_uploads._entries
+    opened = local_uploads._open
 
-    def fail(root: str, folder: str):
-        if folder.endswith("ada"):
+    def fail(root: str, parts: list[str], path: str, how: int) -> int:
+        if parts == ["ada"]:
             raise OSError(number, os.strerror(number))
-        return entries(root, folder)
+        return opened(root, parts, path, how)
 
-    monkeypatch.setattr(local_uploads, "_entries", fail)
+    monkeypatch.setattr(local_uploads, "_open", fail)
 
 
 def test_folders_nested_beyond_what_the_system_can_name_are_shown_as_one(uploads):
