@@ -90,8 +90,8 @@ class Waiting:
 
     def look(self) -> str:
         """Return what is waited for, in a line; nothing where a worker is up, or nobody knows."""
-        states = [str(actor["State"]) for actor in self._look_at_actors()]
-        if self.pool is None or "ALIVE" in states:
+        actors = self._look_at_actors()
+        if self.pool is None or actors is None or any(actor["State"] == "ALIVE" for actor in actors):
             return ""
         there, free = self.there()
         name = self.pool.resource
@@ -109,11 +109,11 @@ class Waiting:
             return f"no worker came up, since no {self.pool.resource if self.pool else 'machine'} was free"
         return "nothing was done for a long time" if self.timed_out else "their workers were lost"
 
-    def _look_at_actors(self) -> list[Actor]:
+    def _look_at_actors(self) -> list[Actor] | None:
         try:
             actors = list(self.actors())
         except Exception:  # noqa: BLE001 (Ray may be on its way out: that is told where it matters)
-            return []
+            return None
         self._died |= any(actor["NumRestarts"] or actor["State"] == "RESTARTING" for actor in actors)
         self._up |= self._died or any(actor["State"] == "ALIVE" for actor in actors)
         return actors

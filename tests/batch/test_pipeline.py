@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
 
 from spermseg.batch import pipeline, run
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, Workers, run_pipeline
 from spermseg.batch.plan import Planned, encode_plan
 from spermseg.batch.receipt import run_folder, verify
-from spermseg.batch.results import list_units, read_units
+from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress, segment_night
+from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.transfer import failure
 from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location
@@ -90,7 +92,7 @@ def test_a_storage_that_keeps_failing_stops_the_run_in_one_line_and_rejects_noth
     assert not [row for table in read_units(out) for row in table.to_pylist() if row["status"] == "rejected"]
 
 
-FAILED = {"unit": 0, "failure": "ValueError: no such thing", "outage": False, "refused": False}
+FAILED = failure(0, ValueError("no such thing"))
 
 
 @pytest.mark.parametrize(
@@ -113,8 +115,11 @@ def test_where_the_first_units_all_fail_the_run_stops_but_where_uploads_may_be_t
         assert left == (list(range(20)), "ValueError: no such thing")
 
 
-@pytest.mark.parametrize(("error", "kind"), [(StorageRefusedError, StorageRefusedError), (StorageError, RunError)])
-def test_storage_that_fails_in_a_worker_ends_the_run_as_it_would_here(uploads, out, model, monkeypatch, error, kind):
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(StorageRefusedError, StorageRefusedError), (StorageError, RunError), (ConfigError, ConfigError)],
+)
+def test_what_no_upload_is_to_blame_for_ends_the_run_as_it_would_here(uploads, out, model, monkeypatch, error, kind):
     failed = [failure(3, error("s3://clinic: access denied"))]
     monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
     with pytest.raises(kind, match="the run stopped: s3://clinic: access denied; what is written stays"):
@@ -153,11 +158,19 @@ def pipeline_job(night, place):
     )
 
 
-def test_a_gpu_that_no_node_has_is_refused_before_anything_is_done(cluster, uploads, out, model):
-    night = night_over(uploads, out, model, workers=Workers(gpu=True, address=cluster))
-    with pytest.raises(ConfigError, match="the cluster has no GPU now"):
-        segment_night(night, lambda progress: None)
-    assert not list_units(out)
+def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(uploads, out, model, monkeypatch):
+    def no_driver(*_, **__):
+        raise RuntimeError("Found no NVIDIA driver on your system.\nPlease install one")
+
+    monkeypatch.setattr(torch, "zeros", no_driver)
+    monkeypatch.setattr("spermseg.batch.segment.open_plan", lambda plan: None)
+    night = night_over(uploads, out, model)
+    segmenting = pipeline_job(night, out).segmenting(Workers(), use_gpu=True)
+    row = SegmentUnit(out, out, segmenting, 1)({"unit": 3, "failure": ""})
+    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows([row]))
+    with pytest.raises(ConfigError, match=r"the GPU of \S+ cannot be used: Found no NVIDIA driver") as caught:
+        pipeline._run(pipeline_job(night, out), [3, 4], Workers(), lambda done: None, 0)
+    assert "\n" not in caught.value.message
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(uploads, out, model):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,7 +287,7 @@ def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
     def fail(*_):
         raise ray.exceptions.RayTaskError("load", "Traceback ...", raised)
 
-    monkeypatch.setattr(distributed, "connect", lambda init, address: None)
+    monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
     monkeypatch.setattr(distributed, "_Board", Board())
     monkeypatch.setattr(distributed, "_trainer", fail)
     with pytest.raises(SpermsegError, match=said) as caught:
