@@ -179,10 +179,10 @@ class Plan:
 
     def __init__(self, location: Location, *, whole: bool = False) -> None:
         self._location = location
-        self._bytes = pa.py_buffer(location.read_bytes()) if whole else None
+        self._bytes = location.read_bytes() if whole else None
         with self._reading():
             if self._bytes is not None:
-                check_seal(self._bytes.to_pybytes())
+                check_seal(self._bytes)
             self._file = open_parquet(self._open(), _TYPES, SCHEMA_VERSION)
             lacking = {field.name for field in PLAN_SCHEMA}.difference(ADDED, self._file.schema_arrow.names)
             if lacking:

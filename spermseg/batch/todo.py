@@ -115,8 +115,8 @@ def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterat
         for run_id, ids in unfinished.items():
             if one.image_id in ids:
                 raise ConfigError(
-                    f"{one.uri} is planned by run {run_id}, which has not finished, or lost files; segment the input "
-                    f"of that run again, or delete runs/{run_id} and results/run={run_id}"
+                    f"{one.uri} is planned by run {run_id}, which has not finished; segment the input of that run "
+                    f"again, or delete runs/{run_id} and results/run={run_id}"
                 )
         yield one
 

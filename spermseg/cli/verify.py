@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from spermseg.batch.deep import DeepVerifier
 from spermseg.batch.receipt import verify
+from spermseg.batch.results import MEND
 from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalInt, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
@@ -18,6 +19,9 @@ from spermseg.storage.filesystem import Location
 @dataclass(frozen=True, kw_only=True)
 class Verify:
     """Recount every run from its own files: each planned micrograph must have exactly one row, as its receipt says.
+
+    Every byte of every result, plan and receipt is read, and held against the digest that the file carries of itself.
+    What is missing or damaged is named; the same `spermseg segment` command with --check-files mends it.
 
     With --deep, a random sample of the rows that are ok is segmented again, in this process, and the masks are compared
     bit for bit. Do that on the kind of machine that segmented, a GPU or a CPU: the two round differently. Uploads that
@@ -51,7 +55,7 @@ class Verify:
         for line in wrong:
             say(line)
         if wrong:
-            say(f"{rows} rows, {_differences(len(wrong))}")
+            say(f"{rows} rows, {_differences(len(wrong))}; what is missing or damaged, {MEND}")
             return 1
         say(f"verified: {rows} rows, one for each planned")
         return self._verify_deep(out) if self.deep else 0

@@ -28,10 +28,10 @@ def read_seal(data: bytes, mark: bytes) -> str:
     found = data.rfind(mark)
     if found < 0:
         return ""
-    start = found + len(mark)
-    blank = hashlib.sha256(data[:start])
+    start, view = found + len(mark), memoryview(data)
+    blank = hashlib.sha256(view[:start])
     blank.update(BLANK.encode())
-    blank.update(data[start + _SEAL :])
+    blank.update(view[start + _SEAL :])
     if blank.hexdigest().encode() != data[start : start + _SEAL]:
         raise DamagedError("its bytes are not those that were written: its digest differs")
     return blank.hexdigest()

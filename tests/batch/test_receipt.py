@@ -13,7 +13,7 @@ from dark_cells import PLANNED, night_over, run_in_process, write_uploads
 
 from spermseg.batch import plan, run
 from spermseg.batch.counting import count_rows
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, verify
+from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, store_receipt, verify
 from spermseg.batch.results import encode_unit, list_units, read_unit, read_units, unit_location
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
@@ -57,8 +57,7 @@ def change_unit(place: Location, column: str, value: str) -> None:
 
 
 def change_receipt(table: Location, **changes) -> None:
-    place = receipt_location(table, run_of(table))
-    place.write_bytes(json.dumps({**json.loads(place.read_bytes()), **changes}).encode())
+    store_receipt(table, run_of(table), {**read_receipt(table, run_of(table)), **changes})
 
 
 def expect(table: Location, capsys, *lines: str) -> None:
@@ -114,11 +113,16 @@ def test_a_row_with_another_status_is_a_difference(table):
 
 
 @pytest.mark.parametrize(
-    "name", ["planned", "ok", "rejected", "units", "cells", "heads", "megapixels", "table_sha256", "machines"]
+    ("name", "value"),
+    [
+        *((name, 999) for name in ("planned", "ok", "rejected", "units", "cells", "heads", "megapixels")),
+        ("table_sha256", "999"),
+        ("machines", ["999"]),
+    ],
 )
-def test_a_receipt_with_another_count_is_a_difference(table, capsys, name):
-    change_receipt(table, **{name: 999})
-    expect(table, capsys, rf"the receipt says {name} 999, the files say [][\w.'-]+$")
+def test_a_receipt_with_another_count_is_a_difference(table, capsys, name, value):
+    change_receipt(table, **{name: value})
+    expect(table, capsys, rf"the receipt says {name} {re.escape(str(value))}, the files say [][\w.'-]+$")
 
 
 @pytest.mark.parametrize("name", ["input", "model", "model_sha256", "recipe_sha256", "started"])
@@ -172,6 +176,7 @@ def test_a_receipt_of_the_first_version_is_verified_by_what_it_says(table, capsy
     place = receipt_location(table, run_of(table))
     said = json.loads(place.read_bytes())
     later = ("model", "table_sha256", "machines", "software", "arguments", "starts", "last_started")
+    later += ("schema_version", "files_sha256", "plan_sha256", "sha256")
     place.write_bytes(json.dumps({name: value for name, value in said.items() if name not in later}).encode())
     assert Verify(out=table.uri).run() == 0
 
@@ -192,12 +197,12 @@ def test_a_damaged_receipt_is_a_line_that_says_what_to_do(table, capsys, data):
     place.write_bytes(data)
     with pytest.raises(RunError, match="is damaged"):
         read_receipt(table, run_of(table))
-    expect(table, capsys, r".*receipt\.json is damaged \(.*\); delete it, and segment again with the same arguments")
+    expect(table, capsys, r".*receipt\.json is damaged \(.*\); the same `spermseg segment` command with --check-files")
 
 
 def test_a_damaged_plan_is_a_line_that_says_what_to_do(table, capsys):
     plan_location(table, run_of(table)).write_bytes(b"PAR1")
-    expect(table, capsys, r".*plan\.parquet is damaged \(.*\); delete this run's folders")
+    expect(table, capsys, r".*plan\.parquet is damaged \(.*\); the same `spermseg segment` command with --check-files")
 
 
 def test_a_damaged_result_is_a_line_beside_its_lost_rows(table):

@@ -99,7 +99,7 @@ def test_units_are_listed_by_run_and_nothing_else_is(out):
 def test_a_damaged_unit_is_one_line_that_says_what_to_do(out, data):
     place = unit_location(out, "night-1", "ab")
     place.write_bytes(data)
-    with pytest.raises(RunError, match=r"unit-ab\.parquet is damaged .*; delete the receipt of its run, and") as caught:
+    with pytest.raises(RunError, match=r"unit-ab\.parquet is damaged .*with --check-files mends it") as caught:
         read_unit(place)
     assert "\n" not in caught.value.message
 

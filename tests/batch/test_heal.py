@@ -1,0 +1,257 @@
+"""Damage of each kind: `verify` names it and the command that mends it, and after that command all is well."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from dark_cells import PLANNED, night_over, picture, run_in_process, write_uploads
+
+from spermseg.batch import plan, run
+from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, run_folder, verify
+from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
+from spermseg.batch.run import segment_night
+from spermseg.cli.export import Export
+from spermseg.cli.report import Report
+from spermseg.cli.verify import Verify
+from spermseg.storage.filesystem import Location
+
+pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+VOLATILE = {"run_id", "decode_ms", "predict_ms", "measure_ms"}
+
+
+def nothing(progress) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, model) -> Path:
+    """A folder with uploads and a table of two finished runs, to copy."""
+    folder = tmp_path_factory.mktemp("kept")
+    source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
+    write_uploads(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
+        patch.setattr(run, "run_pipeline", run_in_process)
+        segment_night(night_over(source, out, model), nothing)
+        source.child("patient-9/new.png").write_bytes(picture(6))
+        segment_night(night_over(source, out, model), nothing)
+    return folder
+
+
+@pytest.fixture
+def night(kept, model):
+    """The night over these uploads, where they were, so that they are the same; the table is as it was, to spoil."""
+    held = kept / "held"
+    if not held.exists():
+        shutil.copytree(kept / "results", held)
+    shutil.rmtree(kept / "results")
+    shutil.copytree(held, kept / "results")
+    return night_over(Location(str(kept / "uploads")), Location(str(kept / "results")), model)
+
+
+def rows_of(out: Location) -> dict[str, dict]:
+    rows = [row for table in read_units(out) for row in table.to_pylist()]
+    assert len(rows) == len({row["image_id"] for row in rows})
+    return {row["image_id"]: {name: row[name] for name in row if name not in VOLATILE} for row in rows}
+
+
+def flip(place: Location, at: int | None = None) -> None:
+    data = bytearray(place.read_bytes())
+    data[len(data) // 3 if at is None else at] ^= 4
+    place.write_bytes(bytes(data))
+
+
+def is_plain(row: dict) -> bool:
+    return row["status"] == "ok" and not row["member"]
+
+
+def first_run(out: Location) -> str:
+    return next(iter(list_runs(out)))
+
+
+def unit(out: Location) -> Location:
+    return list_units(out, first_run(out))[1]
+
+
+DAMAGE = {
+    "a unit, flipped": lambda out: flip(unit(out)),
+    "a unit, cut off": lambda out: unit(out).write_bytes(unit(out).read_bytes()[:-50]),
+    "a unit, lost": lambda out: unit(out).delete(),
+    "a unit, empty": lambda out: unit(out).write_bytes(b""),
+    "a unit, of other bytes": lambda out: unit(out).write_bytes(random.Random(1).randbytes(3000)),
+    "a unit, under another name": lambda out: Path(unit(out).path).rename(unit(out).path.replace("unit-", "unit-0")),
+    "a unit, twice": lambda out: shutil.copy(unit(out).path, unit(out).path.replace("unit-", "unit-0")),
+    "a unit, copied to another run": lambda out: shutil.copy(
+        unit(out).path, unit_location(out, list(list_runs(out))[1], "x").path.replace("unit-x.parquet", unit(out).name)
+    ),
+    "a plan, flipped": lambda out: flip(plan_location(out, first_run(out))),
+    "a plan, lost": lambda out: plan_location(out, first_run(out)).delete(),
+    "a plan, empty": lambda out: plan_location(out, first_run(out)).write_bytes(b""),
+    "a receipt, flipped": lambda out: flip(receipt_location(out, first_run(out))),
+    "a receipt, lost": lambda out: receipt_location(out, first_run(out)).delete(),
+    "a receipt, empty": lambda out: receipt_location(out, first_run(out)).write_bytes(b""),
+    "a receipt, of other types": lambda out: receipt_location(out, first_run(out)).write_bytes(b'{"planned": [1]}'),
+    "a plan and a receipt": lambda out: [
+        plan_location(out, first_run(out)).write_bytes(b"PAR1"),
+        receipt_location(out, first_run(out)).write_bytes(b"{"),
+    ],
+    "a plan and a unit": lambda out: [flip(plan_location(out, first_run(out))), flip(unit(out))],
+    "a unit of each run": lambda out: [flip(list_units(out, run_id)[0]) for run_id in list_runs(out)],
+    "all units of a run": lambda out: [place.write_bytes(b"") for place in list_units(out, first_run(out))],
+    "all of a run but its units": lambda out: shutil.rmtree(run_folder(out, first_run(out)).path),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_named_and_the_command_that_is_named_mends_it(night, kind, capsys):
+    before = rows_of(night.out)
+    DAMAGE[kind](night.out)
+    assert Verify(out=night.out.uri).run() == 1
+    said = capsys.readouterr().out
+    assert "with --check-files mends it" in said, said
+    segment_night(replace(night, check_files=True), nothing)
+    assert verify(night.out) == (PLANNED + 1, [])
+    assert rows_of(night.out) == before
+    assert segment_night(replace(night, check_files=True), nothing) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if "flipped" not in kind])
+def test_what_a_listing_shows_is_mended_without_being_asked_for(night, kind):
+    before = rows_of(night.out)
+    DAMAGE[kind](night.out)
+    segment_night(night, nothing)
+    assert rows_of(night.out) == before
+    assert verify(night.out) == (PLANNED + 1, [])
+
+
+def test_a_copied_table_is_as_good_as_the_first_and_is_looked_through_once(night, monkeypatch):
+    shutil.copytree(night.out.path, night.out.path + "-copy", copy_function=shutil.copyfile)
+    copy = replace(night, out=Location(night.out.uri + "-copy"))
+    try:
+        assert segment_night(copy, nothing) == []
+        assert verify(copy.out) == (PLANNED + 1, [])
+        monkeypatch.setattr("spermseg.batch.heal.count_rows", None)
+        assert segment_night(copy, nothing) == []
+    finally:
+        shutil.rmtree(copy.out.path)
+
+
+def test_a_receipt_of_an_earlier_version_is_held_against_names_and_bytes(night):
+    for run_id in list_runs(night.out):
+        said = read_receipt(night.out, run_id)
+        for name in ("schema_version", "files_sha256", "plan_sha256"):
+            del said[name]
+        receipt_location(night.out, run_id).write_bytes(json.dumps(said).encode())
+    assert verify(night.out)[1] == []
+    assert segment_night(night, nothing) == []
+    unit(night.out).write_bytes(unit(night.out).read_bytes()[:-1])
+    assert len(segment_night(night, nothing)) == 1
+    assert verify(night.out) == (PLANNED + 1, [])
+
+
+def test_an_upload_that_is_gone_and_whose_rows_are_damaged_is_a_rejected_row(night, kept):
+    rows = {place: read_unit(place).to_pylist() for place in list_units(night.out)}
+    place, gone = next((place, row) for place, some in rows.items() for row in some if is_plain(row))
+    held = Path(gone["uri"]).with_suffix(".held")
+    Path(gone["uri"]).rename(held)
+    try:
+        flip(place)
+        segment_night(replace(night, check_files=True), nothing)
+        assert rows_of(night.out)[gone["image_id"]]["reason"].startswith("not found")
+        assert verify(night.out)[1] == []
+    finally:
+        held.rename(gone["uri"])
+
+
+@pytest.mark.parametrize("kind", ["a plan, flipped", "a receipt, flipped", "a unit, flipped", "a plan, lost"])
+def test_damage_of_another_model_is_left_and_stops_no_night(night, kind, caplog):
+    stricter = replace(night.settings, cells=replace(night.settings.cells, min_area=300))
+    DAMAGE[kind](night.out)
+    held = {item.uri: item.etag for item in night.out.list()}
+    (receipt,) = segment_night(replace(night, settings=stricter), nothing)
+    assert receipt.planned == PLANNED + 1
+    assert held.items() <= {item.uri: item.etag for item in night.out.list()}.items()
+    if "plan" in kind:
+        assert "another model or other settings" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["a plan, flipped", "a plan, lost", "a receipt, flipped", "a unit, flipped"])
+def test_report_and_export_name_the_damaged_file_and_show_the_rest(night, kind, capsys, tmp_path):
+    DAMAGE[kind](night.out)
+    page, lines = tmp_path / "report.html", tmp_path / "rows.csv"
+    told = [Report(out=night.out.uri, html=str(page)).run(), Export(out=night.out.uri, to=str(lines)).run()]
+    said = capsys.readouterr().err
+    assert told == ([1, 0] if "receipt" in kind else [1, 1])
+    assert "with --check-files mends it" in said
+    assert "with --check-files mends it" in page.read_text()
+    assert len(lines.read_text().splitlines()) >= PLANNED + 2 - 4
+
+
+def test_a_copy_of_a_unit_is_not_shown_twice(night, tmp_path, capsys):
+    DAMAGE["a unit, copied to another run"](night.out)
+    DAMAGE["a unit, twice"](night.out)
+    assert Export(out=night.out.uri, to=str(tmp_path / "rows.csv")).run() == 1
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == PLANNED + 2
+
+
+def test_a_foreign_file_among_the_results_is_named(night):
+    night.out.child("results", "notes.txt").write_bytes(b"mine")
+    assert [line.split("/")[-1].split(" ")[0] for line in verify(night.out)[1]] == ["notes.txt"]
+
+
+def test_a_file_of_a_later_version_is_never_deleted(night):
+    place = unit(night.out)
+    later = SCHEMA.with_metadata({"spermseg_schema_version": "99"})
+    place.write_bytes(
+        encode_unit(pa.Table.from_batches(read_unit(place).to_batches()).replace_schema_metadata(later.metadata))
+    )
+    data = place.read_bytes()
+    with pytest.raises(RuntimeError, match="is of version 99, and this spermseg knows"):
+        segment_night(night, nothing)
+    assert place.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["forecast.json", "start-20260101T000000Z-000000.json"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"seconds": NaN}', b'{"a": 1e999}'])
+def test_a_damaged_note_beside_a_receipt_stops_nothing(night, name, data):
+    run_id = first_run(night.out)
+    run_folder(night.out, run_id).child(name).write_bytes(data)
+    receipt_location(night.out, run_id).delete()
+    (receipt,) = segment_night(night, nothing)
+    assert receipt.forecast is None
+    assert verify(night.out)[1] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000, b'{"a": NaN}', b'{"a": ' + b"9" * 10_000 + b"}"),
+        *(b'{"cells": "many"}', b'{"reasons": [1]}', b'{"schema_version": 6}', b'{"planned": 1e400}'),
+    ],
+)
+def test_a_receipt_that_is_none_is_one_line_each(night, data, capsys):
+    receipt_location(night.out, first_run(night.out)).write_bytes(data)
+    assert Verify(out=night.out.uri).run() == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if "receipt.json is damaged" in line]
+    assert len(found) == 1
+
+
+def test_random_flips_are_all_found_and_end_in_lines(night):
+    drawn, out = random.Random(18), night.out
+    run_id = first_run(out)
+    places = [list_units(out, run_id)[0], plan_location(out, run_id), receipt_location(out, run_id)]
+    for number in range(60):
+        place = places[number % 3]
+        whole = place.read_bytes()
+        bit = drawn.randrange(8 * len(whole))
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        place.write_bytes(bytes(data))
+        found = verify(out)[1]
+        assert any(place.name in line for line in found), (place.name, bit)
+        place.write_bytes(whole)
+    assert verify(out) == (PLANNED + 1, [])
