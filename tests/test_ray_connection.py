@@ -182,15 +182,24 @@ def test_a_main_thread_that_cannot_be_woken_is_ended_with_the_same_line_and_stat
 JOIN = """
 import os, ray
 ray.init(address=os.environ["WHERE"], logging_level="ERROR", log_to_driver=False)
-print("in:", ray.get(ray.remote(num_cpus=0)(os.getpid).remote(), timeout=60))
+print("in:", ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote(), timeout=60))
+"""
+JOIN_AS_WE_DO = """
+import os, ray
+from spermseg.ray_connection import connected
+try:
+    with connected(ray, os.environ["WHERE"]):
+        print("in:")
+except ValueError as error:
+    print(error)
 """
 
 
-def join(address: str, **environment: str) -> subprocess.Popen:
+def join(address: str, script: str = JOIN, **environment: str) -> subprocess.Popen:
     """Begin to use a Ray as any process of this machine may try to."""
     inherited = {name: value for name, value in os.environ.items() if name not in AUTHENTICATION}
     return subprocess.Popen(
-        [sys.executable, "-c", JOIN],
+        [sys.executable, "-c", script],
         env=inherited | environment | {"WHERE": address},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -205,7 +214,7 @@ def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but
         port = int(address.rpartition(":")[2])
         tries = {
             "none": join(f"127.0.0.1:{port}"),
-            "wrong": join(f"127.0.0.1:{port}", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
+            "wrong": join(f"127.0.0.1:{port}", JOIN_AS_WE_DO, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
             "right": join(f"127.0.0.1:{port}", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token),
         }
         said = {name: process.communicate(timeout=200)[0] for name, process in tries.items()}
@@ -216,6 +225,7 @@ def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but
         written = [log for log in logs if log.is_file() and token.encode() in log.read_bytes()]
     assert "in:" in said["right"], said
     assert "in:" not in said["none"] + said["wrong"], said
+    assert f"the Ray cluster at 127.0.0.1:{port} asks for a token, and got another" in said["wrong"]
     assert {ip.removeprefix("::ffff:") for ip in open_to} == {"127.0.0.1"}
     assert (told, written) == ([], [])
     with pytest.raises(OSError, match="refused"):
