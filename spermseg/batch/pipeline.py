@@ -217,7 +217,7 @@ def _pipeline(job: PipelineJob, units: list[int], workers: Workers, *, isolated:
 
 
 class _SharedLosses(Losses):
-    """The losses of a run, counted once for all workers: on the driver's node, since whatever else is lost may go on."""
+    """The losses of a run, counted once for all workers: on the driver's node, since any other may be lost."""
 
     def __init__(self, limits: LossLimits) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
