@@ -253,7 +253,7 @@ def _pool(workers: Workers, units: int, jobs: int) -> Pool:
 
 
 class _SharedLosses(Losses):
-    """The losses of a run, counted once for all workers: on the node of the driver, with which alone the run ends."""
+    """The losses of a run, counted once for all workers: on the driver's node, since any other may be lost."""
 
     def __init__(self, limits: LossLimits) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

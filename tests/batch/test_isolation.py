@@ -16,6 +16,7 @@ from spermseg.batch import isolation
 from spermseg.batch.bounds import limit_memory
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
+from spermseg.batch.losses import CRASHED, NOT_TRIED, LossCount, LossLimits
 from spermseg.batch.plan import Planned
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
@@ -56,10 +57,11 @@ def isolated(segmenting):
     isolated.close()
 
 
-def unit_of(*files: bytes) -> tuple[list[Planned], list[Fetched]]:
+def unit_of(*files: bytes, groups: str = "") -> tuple[list[Planned], list[Fetched]]:
+    """Return a unit, each file of the group that a letter names where there are any."""
     planned = [
-        Planned(image_id=f"id-{n}", uri=f"/{n}.png", size=len(data), data_size=len(data), etag="e")
-        for n, data in enumerate(files)
+        Planned(image_id=f"id-{n}", uri=f"/{n}.png", group=group, size=len(data), data_size=len(data), etag="e")
+        for n, (data, group) in enumerate(zip(files, groups or [None] * len(files), strict=True))
     ]
     return planned, [Fetched(data=data) for data in files]
 
@@ -102,6 +104,26 @@ def test_a_fault_of_the_software_is_the_reason_of_the_one_picture_that_shows_it(
     strange, right = isolated.segment(*unit_of(marked(picture(3), b"strange"), picture(4)))
     assert strange["reason"].startswith("could not be segmented: AttributeError: ")
     assert right["n_cells"] == 4
+
+
+def test_what_is_tried_too_long_is_rejected_and_costs_no_other_group_and_no_whole_picture_before_it_a_row(segmenting):
+    hostile = marked(picture(4), b"abort")
+    unit = unit_of(hostile, picture(1), hostile, picture(2), picture(3), hostile, groups="AABABB")
+    with closing(IsolatedSegmenter(segmenting, LossCount(LossLimits(group_s=1e-6)))) as isolated:
+        rows = isolated.segment(*unit)
+    how = [row["reason"] and row["reason"].partition(":")[0].partition(" (")[0] for row in rows]
+    assert how == [CRASHED, NOT_TRIED, CRASHED, NOT_TRIED, NOT_TRIED, NOT_TRIED]
+    assert rows[1]["reason"] == (
+        "not tried: pictures of its group crashed or hung the decoder for 1e-06 s; --retry-rejected tries it again"
+    )
+
+
+def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_one_is_tried_at_length(segmenting):
+    hostile = marked(picture(4), b"abort")
+    with closing(IsolatedSegmenter(segmenting)) as isolated:
+        known = list(isolated.segment_each(*unit_of(hostile, hostile, picture(3), hostile, picture(5))))
+    assert [place for place, _ in known] == [2, 4, 0, 1, 3]
+    assert [row["reason"] and row["reason"].partition(" (")[0] for _, row in known] == [None, None, *[CRASHED] * 3]
 
 
 @dataclass(frozen=True)
