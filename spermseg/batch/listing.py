@@ -1,6 +1,5 @@
 """What a listing and the directories of its archives show -> what is planned. Nothing is skipped in silence."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from spermseg.storage.archives import (
 )
 from spermseg.storage.filesystem import Location, StoredObject
 from spermseg.storage.system_files import SYSTEM_FILES, is_system_file
+from spermseg.texts import composed
 
 ARCHIVES_AT_ONCE = 4
 """Archives whose directories are read at once; those of so many may lie in memory."""
@@ -163,12 +163,3 @@ def _group(key: str) -> str | None:
     """Return the first folder of a path; `tar cf` of a folder's content begins each with `./`."""
     folders = [part for part in key.split("/")[:-1] if part not in ("", ".", "..")]
     return composed(folders[0]) if folders else None
-
-
-def composed(name: str) -> str:
-    r"""Return a name with its accents as they are mostly written (NFC): macOS writes them apart, and it is one patient.
-
-    >>> composed("Mu\u0308ller") == "M\u00fcller"
-    True
-    """
-    return unicodedata.normalize("NFC", name)

@@ -169,7 +169,7 @@ class Location:
         """
         for found in self._backend.list_uploads(self.path):
             shown = self._shown(found)
-            yield shown if found.reason or is_text(found.path) else replace(shown, reason=NOT_TEXT)
+            yield shown if found.reason or is_utf8(found.path) else replace(shown, reason=NOT_TEXT)
 
     def _shown(self, found: Listed) -> StoredObject:
         root, scheme = self.path, "s3://" if self.is_s3 else ""
@@ -318,11 +318,11 @@ def storable(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def is_text(name: str) -> bool:
-    r"""Whether a name is text, not bytes that are none: such a name cannot be stored, and what it names not be opened.
+def is_utf8(name: str) -> bool:
+    r"""Whether the bytes of a name are UTF-8, whatever the locale made of them; what others name cannot be stored.
 
-    >>> is_text("caf\u00e9.jpg"), is_text("caf\udce9.jpg")
-    (True, False)
+    >>> is_utf8("caf\u00e9.jpg"), is_utf8("caf\udce9.jpg"), is_utf8("caf\udcc3\udca9.jpg")
+    (True, False, True)
     """
     try:
         name.isascii() or name.encode("utf-8", "surrogateescape").decode()
