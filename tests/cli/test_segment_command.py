@@ -323,9 +323,7 @@ def test_segment_verify_and_report_work_on_s3(moto_server, model, tmp_path, monk
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_spoiled_table_is_verified_with_a_line_each_and_status_1_and_mended_by_the_command_it_names(
-    uploads, model, tmp_path, capsys
-):
+def test_a_spoiled_table_is_verified_with_status_1_and_mended_by_the_command_it_names(uploads, model, tmp_path, capsys):
     out = Location(str(tmp_path / "results"))
     assert status_of(Segment, *words(uploads, model, out)) == 0
     (run_id,) = list_runs(out)
