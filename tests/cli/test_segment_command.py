@@ -1,6 +1,5 @@
 """`spermseg segment`, `verify` and `report` as they are typed."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,7 +14,8 @@ import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
 
 from spermseg.batch.profile import Profile
-from spermseg.batch.results import read_units
+from spermseg.batch.receipt import list_runs, read_receipt, store_receipt
+from spermseg.batch.results import MEND, read_units
 from spermseg.batch.run import Progress
 from spermseg.batch.spent import Spent
 from spermseg.cli import run_verb
@@ -323,17 +323,19 @@ def test_segment_verify_and_report_work_on_s3(moto_server, model, tmp_path, monk
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_spoiled_table_is_verified_with_a_line_each_and_status_1(uploads, model, tmp_path, capsys):
+def test_a_spoiled_table_is_verified_with_status_1_and_mended_by_the_command_it_names(uploads, model, tmp_path, capsys):
     out = Location(str(tmp_path / "results"))
     assert status_of(Segment, *words(uploads, model, out)) == 0
-    (receipt,) = Path(out.path).glob("runs/*/receipt.json")
-    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "ok": 1}))
+    (run_id,) = list_runs(out)
+    store_receipt(out, run_id, {**(read_receipt(out, run_id) or {}), "ok": 1})
     capsys.readouterr()
     assert status_of(Verify, out.uri) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"run {receipt.parent.name}: the receipt says ok 1, the files say {len(EXPECTED)}",
-        f"{PLANNED} rows, 1 difference",
+        f"run {run_id}: the receipt says ok 1, the files say {len(EXPECTED)}",
+        f"{PLANNED} rows, 1 difference; what is missing or damaged, {MEND}",
     ]
+    assert status_of(Segment, *words(uploads, model, out), "--check-files") == 0
+    assert status_of(Verify, out.uri) == 0
 
 
 @pytest.mark.parametrize(("heads", "said"), [(None, "rejected 0; 9 cells in"), (7, "rejected 0; 7 heads, 9 cells in")])

@@ -1,5 +1,6 @@
 """The one door for Parquet files, with real payloads: what lies in a bucket does not run."""
 
+import importlib
 import io
 import os
 import pickle
@@ -12,7 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from spermseg.batch.plan import PLAN_SCHEMA, Plan
-from spermseg.batch.results import SCHEMA, read_unit
+from spermseg.batch.receipt import plan_location
+from spermseg.batch.results import SCHEMA, read_unit, unit_location
+from spermseg.cli.export import Export
+from spermseg.cli.report import Report
+from spermseg.cli.verify import Verify
 from spermseg.errors import DamagedError
 from spermseg.storage.filesystem import Location
 from spermseg.storage.parquet import encode_parquet, open_parquet
@@ -136,3 +141,16 @@ def test_a_name_of_an_upload_that_looks_like_an_extension_type_is_a_name(tmp_pat
     place = Location(str(tmp_path / "unit-1.parquet"))
     place.write_bytes(encode_parquet(pa.Table.from_pylist([row | {"uri": name} for name in names], schema=SCHEMA)))
     assert read_unit(place)["uri"].to_pylist() == names
+
+
+def test_a_hostile_file_is_named_by_the_commands_and_none_of_them_runs_it(tmp_path, capsys):
+    importlib.import_module("ray.data")  # registers its types
+    mark, out = tmp_path / "mark", Location(str(tmp_path / "results"))
+    data = payloads(mark)["pickled, 12"]
+    plan_location(out, "run-1").write_bytes(data)
+    unit_location(out, "run-1", "ab").write_bytes(payloads(mark)[f"pickled, {len(SCHEMA)}"])
+    assert Verify(out=out.uri).run() == 1
+    assert capsys.readouterr().out.count("names an Arrow extension type") == 2
+    assert Report(out=out.uri, html=str(tmp_path / "report.html")).run() == 1
+    assert Export(out=out.uri, to=str(tmp_path / "rows.parquet")).run() == 1
+    assert not mark.exists()
