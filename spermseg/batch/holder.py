@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from spermseg.errors import ObjectChangedError, ObjectMissingError
+from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 from spermseg.storage.filesystem import Location, storable
 
 LASTS_S = 180.0
@@ -22,6 +22,8 @@ SHORTEST_S, LONGEST_S = 0.1, 3600.0
 """What is believed of a file that anybody may have written."""
 LARGEST_FILE = 1 << 20
 """Bytes; a lease has under a thousand, and a command line."""
+TRIES = 20
+"""Times that a lease is looked at which changes between two requests."""
 MOST_WORDS, LONGEST_WORD = 50, 1000
 """Of the command line: what is stored must be read again."""
 ENDED = ("Z", "X", "x")
@@ -117,7 +119,7 @@ def find_holder(place: Location) -> Found | None:
     Raises:
         StorageError: it could not be read.
     """
-    while True:
+    for _ in range(TRIES):
         try:
             there = place.stat()
             size = there.size if there.size <= LARGEST_FILE else 0
@@ -126,6 +128,7 @@ def find_holder(place: Location) -> Found | None:
             return None
         except ObjectChangedError:  # it was renewed this very moment
             continue
+    raise StorageError(f"{place.uri} could not be read: it has another etag each time")
 
 
 def _decode(data: bytes) -> Holder:
