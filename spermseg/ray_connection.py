@@ -34,7 +34,7 @@ GOES_ON = "the same command goes on"
 CLIENT = "ray://"
 """How addresses of Ray's client begin: it is told by itself when it loses the cluster."""
 _abandoned = threading.Event()
-"""Set where a head was lost, and Ray not shut down: it would wait for what is gone. It does so when the process ends."""
+"""Set where a head was lost, and Ray not shut down, since it would wait for what is gone."""
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _closed_to_others(ray: Any) -> Iterator[None]:
     finally:
         constants.ENABLE_RAY_CLUSTER = reachable
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
         _forget_authentication(ray)
