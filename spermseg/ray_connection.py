@@ -133,7 +133,7 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
         _knock(options["address"])
         tries(_init, ray, options)
     except Exception as error:
-        if _is_refused(ray, error):
+        if _is_refused(error):
             raise ConfigError(
                 f"the Ray cluster at {options['address']} asks for a token, and got "
                 f"{'another' if os.environ.get('RAY_AUTH_MODE') == 'token' else 'none'}; set RAY_AUTH_MODE=token, "
@@ -168,10 +168,10 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, Exception) and not lasting
 
 
-def _is_refused(ray: Any, error: BaseException | None) -> bool:
-    """Whether a cluster did not accept our token; Ray says so in an exception under the one that it raises."""
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a cluster did not accept our token: Ray says so in the text of an error under the one that it raises."""
     while error is not None:
-        if isinstance(error, ray.exceptions.AuthenticationError):
+        if "AuthenticationError" in f"{type(error).__name__}: {error}":
             return True
         error = error.__cause__ or error.__context__
     return False
