@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ START_TRIES = 4
 """Times that Ray is started on a machine that is too busy for it, with longer and longer waits between."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5, 90
 GOES_ON = "the same command goes on"
+CLIENT = "ray://"
+"""How addresses of Ray's client begin: it is told by itself when it loses the cluster."""
+_abandoned = threading.Event()
+"""Set where a head was lost, and Ray not shut down, since it would wait for what is gone."""
 
 
 @contextmanager
@@ -53,7 +58,8 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
         try:
             _start(ray, options, processes)
             processes.note()
-            watch.begin(ray.get_runtime_context().gcs_address)
+            if not options["address"].startswith(CLIENT):
+                watch.begin(ray.get_runtime_context().gcs_address)
             yield
         except BaseException as error:
             if watch.gone:  # whatever came of it first
@@ -61,7 +67,9 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
             raise
         finally:
             watch.disarm()
-            if not watch.gone:  # Ray would wait for what is gone; it does so once more when the process ends
+            if watch.gone:
+                _abandoned.set()
+            else:
                 ray.shutdown()
             processes.end()
             watch.close()
@@ -75,7 +83,7 @@ def _closed_to_others(ray: Any) -> Iterator[None]:
     Windows only: elsewhere `ENABLE_RAY_CLUSTER` makes it do so.
     """
     changed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    if os.environ.get("RAY_AUTH_MODE", "token") != "disabled":
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "disabled":
         changed |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     constants = ray._private.ray_constants
     before, reachable = {name: os.environ.get(name) for name in changed}, constants.ENABLE_RAY_CLUSTER
@@ -87,7 +95,7 @@ def _closed_to_others(ray: Any) -> Iterator[None]:
     finally:
         constants.ENABLE_RAY_CLUSTER = reachable
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
         _forget_authentication(ray)
@@ -125,7 +133,7 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
         _knock(options["address"])
         tries(_init, ray, options)
     except Exception as error:
-        if _is_refused(ray, error):
+        if _is_refused(error):
             raise ConfigError(
                 f"the Ray cluster at {options['address']} asks for a token, and got "
                 f"{'another' if os.environ.get('RAY_AUTH_MODE') == 'token' else 'none'}; set RAY_AUTH_MODE=token, "
@@ -140,7 +148,9 @@ def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
 
 
 def _init(ray: Any, options: dict[str, Any]) -> None:
-    ray.shutdown()  # of one whose head was lost
+    if _abandoned.is_set():
+        ray.shutdown()
+        _abandoned.clear()
     with hidden_native_stderr(), own_sigterm():
         ray.init(**options)
 
@@ -158,10 +168,10 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, Exception) and not lasting
 
 
-def _is_refused(ray: Any, error: BaseException | None) -> bool:
-    """Whether a cluster did not accept our token; Ray says so in an exception under the one that it raises."""
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a cluster did not accept our token: Ray says so in the text of an error under the one that it raises."""
     while error is not None:
-        if isinstance(error, ray.exceptions.AuthenticationError):
+        if "AuthenticationError" in f"{type(error).__name__}: {error}":
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -203,10 +203,11 @@ def test_a_train_job_writes_a_model_that_an_evaluate_job_reads(sent: Sent) -> No
     assert metrics["model_sha256"] == load_model(Location(str(sent.folder / "run/model.safetensors"))).sha256
 
 
-def test_a_job_that_fails_exits_with_1_and_says_why_in_a_line(sent: Sent) -> None:
+def test_a_job_that_fails_exits_with_1_and_says_why_in_a_line_and_with_which_status(sent: Sent) -> None:
     failed = sent.without_model
     assert failed.returncode == 1
     said = {line for line in failed.stdout.splitlines() if line.startswith("spermseg: ")}  # Ray repeats the log's end
     assert len(said) == 1
     assert MISSING in said.pop()
     assert "Traceback" not in failed.stdout
+    assert "failed with exit code 2" in failed.stdout  # our own status, in the job's message

@@ -17,7 +17,6 @@ from unittest.mock import MagicMock
 import psutil
 import pytest
 import ray
-import ray.exceptions
 
 from spermseg import ray_connection, ray_head
 from spermseg.errors import ConfigError, RunError
@@ -40,7 +39,6 @@ def imitation(
 ) -> Any:
     """Return what stands for the module `ray`."""
     module = MagicMock(init=MagicMock(side_effect=init), __file__=str(folder / "__init__.py"))
-    module.exceptions.AuthenticationError = ray.exceptions.AuthenticationError
     module.get_runtime_context.return_value = SimpleNamespace(gcs_address=address)
     return module
 
@@ -119,10 +117,8 @@ def test_a_token_that_is_missing_or_not_the_clusters_is_one_line(monkeypatch, mo
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
 
     def init(**_):
-        try:
-            raise ray.exceptions.AuthenticationError("InvalidAuthToken")
-        except ray.exceptions.AuthenticationError:
-            raise ConnectionError("Failed to connect to Ray cluster at here") from None
+        cause = RuntimeError("Last connection error: Traceback ...\nray.exceptions.AuthenticationError: RPC error")
+        raise ConnectionError("Failed to connect to Ray cluster at here") from cause
 
     asks = f"the Ray cluster at auto asks for a token, and {got}; set RAY_AUTH_MODE"
     with pytest.raises(ConfigError, match=asks), connected(imitation(init), "auto"):
@@ -258,11 +254,7 @@ def ray_init(**options):
 
 signal.signal(signal.SIGTERM, stop)
 try:
-    class AuthenticationError(Exception):
-        pass
-
     ray = MagicMock(init=ray_init, __file__="/nowhere/ray/__init__.py")
-    ray.exceptions.AuthenticationError = AuthenticationError
     with connected(ray, "local"):
         pass
     {afterwards}
