@@ -9,7 +9,6 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spermseg.batch.ids import digest
 from spermseg.batch.results import MEND, SCHEMA_VERSION
@@ -19,6 +18,7 @@ from spermseg.storage.filesystem import Location, StoredObject
 from spermseg.storage.parquet import (
     VERSION,
     check_seal,
+    open_again,
     open_parquet,
     reading,
     said_metadata,
@@ -254,7 +254,7 @@ class Plan:
     def column(self, name: str) -> Iterator[list[Any]]:
         """Yield a column from the first line to the last, some lines at a time."""
         with self._reading():
-            file = pq.ParquetFile(self._open(READ_AHEAD), metadata=self._file.metadata, page_checksum_verification=True)
+            file = open_again(self._open(READ_AHEAD), self._file.metadata)
             batches = file.iter_batches(ROWS_AT_ONCE, columns=[name], use_threads=False)
         while True:
             with self._reading():

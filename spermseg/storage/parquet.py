@@ -105,10 +105,10 @@ def open_parquet(file: BinaryIO, types: Mapping[str, pa.DataType], newest: int) 
     directory = _directory(file)
     if any(name in directory for name in _EXTENSION):
         raise DamagedError("it names an Arrow extension type, as no file of spermseg does: to read it could run code")
-    metadata = pq.ParquetFile(pa.BufferReader(_MAGIC + directory)).metadata
+    metadata = pq.ParquetFile(pa.BufferReader(_MAGIC + directory), pre_buffer=False).metadata
     said = metadata.metadata or {}
     check_version(_version(said), newest)
-    opened = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
+    opened = open_again(file, metadata)
     for field in opened.schema_arrow:
         wanted = types.get(field.name)
         if wanted is not None and field.type != wanted:
@@ -118,6 +118,15 @@ def open_parquet(file: BinaryIO, types: Mapping[str, pa.DataType], newest: int) 
     if _SEAL.encode() not in said and _version(said) >= SEALED_FROM:
         raise DamagedError("it has no digest of its own, as files of its version have")
     return opened
+
+
+def open_again(file: BinaryIO, metadata: pq.FileMetaData) -> pq.ParquetFile:
+    """Return a Parquet file whose directory `open_parquet` has looked at, to read from its first byte on.
+
+    Arrow reads nothing ahead: its threads for that let go of Python's bytes when they are done, and where the program
+    has ended by then, it ends with SIGABRT instead of its status.
+    """
+    return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=False)
 
 
 def said_seal(file: pq.ParquetFile) -> str:
