@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.receipt import verify
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.verify import verify
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.synthetic import draw_micrograph
 from spermseg.micrograph.tiling import View

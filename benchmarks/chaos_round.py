@@ -16,8 +16,9 @@ from chaos_night import Differences, compare
 from chaos_stage import NODES, Stage, title
 
 from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import list_runs, plan_location, verify
+from spermseg.batch.receipt import list_runs, plan_location
 from spermseg.batch.results import list_units, read_units
+from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
 
 EARLIEST, LATEST = -0.1, 0.9

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import tyro
 
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location, verify
+from spermseg.batch.receipt import list_runs, plan_location, receipt_location
 from spermseg.batch.results import list_units, read_units
+from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
 
 

@@ -46,10 +46,10 @@ from spermseg.batch.fetch import Fetched
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.plan import Planned
-from spermseg.batch.receipt import verify
 from spermseg.batch.run import segment_night
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.units import UnitSegmenter
+from spermseg.batch.verify import verify
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.micrograph.tiling import Tiles, resize

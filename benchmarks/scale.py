@@ -27,9 +27,9 @@ from tqdm import tqdm
 from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.receipt import verify
 from spermseg.batch.run import segment_night
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.verify import verify
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 

@@ -16,8 +16,8 @@ from hostile_decoder import slow_decode
 
 from spermseg.batch import plan
 from spermseg.batch.pipeline import PipelineJob, Workers
-from spermseg.batch.receipt import verify
 from spermseg.batch.run import Progress, segment_night
+from spermseg.batch.verify import verify
 from spermseg.batch.worker import Segmenting
 from spermseg.storage.filesystem import Location
 

@@ -17,8 +17,9 @@ import pytest
 from ray_processes import end, free_port
 from untrained import write_untrained_model
 
-from spermseg.batch.receipt import list_runs, read_receipt, verify
+from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.batch.results import read_units
+from spermseg.batch.verify import verify
 from spermseg.micrograph.clinic import Clinic, ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.model.saved import load_model

@@ -19,8 +19,6 @@ from spermseg.batch.lease import Lease
 from spermseg.batch.night import Night
 from spermseg.batch.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
 from spermseg.batch.receipt import (
-    contradictions,
-    differences,
     files_digest,
     list_runs,
     plan_location,
@@ -39,6 +37,7 @@ from spermseg.batch.results import (
     run_results,
     unit_name,
 )
+from spermseg.batch.verify import contradictions, differences
 from spermseg.errors import DamagedError, ObjectExistsError, ObjectMissingError
 from spermseg.storage.filesystem import Location, StoredObject
 

@@ -16,7 +16,6 @@ from spermseg.batch.profile import Profile
 from spermseg.batch.receipt import (
     Receipt,
     count_starts,
-    differences,
     make_receipt,
     plan_location,
     write_forecast,
@@ -25,6 +24,7 @@ from spermseg.batch.receipt import (
 )
 from spermseg.batch.results import REJECTED, unit_name
 from spermseg.batch.todo import OnListed, plan_run
+from spermseg.batch.verify import differences
 from spermseg.errors import RunError, SpermsegError
 from spermseg.model.predict import read_predict_config
 

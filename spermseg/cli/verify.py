@@ -8,8 +8,8 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.batch.deep import DeepVerifier
-from spermseg.batch.receipt import verify
 from spermseg.batch.results import MEND
+from spermseg.batch.verify import verify
 from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalInt, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError

@@ -11,9 +11,16 @@ import pytest
 from dark_cells import PLANNED, night_over, picture, run_in_process, write_uploads
 
 from spermseg.batch import plan, run
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, run_folder, verify
+from spermseg.batch.receipt import (
+    list_runs,
+    plan_location,
+    read_receipt,
+    receipt_location,
+    run_folder,
+)
 from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
 from spermseg.batch.run import segment_night
+from spermseg.batch.verify import verify
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.cli.verify import Verify

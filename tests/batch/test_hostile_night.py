@@ -9,9 +9,9 @@ from dark_cells import night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
-from spermseg.batch.receipt import verify
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
+from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]

@@ -13,11 +13,12 @@ from hostile_decoder import logging_decode
 from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.receipt import list_runs, verify
+from spermseg.batch.receipt import list_runs
 from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
 from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.spent import Spent
+from spermseg.batch.verify import verify
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
 

@@ -14,9 +14,9 @@ from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.group_limit import within_group_limit
 from spermseg.batch.listing import NO_FILE, SYSTEM_FILES_ONLY, list_uploads
 from spermseg.batch.plan import CHANGED, DENIED, Identity, Planned
-from spermseg.batch.receipt import verify
 from spermseg.batch.results import REJECTED, read_units
 from spermseg.batch.run import segment_night
+from spermseg.batch.verify import verify
 from spermseg.errors import ConfigError
 from spermseg.storage.archives import Member
 from spermseg.storage.filesystem import Location

@@ -12,11 +12,12 @@ from dark_cells import night_over, picture, run_in_process
 from fault_proxy import Fault, FaultProxy, Kind
 
 from spermseg.batch import holder, run
-from spermseg.batch.receipt import list_runs, verify
+from spermseg.batch.receipt import list_runs
 from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
 from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.transfer import FetchUnits
+from spermseg.batch.verify import verify
 from spermseg.errors import RunError, StorageError
 from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location

@@ -9,11 +9,12 @@ from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_p
 from spermseg.batch import pipeline, run
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, Workers, run_pipeline
 from spermseg.batch.plan import Planned, encode_plan
-from spermseg.batch.receipt import run_folder, verify
+from spermseg.batch.receipt import run_folder
 from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.segment import SegmentUnit
 from spermseg.batch.transfer import failure
+from spermseg.batch.verify import verify
 from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location
 

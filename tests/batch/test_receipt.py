@@ -13,8 +13,15 @@ from dark_cells import PLANNED, night_over, run_in_process, write_uploads
 
 from spermseg.batch import plan, run
 from spermseg.batch.counting import count_rows
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location, store_receipt, verify
+from spermseg.batch.receipt import (
+    list_runs,
+    plan_location,
+    read_receipt,
+    receipt_location,
+    store_receipt,
+)
 from spermseg.batch.results import encode_unit, list_units, read_unit, read_units, unit_location
+from spermseg.batch.verify import verify
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location

@@ -12,9 +12,10 @@ from spermseg.batch import plan, run
 from spermseg.batch.current import count_replaced, read_current
 from spermseg.batch.night import Night
 from spermseg.batch.plan import GONE, Plan, retry_id
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location, verify
+from spermseg.batch.receipt import list_runs, plan_location, receipt_location
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
+from spermseg.batch.verify import verify
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 

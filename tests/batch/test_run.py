@@ -19,9 +19,15 @@ from dark_cells import (
 from spermseg.batch import run, todo
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.plan import CHANGED, GONE
-from spermseg.batch.receipt import list_runs, read_receipt, receipt_location, run_folder, verify
+from spermseg.batch.receipt import (
+    list_runs,
+    read_receipt,
+    receipt_location,
+    run_folder,
+)
 from spermseg.batch.results import list_units, read_units, reason_kind, unit_location
 from spermseg.batch.run import Night, Progress, segment_night
+from spermseg.batch.verify import verify
 from spermseg.errors import ConfigError, RunError
 from spermseg.storage.filesystem import Location
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from dark_cells import PLANNED, darkness_model, write_uploads
 
-from spermseg.batch.receipt import list_runs, read_receipt, verify
+from spermseg.batch.receipt import list_runs, read_receipt
 from spermseg.batch.results import list_units
+from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
 
 IN_STEPS = """

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from dark_cells import darkness_model, picture
 
-from spermseg.batch.receipt import verify
 from spermseg.batch.results import list_units
+from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
 
 PICTURES = 24
