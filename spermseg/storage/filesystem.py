@@ -78,9 +78,9 @@ class Location:
     """A path, or `s3://bucket/prefix`."""
     endpoint_url: str | None = None
     """The S3 server where it is not AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
-    root: str | None = None
+    root: str | None = field(default=None, kw_only=True)
     """The local folder of uploads that this was found in, below which no link is followed; see `upload`."""
-    patience: Patience | None = field(default=None, compare=False)
+    patience: Patience | None = field(default=None, compare=False, kw_only=True)
     """How long to try what may pass; None is as patient as the process that asks."""
 
     def __post_init__(self) -> None:

@@ -165,7 +165,7 @@ def test_what_passes_by_itself_has_another_status_than_what_is_to_be_mended(
 def test_a_run_that_stops_is_one_line_and_status_1(uploads, model, tmp_path, capsys):
     out = Location(str(tmp_path / "results"))
     assert status_of(Segment, *words(uploads, model, out, "--address", "127.0.0.1:1")) == 1
-    assert lines_shown(capsys.readouterr().err)[-1].startswith("spermseg: Ray did not start")
+    assert lines_shown(capsys.readouterr().err)[-1].startswith("spermseg: Ray does not answer at 127.0.0.1:1: ")
 
 
 @pytest.mark.usefixtures("without_ray")

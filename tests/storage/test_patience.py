@@ -51,8 +51,9 @@ def uses_of(folder: Location) -> dict[str, Callable[[], object]]:
     """Return what fails where its name does."""
     file = folder.child("a.jpg")
     return {
-        "Path.stat": file.stat,
-        "Path.open": lambda: file.write_bytes(b"x"),
+        "os.stat": file.stat,
+        "os.fsync": lambda: file.write_bytes(b"x"),
+        "Path.open": file.read_bytes,
         "os.fstat": lambda: file.read_range(0, 1, etag=file.stat().etag),
         "os.scandir": lambda: list(folder.list()),
         "Path.unlink": file.delete,
@@ -73,14 +74,15 @@ def test_a_network_file_system_that_comes_back_is_not_noticed(folder, monkeypatc
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.usefixtures("no_patience")
 def test_a_network_file_system_that_stays_away_is_one_line(folder, monkeypatch, number):
-    monkeypatch.setattr(Path, "open", failing(Path.open, number, 10**6))
+    put(folder, "b.jpg")
+    monkeypatch.setattr(local.os, "fsync", failing(os.fsync, number, 10**6))
     with pytest.raises(StorageError, match=r"^[^\n]+ could not be written: [^\n]+$"):
         folder.child("a.jpg").write_bytes(b"x")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EINVAL])
 def test_what_does_not_pass_is_not_tried_again(folder, monkeypatch, number):
-    monkeypatch.setattr(Path, "open", failing(Path.open, number, 1))
+    monkeypatch.setattr(local.os, "fsync", failing(os.fsync, number, 1))
     with pytest.raises(StorageError):
         folder.child("a.jpg").write_bytes(b"x")
 
@@ -98,7 +100,7 @@ def test_a_file_that_the_first_attempt_left_there_is_a_success_and_anothers_is_n
 
         patch.setattr(local.os, "fsync", fsync)
         folder.child("lock").write_bytes(b"mine", only_if_absent=True)
-    monkeypatch.setattr(Path, "open", failing(Path.open, errno.EIO, 1))
+    monkeypatch.setattr(local.os, "fsync", failing(os.fsync, errno.EIO, 1))
     with pytest.raises(ObjectExistsError):
         folder.child("a").write_bytes(b"mine", only_if_absent=True)
 
@@ -155,7 +157,7 @@ def test_who_waits_is_told_what_for_and_how_long_but_not_all_the_time(monkeypatc
 
 
 def test_a_place_keeps_its_own_patience_wherever_it_travels():
-    place = Location("s3://clinic/a", "http://one:1", Patience(total_s=7))
+    place = Location("s3://clinic/a", "http://one:1", patience=Patience(total_s=7))
     assert pickle.loads(pickle.dumps(place.child("b"))).patience == Patience(total_s=7)
     assert place == Location("s3://clinic/a", "http://one:1")
 
