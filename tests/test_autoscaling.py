@@ -4,6 +4,7 @@ The driver asks Ray for GPUs, and its workers compute on the CPU: all but the de
 """
 
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from spermseg.batch.worker import Segmenting
 from spermseg.storage.filesystem import Location
 
 PICTURES, UNIT, NODES = 96, 2, 2
-DECODING_S = 0.5
+DECODING_S = 0.8
 """Of a picture: the work lasts until another node is up."""
 LEAVES_S = 90
 
@@ -55,7 +56,8 @@ class Loss:
         if self.lost is None and progress.done and len(nodes) == NODES:
             self.lost = nodes[0]
             for process in [*self.lost.children(recursive=True), self.lost]:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # it has just ended
+                    process.kill()
 
 
 def test_a_night_starts_gpu_nodes_from_zero_loses_one_and_leaves_none_behind(
@@ -70,7 +72,7 @@ def test_a_night_starts_gpu_nodes_from_zero_loses_one_and_leaves_none_behind(
         assert cluster.raylets() == []
         loss = Loss(cluster)
         decode = partial(slow_decode, seconds=DECODING_S)
-        workers = Workers(gpu=True, count=NODES, address=cluster.address, decode=decode)
+        workers = Workers(gpu=True, address=cluster.address, decode=decode)
         (receipt,) = segment_night(night_over(uploads, out, darkness_model(), workers=workers), loss)
         assert loss.most_nodes == NODES
         assert loss.lost is not None

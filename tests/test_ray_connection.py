@@ -205,6 +205,7 @@ def join(address: str, script: str = JOIN, **environment: str) -> subprocess.Pop
 
 @pytest.mark.ray
 def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but_loopback():
+    before = listening()
     with connected(ray, "local"):
         token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
         port = int(address.rpartition(":")[2])
@@ -214,18 +215,27 @@ def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but
             "right": join(f"127.0.0.1:{port}", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token),
         }
         said = {name: process.communicate(timeout=200)[0] for name, process in tries.items()}
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        open_to = {one.laddr.ip for process in processes for one in process.net_connections() if one.status == "LISTEN"}
+        processes, open_to = own_processes(), listening() - before
         told = [word for process in processes for word in process.cmdline() if token in word]
         logs = Path(ray._private.worker._global_node.get_session_dir_path()).rglob("*")
         written = [log for log in logs if log.is_file() and token.encode() in log.read_bytes()]
     assert "in:" in said["right"], said
     assert "in:" not in said["none"] + said["wrong"], said
     assert f"the Ray cluster at 127.0.0.1:{port} asks for a token, and got another" in said["wrong"]
-    assert {ip.removeprefix("::ffff:") for ip in open_to} == {"127.0.0.1"}
+    assert {ip for ip, _ in open_to} == {"127.0.0.1"}
     assert (told, written) == ([], [])
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host_address(), port), timeout=5)
+
+
+def own_processes() -> list[psutil.Process]:
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def listening() -> set[tuple[str, int]]:
+    """Return the addresses and ports that this process and those it started listen on; other tests' servers, too."""
+    found = (one for process in own_processes() for one in process.net_connections() if one.status == "LISTEN")
+    return {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in found}
 
 
 def host_address() -> str:

@@ -167,8 +167,8 @@ def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(up
     monkeypatch.setattr("spermseg.batch.segment.open_plan", lambda plan: None)
     night = night_over(uploads, out, model)
     segmenting = pipeline_job(night, out).segmenting(Workers(), use_gpu=True)
-    row = SegmentUnit(out, out, segmenting, 1)({"unit": 3, "failure": ""})
-    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows([row]))
+    rows = list(SegmentUnit(out, out, segmenting, 1)({"unit": 3, "failure": ""}))
+    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(rows))
     with pytest.raises(ConfigError, match=r"the GPU of \S+ cannot be used: Found no NVIDIA driver") as caught:
         pipeline._run(pipeline_job(night, out), [3, 4], Workers(), lambda done: None, 0)
     assert "\n" not in caught.value.message
