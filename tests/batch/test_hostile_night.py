@@ -2,17 +2,24 @@
 
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from archive_files import tar_gz_of
-from dark_cells import night_over, picture, zip_of
+from dark_cells import name_of, night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
+from spermseg.batch import pipeline, plan
+from spermseg.batch.current import read_current
+from spermseg.batch.losses import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
 from spermseg.batch.receipt import verify
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import Patience, be_patient, patience
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
 
@@ -73,6 +80,74 @@ def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_we
     workers = Workers(count=1, address=cluster, decode=decode)
     (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
     assert (receipt.units, receipt.ok, receipt.rejected) == (1 + failing, 4 * (1 + failing), 0)
+
+
+HANGS, GOOD_OF_A, GOOD_OF_B = 40, 4, 10
+SHORT = LossLimits(group_s=8, run_s=60)
+NOTHING_DONE_FOR_S = 25.0
+"""That ends a pipeline; all trials of a unit together take longer."""
+
+
+@pytest.fixture
+def crowd(tmp_path) -> Location:
+    """One group of pictures of which nearly all hang, and another that shares a unit with it."""
+    source = Location(str(tmp_path / "uploads"))
+    for number in range(HANGS + GOOD_OF_A):
+        is_good = number % 11 == 5
+        data = picture(number % 7) if is_good else marked(picture(1), b"hang")
+        source.child(f"clinic-a/{number:02}-{'good' if is_good else 'hangs'}.png").write_bytes(data)
+    for number in range(GOOD_OF_B):
+        source.child(f"clinic-b/{number:02}-good.png").write_bytes(picture(number))
+    return source
+
+
+@pytest.fixture
+def short_tempered(monkeypatch) -> Iterator[None]:
+    """A pipeline that is soon taken to hang, and units of sixteen."""
+    monkeypatch.setattr(pipeline, "NO_PROGRESS_S", NOTHING_DONE_FOR_S)
+    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 16)
+    before = patience()
+    be_patient(Patience(total_s=0))
+    yield
+    be_patient(before)
+
+
+def rows_by_name(out: Location, source: Location) -> dict[str, dict]:
+    return {name_of(row, source): row for table in read_current(out) for row in table.to_pylist()}
+
+
+def is_ok(name: str, row: dict) -> bool:
+    return row["status"] == "ok" and "good" in name
+
+
+def test_a_group_whose_pictures_hang_costs_the_others_nothing_and_itself_what_is_told(
+    cluster, crowd, out, model, short_tempered, caplog
+):
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=2, losses=SHORT)
+    night = night_over(crowd, out, model, workers=workers)
+    (receipt,) = segment_night(night, lambda progress: None)
+    rows = rows_by_name(out, crowd)
+    assert receipt.planned == len(rows) == HANGS + GOOD_OF_A + GOOD_OF_B
+    assert verify(out) == (receipt.planned, [])
+    of_a = {name: row for name, row in rows.items() if name.startswith("clinic-a")}
+    assert all(is_ok(name, row) for name, row in rows.items() if name not in of_a)
+    rejected = {name: row["reason"] for name, row in of_a.items() if not is_ok(name, row)}
+    assert len(rejected) >= HANGS
+    assert all(
+        reason.startswith((CRASHED if "hangs" in name else NOT_TRIED, NOT_TRIED)) for name, reason in rejected.items()
+    )
+    kinds = Counter(reason.partition(" (")[0].partition(":")[0] for reason in rejected.values())
+    assert kinds.keys() == {CRASHED, NOT_TRIED, BRIEFLY_TRIED} or kinds.keys() == {CRASHED, NOT_TRIED}
+    assert "pictures crashed or hung their decoder" in caplog.text
+
+    for name in list(rejected)[4:]:
+        if "hangs" in name:
+            crowd.child(name).delete()
+    wide = replace(workers, losses=LossLimits(group_s=1000, run_s=1000))
+    segment_night(replace(night, workers=wide, retry_rejected=True), lambda progress: None)
+    rows = rows_by_name(out, crowd)
+    assert all(is_ok(name, row) for name, row in rows.items() if "good" in name)
+    assert verify(out)[1] == []
 
 
 def test_ray_does_not_announce_the_workers_that_die():
