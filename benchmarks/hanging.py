@@ -1,9 +1,9 @@
 """A night in which one group uploads pictures that hang their decoder: how long it takes, and what each group gets.
 
-Two groups: one of pictures that hang, with a whole one after every tenth, and one of whole pictures. `segment` on a
-local Ray, with a decoder that does to its process what such a picture does. Then the table is verified. Prints the time,
-and for each group its rows by status and kind of reason; exits with 1 where a whole picture of the other group has no
-row that is ok, or an upload has none. `--retry` tries what was rejected once more, in a run of its own.
+Two groups: one of pictures that hang, with a whole one after every tenth, and one of whole pictures. They are segmented
+on a local Ray, with a decoder that does to its process what such a picture does. Then the table is verified. Prints the
+time, and for each group its rows by status and kind of reason; exits with 1 where a whole picture of the other group
+has no row that is ok, or an upload has none. `--retry` tries what was rejected once more, in a run of its own.
 
     python benchmarks/hanging.py
     python benchmarks/hanging.py --hang-s 60 --group-s 600 --run-s 1800

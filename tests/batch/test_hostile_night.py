@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections import Counter
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -83,9 +83,8 @@ def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_we
 
 
 HANGS, GOOD_OF_A, GOOD_OF_B = 40, 4, 10
-SHORT = LossLimits(group_s=8, run_s=60)
-NOTHING_DONE_FOR_S = 25.0
-"""That ends a pipeline; all trials of a unit together take longer."""
+LEFT = 3
+"""Of those that hang, how many are still there when they are tried again."""
 
 
 @pytest.fixture
@@ -102,10 +101,8 @@ def crowd(tmp_path) -> Location:
 
 
 @pytest.fixture
-def short_tempered(monkeypatch) -> Iterator[None]:
-    """A pipeline that is soon taken to hang, and units of sixteen."""
-    monkeypatch.setattr(pipeline, "NO_PROGRESS_S", NOTHING_DONE_FOR_S)
-    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 16)
+def impatient() -> Iterator[None]:
+    """What a pipeline waits for while nothing is done is not made longer by a storage that may be away."""
     before = patience()
     be_patient(Patience(total_s=0))
     yield
@@ -116,37 +113,33 @@ def rows_by_name(out: Location, source: Location) -> dict[str, dict]:
     return {name_of(row, source): row for table in read_current(out) for row in table.to_pylist()}
 
 
-def is_ok(name: str, row: dict) -> bool:
-    return row["status"] == "ok" and "good" in name
-
-
 def test_a_group_whose_pictures_hang_costs_the_others_nothing_and_itself_what_is_told(
-    cluster, crowd, out, model, short_tempered, caplog
+    cluster, crowd, out, model, impatient, monkeypatch, caplog
 ):
-    workers = Workers(count=2, address=cluster, decode=decode, hang_s=2, losses=SHORT)
-    night = night_over(crowd, out, model, workers=workers)
+    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 16)
+    short, wide = LossLimits(group_s=5, run_s=50), LossLimits(group_s=1000, run_s=1000)
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=2, losses=short)
+    night, started = night_over(crowd, out, model, workers=workers), time.monotonic()
     (receipt,) = segment_night(night, lambda progress: None)
     rows = rows_by_name(out, crowd)
     assert receipt.planned == len(rows) == HANGS + GOOD_OF_A + GOOD_OF_B
     assert verify(out) == (receipt.planned, [])
-    of_a = {name: row for name, row in rows.items() if name.startswith("clinic-a")}
-    assert all(is_ok(name, row) for name, row in rows.items() if name not in of_a)
-    rejected = {name: row["reason"] for name, row in of_a.items() if not is_ok(name, row)}
-    assert len(rejected) >= HANGS
-    assert all(
-        reason.startswith((CRASHED if "hangs" in name else NOT_TRIED, NOT_TRIED)) for name, reason in rejected.items()
-    )
-    kinds = Counter(reason.partition(" (")[0].partition(":")[0] for reason in rejected.values())
-    assert kinds.keys() == {CRASHED, NOT_TRIED, BRIEFLY_TRIED} or kinds.keys() == {CRASHED, NOT_TRIED}
     assert "pictures crashed or hung their decoder" in caplog.text
+    rejected = {name: row["reason"] for name, row in rows.items() if row["status"] == "rejected"}
+    hanging = [name for name in rejected if "hangs" in name]
+    assert len(hanging) == HANGS
+    assert all(name.startswith("clinic-a/") for name in rejected)
+    assert all(reason.startswith(NOT_TRIED) for name, reason in rejected.items() if "good" in name)
+    kinds = {reason.partition(" (")[0].partition(":")[0] for reason in rejected.values()}
+    assert {CRASHED, NOT_TRIED} <= kinds <= {CRASHED, NOT_TRIED, BRIEFLY_TRIED}
 
-    for name in list(rejected)[4:]:
-        if "hangs" in name:
-            crowd.child(name).delete()
-    wide = replace(workers, losses=LossLimits(group_s=1000, run_s=1000))
-    segment_night(replace(night, workers=wide, retry_rejected=True), lambda progress: None)
-    rows = rows_by_name(out, crowd)
-    assert all(is_ok(name, row) for name, row in rows.items() if "good" in name)
+    for name in hanging[LEFT:]:
+        crowd.child(name).delete()
+    # Longer than any picture takes on this machine at this hour, and not so long as those of a unit take together.
+    monkeypatch.setattr(pipeline, "NO_PROGRESS_S", (time.monotonic() - started) / 3)
+    segment_night(replace(night, workers=replace(workers, losses=wide), retry_rejected=True), lambda progress: None)
+    now = {name: row["status"] for name, row in rows_by_name(out, crowd).items()}
+    assert {name for name, status in now.items() if status == "ok"} == {name for name in rows if "good" in name}
     assert verify(out)[1] == []
 
 
