@@ -4,7 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,14 +17,18 @@ from spermseg.batch.bounds import limit_memory
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.losses import CRASHED, NOT_TRIED, LossCount, LossLimits
-from spermseg.batch.plan import Planned
+from spermseg.batch.plan import Planned, encode_plan
+from spermseg.batch.results import list_units
+from spermseg.batch.segment import IsolateUnit
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.spent import Spent
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ModelFileError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.storage.filesystem import Location
 
 TIMES = ("decode_ms", "predict_ms", "measure_ms")
 HANG_S = 5
@@ -125,6 +129,18 @@ def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_o
         (1, None),
         (0, CRASHED),
     ]
+
+
+def test_each_picture_of_an_isolated_unit_is_told_of_before_the_unit_is_done(segmenting, tmp_path, out):
+    planned, fetched = unit_of(b"", b"")
+    place = Location(str(tmp_path / "plan.parquet"))
+    place.write_bytes(encode_plan([planned], {})[0])
+    data = {"data": [one.data for one in fetched], "reasons": [f"{CRASHED}: x", "gone"]}
+    told = IsolateUnit(place, out, segmenting, 1)({"unit": 0, "failure": "", "spent": asdict(Spent()), **data})
+    assert [next(told)["isolated"] for _ in planned] == data["reasons"]
+    assert not list_units(out)
+    assert [one["rejected"] for one in told] == [len(planned)]
+    assert list_units(out)
 
 
 @dataclass(frozen=True)
