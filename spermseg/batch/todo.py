@@ -142,15 +142,16 @@ def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: Sequence[
     Those that ended their process come last: else the same ones would use up the time of their group on every retry,
     and what lies behind them would never be tried. They alone are held in memory, and that time bounds their number.
     """
-    later: list[list[Planned]] = [[] for _ in rejected]
+    anyhow = ImageIds.union(rejected)
+    later: list[list[Planned]] = [[] for _ in Tried]
     for one in listed:
         latest = one.image_id
         while (following := retry_id(latest)) in finished:
             latest = following
-        tried = next((number for number, ids in enumerate(rejected) if latest in ids), None)
-        if latest in finished and tried is not None:
+        if latest in finished and latest in anyhow:
             again = replace(one, image_id=following, retry_of=latest)
-            if tried == Tried.NEVER:
+            tried = next(tried for tried in Tried if latest in rejected[tried])
+            if tried is Tried.NEVER:
                 yield again
             else:
                 later[tried].append(again)
