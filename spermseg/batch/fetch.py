@@ -49,13 +49,14 @@ def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
 
 
 def fetch_all(planned: Iterable[Planned], source: Location) -> Iterator[Fetched]:
-    """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once.
+    """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once for that.
 
     All else is read several files at a time. Reasons are the same words for all that is wrong alike, without names or
     places, since they are counted.
 
     Args:
-        planned: what is planned; neighbours in an archive are best given together.
+        planned: what is planned; neighbours in an archive are best given together. Where the members of a compressed
+            one go back, it is read once more from its start.
         source: where they were listed. Nothing else is read, and nothing through a link that lies there.
 
     Raises:
@@ -65,7 +66,8 @@ def fetch_all(planned: Iterable[Planned], source: Location) -> Iterator[Fetched]
         if archive is None:
             yield from _fetch_ahead(group, source)
         else:
-            yield from _fetch_streamed(source, archive, list(group))
+            for ascending in _split_where_it_goes_back(group):
+                yield from _fetch_streamed(source, archive, ascending)
 
 
 def _fetch_ahead(group: Iterable[Planned], source: Location) -> Iterator[Fetched]:
@@ -93,6 +95,21 @@ def _bytes_of(one: Planned) -> int:
 def _streamed(one: Planned) -> str | None:
     """Return the archive of a member that can only be reached by reading all that comes before it."""
     return one.uri if one.packing == TAR_GZ else None
+
+
+def _split_where_it_goes_back(group: Iterable[Planned]) -> Iterator[list[Planned]]:
+    """Yield members of a compressed archive in parts that one pass can read: a retry plans some of them last."""
+    part: list[Planned] = []
+    end = 0
+    for one in group:
+        if not _refusal(one):
+            if one.offset < end:
+                yield part
+                part = []
+            end = one.offset + one.size
+        part.append(one)
+    if part:
+        yield part
 
 
 def _fetch_one(one: Planned, source: Location) -> Fetched:

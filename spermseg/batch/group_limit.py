@@ -1,6 +1,6 @@
 """How much of one group a run takes: a folder of a thousand slide scans must not cost the other patients their night.
 
-It is decided while the run is planned, from the headers of the pictures in the order of the paths, and stored in the
+It is decided while the run is planned, from the headers of the pictures in the order of the plan, and stored in the
 plan. So a run that was cut off goes on with the same uploads, whatever its workers have done so far.
 """
 
@@ -26,7 +26,7 @@ def within_group_limit(
     """Yield what is planned, with a reason from where on a group has more megapixels than it may.
 
     Args:
-        planned: in the order of the paths.
+        planned: in the order of the plan: of the paths, but on a retry, what crashed its decoder comes last.
         source: where it was listed. Without a limit nothing is read there.
         most: megapixels of a group, those that lie in no folder being one; None lets every group have its all.
         largest: megapixels of a picture; a larger one is rejected anyway, and does not count.

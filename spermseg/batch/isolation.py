@@ -20,7 +20,7 @@ from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
 from spermseg.batch.decoding import Row
 from spermseg.batch.fetch import Fetched
-from spermseg.batch.losses import CRASHED, LossCount, Losses, LossLimits, Trial
+from spermseg.batch.losses import CRASHED, STRANGE, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.plan import Planned
 from spermseg.batch.results import REJECTED
 from spermseg.batch.spent import Spent, peak_bytes
@@ -30,8 +30,6 @@ from spermseg.errors import RunError, SpermsegError, first_line
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
-STRANGE = "could not be segmented"
-"""How the reason of a micrograph begins that shows a fault of the software."""
 BRIEF_SHARE, BRIEF_LEAST_S = 0.1, 2.0
 """Of the time that a decoder may take, that of a brief trial; where that is long enough for any."""
 DRAWN = np.full((256, 320, 3), 225, np.uint8)

@@ -6,13 +6,15 @@ his own. So the time that is lost to such pictures is counted, for each group an
 
 from collections import defaultdict
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 from spermseg.errors import ConfigError
 
 CRASHED = "crashed the decoder"
 """How the reason of a picture begins that ended a process which had segmented nothing else."""
+STRANGE = "could not be segmented"
+"""How the reason of a picture begins that shows a fault of the software."""
 BRIEFLY_TRIED = "not tried for long"
 """How the reason of a picture begins that failed a brief trial, and was given no other one for want of time."""
 NOT_TRIED = "not tried"
@@ -28,6 +30,22 @@ class Trial(StrEnum):
 
     BRIEF = "brief"
     FULL = "full"
+
+
+class Tried(IntEnum):
+    """How far a rejected picture was tried by itself: what was tried less is to be tried first the next time."""
+
+    NEVER = 0
+    """There was no time for it, or it does no harm: it may be whole."""
+    BRIEFLY = 1
+    AT_LENGTH = 2
+
+
+def how_far(reason: str) -> Tried:
+    """Return how far a picture was tried by itself that was rejected for this reason."""
+    if reason.startswith((CRASHED, STRANGE)):
+        return Tried.AT_LENGTH
+    return Tried.BRIEFLY if reason.startswith(BRIEFLY_TRIED) else Tried.NEVER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 import spermseg
@@ -16,6 +17,7 @@ from spermseg.batch.heal import KnownRun
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.lease import Lease
 from spermseg.batch.listing import list_uploads
+from spermseg.batch.losses import Tried, how_far
 from spermseg.batch.night import Night
 from spermseg.batch.plan import PASSED_OVER, RETRY, Planned, encode_plan, retry_id, split_units
 from spermseg.batch.receipt import plan_location
@@ -121,18 +123,36 @@ def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterat
         yield one
 
 
-def _rejected(night: Night, known: Sequence[KnownRun]) -> ImageIds:
-    """Return the image ids of the rejected rows of finished runs."""
+def _rejected(night: Night, known: Sequence[KnownRun]) -> list[ImageIds]:
+    """Return the image ids of the rejected rows of finished runs, by how far each was tried."""
     some = [run.run_id for run in known if run.finished and run.rejected]
-    tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status")) for run_id in some)
-    return ImageIds(table.filter(pc.equal(table["status"], REJECTED))["image_id"].to_pylist() for table in tables)
+    tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status", "reason")) for run_id in some)
+    found: list[list[pa.ChunkedArray]] = [[] for _ in Tried]
+    for table in tables:
+        rejected = table.filter(pc.equal(table["status"], REJECTED))
+        far = pa.array([how_far(reason or "") for reason in rejected["reason"].to_pylist()], pa.int8())
+        for tried in Tried:
+            found[tried].append(rejected.filter(pc.equal(far, int(tried)))["image_id"])
+    return [ImageIds(ids.to_pylist() for ids in batches) for batches in found]
 
 
-def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: ImageIds) -> Iterator[Planned]:
-    """Yield the uploads whose latest row is rejected, under the id of their next try."""
+def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: Sequence[ImageIds]) -> Iterator[Planned]:
+    """Yield the uploads whose latest row is rejected, under the id of their next try.
+
+    Those that ended their process come last: else the same ones would use up the time of their group on every retry,
+    and what lies behind them would never be tried. They alone are held in memory, and that time bounds their number.
+    """
+    anyhow = ImageIds.union(rejected)
+    later: list[list[Planned]] = [[] for _ in Tried]
     for one in listed:
         latest = one.image_id
         while (following := retry_id(latest)) in finished:
             latest = following
-        if latest in finished and latest in rejected:
-            yield replace(one, image_id=following, retry_of=latest)
+        if latest in finished and latest in anyhow:
+            again = replace(one, image_id=following, retry_of=latest)
+            tried = next(tried for tried in Tried if latest in rejected[tried])
+            if tried is Tried.NEVER:
+                yield again
+            else:
+                later[tried].append(again)
+    yield from chain.from_iterable(later)

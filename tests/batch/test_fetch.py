@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import boto3
 import pytest
@@ -96,6 +97,15 @@ def test_a_compressed_archive_is_read_once_however_many_of_its_members_are_wante
     assert list(fetch_all(members, ANYWHERE)) == wanted
     assert list(fetch_all(members[3:], ANYWHERE)) == wanted[3:]
     assert len(opened) == 2
+
+
+@given(st.permutations(range(len(PICTURES))))
+def test_members_of_a_compressed_archive_are_fetched_in_whatever_order_they_are_planned(order):
+    with TemporaryDirectory() as folder:
+        Location(f"{folder}/a.tgz").write_bytes(tar_gz_of(PICTURES))
+        members = listed(Location(folder))
+        fetched = list(fetch_all([members[number] for number in order], ANYWHERE))
+    assert fetched == [Fetched(data=PICTURES[number][1]) for number in order]
 
 
 def test_where_a_compressed_archive_breaks_off_the_members_that_follow_are_rejected(tmp_path):

@@ -2,17 +2,24 @@
 
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from archive_files import tar_gz_of
-from dark_cells import night_over, picture, zip_of
+from dark_cells import name_of, night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
+from spermseg.batch import pipeline, plan
+from spermseg.batch.current import read_current
+from spermseg.batch.losses import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
 from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import Patience, be_patient, patience
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
 
@@ -73,6 +80,67 @@ def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_we
     workers = Workers(count=1, address=cluster, decode=decode)
     (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
     assert (receipt.units, receipt.ok, receipt.rejected) == (1 + failing, 4 * (1 + failing), 0)
+
+
+HANGS, GOOD_OF_A, GOOD_OF_B = 40, 4, 10
+LEFT = 3
+"""Of those that hang, how many are still there when they are tried again."""
+
+
+@pytest.fixture
+def crowd(tmp_path) -> Location:
+    """One group of pictures of which nearly all hang, and another that shares a unit with it."""
+    source = Location(str(tmp_path / "uploads"))
+    for number in range(HANGS + GOOD_OF_A):
+        is_good = number % 11 == 5
+        data = picture(number % 7) if is_good else marked(picture(1), b"hang")
+        source.child(f"clinic-a/{number:02}-{'good' if is_good else 'hangs'}.png").write_bytes(data)
+    for number in range(GOOD_OF_B):
+        source.child(f"clinic-b/{number:02}-good.png").write_bytes(picture(number))
+    return source
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """What a pipeline waits for while nothing is done is not made longer by a storage that may be away."""
+    before = patience()
+    be_patient(Patience(total_s=0))
+    yield
+    be_patient(before)
+
+
+def rows_by_name(out: Location, source: Location) -> dict[str, dict]:
+    return {name_of(row, source): row for table in read_current(out) for row in table.to_pylist()}
+
+
+def test_a_group_whose_pictures_hang_costs_the_others_nothing_and_itself_what_is_told(
+    cluster, crowd, out, model, impatient, monkeypatch, caplog
+):
+    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 16)
+    short, wide = LossLimits(group_s=5, run_s=50), LossLimits(group_s=1000, run_s=1000)
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=2, losses=short)
+    night, started = night_over(crowd, out, model, workers=workers), time.monotonic()
+    (receipt,) = segment_night(night, lambda progress: None)
+    rows = rows_by_name(out, crowd)
+    assert receipt.planned == len(rows) == HANGS + GOOD_OF_A + GOOD_OF_B
+    assert verify(out) == (receipt.planned, [])
+    assert "pictures crashed or hung their decoder" in caplog.text
+    rejected = {name: row["reason"] for name, row in rows.items() if row["status"] == "rejected"}
+    hanging = [name for name in rejected if "hangs" in name]
+    assert len(hanging) == HANGS
+    assert all(name.startswith("clinic-a/") for name in rejected)
+    assert all(reason.startswith(NOT_TRIED) for name, reason in rejected.items() if "good" in name)
+    kinds = {reason.partition(" (")[0].partition(":")[0] for reason in rejected.values()}
+    assert {CRASHED, NOT_TRIED} <= kinds <= {CRASHED, NOT_TRIED, BRIEFLY_TRIED}
+
+    for name in hanging[LEFT:]:
+        crowd.child(name).delete()
+    # Longer than any picture takes on this machine at this hour, and not so long as those of a unit take together.
+    monkeypatch.setattr(pipeline, "NO_PROGRESS_S", (time.monotonic() - started) / 3)
+    segment_night(replace(night, workers=replace(workers, losses=wide), retry_rejected=True), lambda progress: None)
+    now = {name: row["status"] for name, row in rows_by_name(out, crowd).items()}
+    assert {name for name, status in now.items() if status == "ok"} == {name for name in rows if "good" in name}
+    assert verify(out)[1] == []
 
 
 def test_ray_does_not_announce_the_workers_that_die():

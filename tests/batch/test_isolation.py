@@ -4,7 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,22 +17,25 @@ from spermseg.batch.bounds import limit_memory
 from spermseg.batch.fetch import Fetched
 from spermseg.batch.isolation import IsolatedSegmenter
 from spermseg.batch.losses import CRASHED, NOT_TRIED, LossCount, LossLimits
-from spermseg.batch.plan import Planned
+from spermseg.batch.plan import Planned, encode_plan
+from spermseg.batch.results import list_units
+from spermseg.batch.segment import IsolateUnit
 from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.spent import Spent
 from spermseg.batch.units import UnitSegmenter
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ModelFileError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
+from spermseg.storage.filesystem import Location
 
 TIMES = ("decode_ms", "predict_ms", "measure_ms")
-HUNG_OR_GONE = "crashed the decoder (it hung for 10 s, or ended its process); export the picture again"
+HANG_S = 5
+HUNG_OR_GONE = f"crashed the decoder (it hung for {HANG_S} s, or ended its process); export the picture again"
 REASONS = {
     b"segfault": "crashed the decoder (SIGSEGV); export the picture again",
-    b"abort": "crashed the decoder (SIGABRT); export the picture again",
     b"exit": HUNG_OR_GONE,
-    b"hang": HUNG_OR_GONE,
     b"lock": HUNG_OR_GONE,
     b"memory": "crashed the decoder: it takes more memory than the largest picture allowed; export the picture again",
 }
@@ -46,7 +49,7 @@ def segmenting(model) -> Segmenting:
         predict=PredictConfig(device="cpu", batch_megapixels=4 * 64**2 / 1e6),
         run_id="night-1",
         decode=decode,
-        hang_s=10,
+        hang_s=HANG_S,
     )
 
 
@@ -121,9 +124,23 @@ def test_what_is_tried_too_long_is_rejected_and_costs_no_other_group_and_no_whol
 def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_one_is_tried_at_length(segmenting):
     hostile = marked(picture(4), b"abort")
     with closing(IsolatedSegmenter(segmenting)) as isolated:
-        known = list(isolated.segment_each(*unit_of(hostile, hostile, picture(3), hostile, picture(5))))
-    assert [place for place, _ in known] == [2, 4, 0, 1, 3]
-    assert [row["reason"] and row["reason"].partition(" (")[0] for _, row in known] == [None, None, *[CRASHED] * 3]
+        known = list(isolated.segment_each(*unit_of(hostile, picture(3))))
+    assert [(place, row["reason"] and row["reason"].partition(" (")[0]) for place, row in known] == [
+        (1, None),
+        (0, CRASHED),
+    ]
+
+
+def test_each_picture_of_an_isolated_unit_is_told_of_before_the_unit_is_done(segmenting, tmp_path, out):
+    planned, fetched = unit_of(b"", b"")
+    place = Location(str(tmp_path / "plan.parquet"))
+    place.write_bytes(encode_plan([planned], {})[0])
+    data = {"data": [one.data for one in fetched], "reasons": [f"{CRASHED}: x", "gone"]}
+    told = IsolateUnit(place, out, segmenting, 1)({"unit": 0, "failure": "", "spent": asdict(Spent()), **data})
+    assert [next(told)["isolated"] for _ in planned] == data["reasons"]
+    assert not list_units(out)
+    assert [one["rejected"] for one in told] == [len(planned)]
+    assert list_units(out)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from archive_files import tar_gz_of
 from dark_cells import EXPECTED, GOOD, PLANNED, REASONS, name_of, night_over, picture, run_in_process
 
 from spermseg.batch import plan, run
 from spermseg.batch.current import count_replaced, read_current
+from spermseg.batch.losses import BRIEFLY_TRIED, CRASHED, NOT_TRIED, STRANGE
 from spermseg.batch.night import Night
+from spermseg.batch.pipeline import Workers
 from spermseg.batch.plan import GONE, Plan, retry_id
 from spermseg.batch.receipt import list_runs, plan_location, receipt_location
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
-from spermseg.errors import ConfigError
+from spermseg.batch.verify import (verify)
+from spermseg.errors import (ConfigError, MicrographError)
 from spermseg.storage.filesystem import Location
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -183,3 +186,28 @@ def test_the_rows_that_are_replaced_stay_in_the_table(night, again, out):
     statuses = Counter(status for table in read_current(out, ["status"]) for status in table["status"].to_pylist())
     assert statuses["rejected"] == 2 * len(REASONS) + len(AWAY)  # an unfinished retry hides nothing
     assert GOOD.keys() >= set(AWAY)
+
+
+def reject_for_what_follows_the_picture(data: bytes, **_):
+    raise MicrographError(data.rpartition(b"IEND\xaeB`\x82")[2].decode())
+
+
+def test_what_was_never_tried_by_itself_is_tried_first_and_what_ended_its_process_last(out, model, tmp_path):
+    """Else the same ones use up the time of their group on every retry, and those behind them are never tried."""
+    reasons = [f"{CRASHED} (SIGSEGV)", f"{BRIEFLY_TRIED}: x", f"{NOT_TRIED}: x", "corrupt", f"{STRANGE}: x", GONE]
+    order = [2, 3, 5, 1, 0, 4]
+    source = Location(str(tmp_path / "uploads"))
+    files = [(f"{number}.png", picture(number) + reason.encode()) for number, reason in enumerate(reasons)]
+    for name, data in files:
+        source.child("plain", name).write_bytes(data)
+    source.child("packed.tar.gz").write_bytes(tar_gz_of(files))
+    night = night_over(source, out, model, workers=Workers(count=1, decode=reject_for_what_follows_the_picture))
+    segment_night(night, nothing)
+    (receipt,) = segment_night(replace(night, retry_rejected=True, workers=Workers(count=1)), nothing)
+    plan = Plan(plan_location(out, receipt.run_id))
+    planned = [one for number in range(plan.units) for one in plan.unit(number)]
+    for packing in (True, False):
+        assert [int((one.member or one.uri)[-5]) for one in planned if bool(one.packing) is packing] == order
+    rows = rows_of(out, source)
+    assert {name: row["n_cells"] for name, row in rows.items()} == {name: int(name[-5]) for name in rows}
+    assert len(rows) == len(planned) == 2 * len(reasons)
