@@ -32,9 +32,9 @@ from spermseg.batch import plan  # noqa: E402
 from spermseg.batch.current import read_current  # noqa: E402
 from spermseg.batch.losses import LossLimits  # noqa: E402
 from spermseg.batch.pipeline import Workers  # noqa: E402
-from spermseg.batch.receipt import verify  # noqa: E402
 from spermseg.batch.results import OK, reason_kind  # noqa: E402
 from spermseg.batch.run import segment_night  # noqa: E402
+from spermseg.batch.verify import verify  # noqa: E402
 from spermseg.storage.filesystem import Location  # noqa: E402
 
 HOSTILE, OTHER = "clinic-a", "clinic-b"

@@ -18,8 +18,8 @@ from spermseg.batch.plan import GONE, Plan, retry_id
 from spermseg.batch.receipt import list_runs, plan_location, receipt_location
 from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import (verify)
-from spermseg.errors import (ConfigError, MicrographError)
+from spermseg.batch.verify import verify
+from spermseg.errors import ConfigError, MicrographError
 from spermseg.storage.filesystem import Location
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
