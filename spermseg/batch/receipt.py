@@ -32,7 +32,7 @@ from spermseg.storage.parquet import SEALED_FROM, check_version
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 """Packages that decide a row, beside this one."""
 FORECAST = "forecast.json"
-FORECAST_SAYS = ("seconds", "megapixels", "table_bytes", "worker_bytes")
+FORECAST_SAYS = ("seconds", "workers", "megapixels", "table_bytes", "worker_bytes")
 """What is shown of a forecast."""
 ADDED = {"model", "table_sha256", "machines", "heads", "passed_over", "plan_sha256", "files_sha256"}
 """What receipts of earlier versions do not say."""
@@ -96,7 +96,8 @@ class Receipt:
     plan_sha256: str
     """The digest that the plan says of itself."""
     forecast: dict[str, float] | None
-    """What was told before it began, from a sample (`forecast.Forecast`); None for a small run."""
+    """What was told before it began, from a sample (`forecast.Forecast`), for so many workers with a CPU each of the
+    machine that started the run, whatever segmented; None for a small run."""
 
 
 def run_folder(out: Location, run_id: str) -> Location:

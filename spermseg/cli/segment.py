@@ -255,8 +255,9 @@ def _print_receipt(receipt: Receipt) -> None:
     if receipt.forecast:
         told = receipt.forecast
         say(
-            f"  forecast: {told['seconds']:.0f} s, {told['megapixels']:.1f} megapixels, "
-            f"{told['table_bytes'] / 1e6:.1f} MB, {told['worker_bytes'] / 1e6:.0f} MB a worker",
+            f"  forecast: {told['seconds']:.0f} s by {told['workers']:.0f} workers with a CPU of this machine each, "
+            f"{told['megapixels']:.1f} megapixels, {told['table_bytes'] / 1e6:.1f} MB, "
+            f"{told['worker_bytes'] / 1e6:.0f} MB a worker",
             f"  it took:  {receipt.duration_s:.0f} s, {receipt.megapixels:.1f} megapixels, "
             f"{receipt.table_bytes / 1e6:.1f} MB, {receipt.worker_bytes / 1e6:.0f} MB a worker",
         )
