@@ -14,7 +14,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
-from spermseg.storage.filesystem import Location, storable
+from spermseg.storage.filesystem import Location
+from spermseg.storage.names import storable
 
 LASTS_S = 180.0
 """A lease that is not renewed for so long has expired."""

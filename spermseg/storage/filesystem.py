@@ -6,16 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
-from spermseg.errors import ConfigError, ObjectDeniedError, ObjectMissingError, StorageError
+from spermseg.errors import ObjectDeniedError, ObjectMissingError, StorageError
 from spermseg.storage.local import LocalBackend
 from spermseg.storage.local_uploads import Listed
+from spermseg.storage.names import complete, is_utf8, storable
 from spermseg.storage.patience import Patience
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
 
@@ -84,7 +82,7 @@ class Location:
     """How long to try what may pass; None is as patient as the process that asks."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "uri", _complete(self.uri))
+        object.__setattr__(self, "uri", complete(self.uri))
         if self.is_s3:
             resolve_endpoint(self.endpoint_url)  # a wrong one is better refused before anything has run
 
@@ -307,53 +305,3 @@ class _RangeReader(io.RawIOBase):
         data = self._place.read_range(self._position, there, etag=self._object.etag) if there else b""
         self._position += len(data)
         return data
-
-
-def storable(name: str) -> str:
-    r"""Return a name as text that UTF-8 and Parquet can hold: bytes that are not text become backslash escapes.
-
-    >>> storable("caf\udce9.jpg")
-    'caf\\xe9.jpg'
-    """
-    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def is_utf8(name: str) -> bool:
-    r"""Whether the bytes of a name are UTF-8, whatever the locale made of them; what others name cannot be stored.
-
-    >>> is_utf8("caf\u00e9.jpg"), is_utf8("caf\udce9.jpg"), is_utf8("caf\udcc3\udca9.jpg")
-    (True, False, True)
-    """
-    try:
-        name.isascii() or name.encode("utf-8", "surrogateescape").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _complete(uri: str) -> str:
-    """Return a URI as `s3://bucket/prefix` or an absolute path, without a slash at the end."""
-    scheme, found, rest = uri.partition("://")
-    if not uri:
-        raise ConfigError("got an empty path; give a folder or s3://bucket/prefix")
-    if not found:
-        return _absolute(uri)
-    if scheme == "s3":
-        if has_user(rest.partition("/")[0]):  # what lies below may be called anything, uploads too
-            raise ConfigError(f"got {masked(uri)!r}, a bucket with credentials; {CREDENTIALS_ADVICE}")
-        if not rest or rest.startswith("/"):
-            raise ConfigError(f"got {uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")
-        return f"s3://{rest.rstrip('/')}"
-    if scheme == "file" and rest.startswith("/"):
-        return _absolute(unquote(rest))
-    raise ConfigError(f"got {masked(uri)!r}; spermseg reads folders, file:///folder and s3://bucket/prefix")
-
-
-def _absolute(path: str) -> str:
-    try:
-        absolute = Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise ConfigError(
-            f"got {path!r}, and there is no such user; give ./{path} for a folder of that name"
-        ) from error
-    return "/" + os.path.normpath(absolute).lstrip("/")

@@ -9,7 +9,7 @@ from posixpath import normpath
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_formats import read_annotations
-from spermseg.storage.filesystem import storable
+from spermseg.storage.names import storable
 from spermseg.texts import composed, visible
 from spermseg.training.index import LeftOut
 

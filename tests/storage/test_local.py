@@ -19,7 +19,8 @@ from spermseg.errors import (
     SpermsegError,
     StorageError,
 )
-from spermseg.storage.filesystem import Location, storable
+from spermseg.storage.filesystem import Location
+from spermseg.storage.names import storable
 
 # Names of places
 

@@ -1,0 +1,62 @@
+"""Names of places: what a person types -> a complete URI; what a system stores as a name -> text."""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
+from spermseg.errors import ConfigError
+
+
+def storable(name: str) -> str:
+    r"""Return a name as text that UTF-8 and Parquet can hold: bytes that are not text become backslash escapes.
+
+    >>> storable("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_utf8(name: str) -> bool:
+    r"""Whether the bytes of a name are UTF-8, whatever the locale made of them; what others name cannot be stored.
+
+    >>> is_utf8("caf\u00e9.jpg"), is_utf8("caf\udce9.jpg"), is_utf8("caf\udcc3\udca9.jpg")
+    (True, False, True)
+    """
+    try:
+        name.isascii() or name.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def complete(uri: str) -> str:
+    """Return a URI as `s3://bucket/prefix` or an absolute path, without a slash at the end.
+
+    Raises:
+        ConfigError: it is of another kind, names nothing, or holds credentials.
+    """
+    scheme, found, rest = uri.partition("://")
+    if not uri:
+        raise ConfigError("got an empty path; give a folder or s3://bucket/prefix")
+    if not found:
+        return _absolute(uri)
+    if scheme == "s3":
+        if has_user(rest.partition("/")[0]):  # what lies below may be called anything, uploads too
+            raise ConfigError(f"got {masked(uri)!r}, a bucket with credentials; {CREDENTIALS_ADVICE}")
+        if not rest or rest.startswith("/"):
+            raise ConfigError(f"got {uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")
+        return f"s3://{rest.rstrip('/')}"
+    if scheme == "file" and rest.startswith("/"):
+        return _absolute(unquote(rest))
+    raise ConfigError(f"got {masked(uri)!r}; spermseg reads folders, file:///folder and s3://bucket/prefix")
+
+
+def _absolute(path: str) -> str:
+    try:
+        absolute = Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"got {path!r}, and there is no such user; give ./{path} for a folder of that name"
+        ) from error
+    return "/" + os.path.normpath(absolute).lstrip("/")
