@@ -19,7 +19,7 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from spermseg.batch import run
-from spermseg.storage import s3
+from spermseg.storage import patience, s3
 from spermseg.storage.filesystem import Location
 
 settings.register_profile("calm", deadline=None)  # a busy machine is no failure
@@ -146,6 +146,12 @@ def _two_free_ports() -> int:
             except OSError:
                 continue
             return port
+
+
+@pytest.fixture(autouse=True)
+def waiting() -> None:
+    """A verb that failed in this process before has let everybody give up waiting for a storage."""
+    patience.wait_again()
 
 
 @pytest.fixture(autouse=True, scope="session")

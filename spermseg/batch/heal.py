@@ -9,7 +9,8 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import spermseg
@@ -37,9 +38,10 @@ from spermseg.batch.results import (
     run_results,
     unit_name,
 )
-from spermseg.batch.verify import contradictions, differences
+from spermseg.batch.verify import contradictions, differences, makers
 from spermseg.errors import DamagedError, ObjectExistsError, ObjectMissingError
 from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.patience import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ REBUILT = {"rebuilt": "yes"}
 """What a plan says that was written again from rows, which do not tell how to fetch their uploads."""
 OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
 MADE_WITH = ("model_sha256", "recipe_sha256")
+STEP_S = 60.0
+"""The most that one step of mending waits for the storage: less than a lease lasts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +123,12 @@ class _Survey:
             plan=said,
             ids=ImageIds(plan.column("image_id")),
             finished=finished,
-            here=said.get("input") == self.night.source.uri or said.items() >= REBUILT.items(),
+            here=self._is_here(said),
             rejected=rejected,
         )
+
+    def _is_here(self, said: dict[str, str]) -> bool:
+        return said.get("input") == self.night.source.uri or said.items() >= REBUILT.items()
 
     def _receipt(self, run_id: str) -> dict[str, Any] | None:
         try:
@@ -136,8 +143,10 @@ class _Survey:
         if not self.night.check_files and _fits(files, plan, receipt):
             return True
         count = count_rows(self.night.out, run_id)
-        if [*differences(plan, count), *contradictions(receipt, plan, count, renewed=True)]:
-            logger.warning("run %s: what lies there is not what its receipt says; it is completed again", run_id)
+        wrong = (differences(plan, count), makers(run_id, plan, count))
+        if [*chain(*wrong), *contradictions(receipt, plan, count, renewed=True)]:
+            again = "it is completed again" if self._is_here(plan.metadata) else "segment its own input to mend it"
+            logger.warning("run %s: what lies there is not what its receipt says; %s", run_id, again)
             return False
         shown = {"files_sha256": files_digest(files), "plan_sha256": plan.seal}
         if any(receipt.get(name) != value for name, value in shown.items()):  # a copy of the table, say
@@ -168,7 +177,7 @@ class _Survey:
 
     def _metadata(self, run_id: str, receipt: dict[str, Any] | None, units: Sequence[list[Planned]]) -> dict[str, str]:
         night, said = self.night, receipt or {}
-        inside = all(one.uri.startswith(night.source.uri) for unit in units for one in unit)
+        inside = all(night.source.holds(one.uri) for unit in units for one in unit)
         return {
             "input": str(said.get("input") or (night.source.uri if inside else "")),
             **night.model_and_settings,
@@ -184,23 +193,35 @@ class _Survey:
         }
 
 
-def tidy_run(out: Location, run_id: str, plan: Plan, count: Count) -> None:
+def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease) -> None:
     """Make room for the units that a run lacks: what cannot be read is deleted, what lies wrong goes where it belongs.
+
+    That is only ever a run that the table has: which one rows name is the word of whoever wrote the file.
 
     Args:
         out: the table.
         run_id: the run.
         plan: its plan.
         count: of its files; afterwards it has the units that were brought back.
+        lease: of the table; it is looked at before each step, none of which outlasts it.
     """
+    out = replace(out, patience=Patience(total_s=STEP_S))
     folder, planned = run_results(out, run_id), {unit_name(unit_id) for unit_id in plan.unit_ids()}
+    known = {run_id, *list_runs(out)}
     for name in count.damaged:
+        lease.check()
         folder.child(name).delete()
     for name, (maker, right) in count.homes.items():
-        if name not in planned or name != right:
-            _bring_home(folder.child(name), run_results(out, maker or run_id).child(right))
-            count.units.discard(name)
-            count.units.update({right} if (maker or run_id) == run_id else ())
+        if maker == run_id and name in planned and name == right:
+            continue
+        lease.check()
+        count.units.discard(name)
+        if maker in known:
+            _bring_home(folder.child(name), run_results(out, maker).child(right))
+            count.units.update({right} if maker == run_id else ())
+        elif name in planned:
+            logger.warning("run %s: %s holds rows of a run that the table does not have; it is deleted", run_id, name)
+            folder.child(name).delete()
 
 
 def _bring_home(place: Location, home: Location) -> None:
@@ -228,7 +249,9 @@ def _whole_units(out: Location, run_id: str) -> tuple[list[list[Planned]], set[t
     makers: set[tuple[str, ...]] = set()
     for place in list_units(out, run_id):
         with suppress(DamagedError):
-            rows = read_unit(place, (*OF_A_PLAN, *MADE_WITH), thorough=True).to_pylist()
+            rows = read_unit(place, (*OF_A_PLAN, *MADE_WITH, "run_id"), thorough=True).to_pylist()
+            if {row["run_id"] for row in rows} != {run_id}:  # a copy of another run's, which has its home there
+                continue
             makers |= {tuple(row[name] for name in MADE_WITH) for row in rows}
             unit = [Planned(**{name: row[name] for name in OF_A_PLAN}, size=0, data_size=0, etag="") for row in rows]
             units[right_name(one.image_id for one in unit)] = unit

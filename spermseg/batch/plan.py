@@ -33,6 +33,8 @@ UNIT_BYTES = 64 * 2**20
 """Most bytes of a unit of work, unpacked; one larger file makes a unit of its own."""
 ROWS_AT_ONCE = 1 << 16
 """Of one column, in memory while it is read from the first unit to the last."""
+MOST_BYTES = 1 << 31
+"""Of a plan that is read at once: thirty million micrographs."""
 READ_AHEAD = 1 << 23
 """Bytes; what is read of a plan from end to end, in one request."""
 
@@ -179,8 +181,8 @@ class Plan:
 
     def __init__(self, location: Location, *, whole: bool = False) -> None:
         self._location = location
-        self._bytes = location.read_bytes() if whole else None
         with self._reading():
+            self._bytes = location.read_bytes(MOST_BYTES) if whole else None
             if self._bytes is not None:
                 check_seal(self._bytes)
             self._file = open_parquet(self._open(), _TYPES, SCHEMA_VERSION)

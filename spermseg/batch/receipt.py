@@ -26,7 +26,7 @@ from spermseg.batch.results import (
 )
 from spermseg.errors import DamagedError, ObjectMissingError
 from spermseg.storage.filesystem import Location, StoredObject
-from spermseg.storage.json_object import decode_object, encode_sealed, is_sealed
+from spermseg.storage.json_object import LARGEST, decode_object, encode_sealed, is_sealed
 from spermseg.storage.parquet import SEALED_FROM, check_version
 
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
@@ -140,7 +140,7 @@ def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
     """
     location = receipt_location(out, run_id)
     try:
-        return _decode_receipt(location.read_bytes())
+        return _decode_receipt(location.read_bytes(LARGEST))
     except ObjectMissingError:
         return None
     except DamagedError as error:
@@ -194,7 +194,7 @@ def write_forecast(out: Location, run_id: str, forecast: dict[str, float]) -> No
 def _read_forecast(out: Location, run_id: str) -> dict[str, float] | None:
     """Return a run's forecast; None where it has none that can be read, since nothing depends on it."""
     try:
-        found = decode_object(run_folder(out, run_id).child(FORECAST).read_bytes())
+        found = decode_object(run_folder(out, run_id).child(FORECAST).read_bytes(LARGEST))
     except (ObjectMissingError, DamagedError):
         return None
     told = [found.get(name) for name in FORECAST_SAYS]

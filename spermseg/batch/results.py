@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from spermseg.batch.ids import digest
 from spermseg.errors import DamagedError
@@ -19,13 +20,15 @@ MACHINE_KEY = b"spermseg_machine"
 """Key of a unit file's own metadata that names the host which segmented it."""
 MEND = "the same `spermseg segment` command with --check-files mends it"
 """What to do about a damaged file of a table."""
-MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 31
+MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 29
 """Of a unit file; one of ours has some hundred rows, and some megabytes."""
 SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
 """Of the figures of quality, whatever the format (`spermseg.micrograph.reduction`)."""
 SATURATED = f"{SCALED}, where a single one is lost in the mean of its neighbours"
 BITS = "bits of the camera, of whose numbers the picture's 8 bits are the highest"
 CLIPPED = "cut to them: a scale bar, hot pixels, or bits told wrongly; null for a file of 8 bits"
+MEASURED = ("width_px", "height_px", "n_cells")
+"""What every row that is ok has."""
 OK = "ok"
 REJECTED = "rejected"
 
@@ -84,6 +87,10 @@ SCHEMA = pa.schema(
     ],
     metadata={VERSION: str(SCHEMA_VERSION)},
 )
+
+
+PROMISED = (*(field.name for field in SCHEMA if not field.nullable), *MEASURED)
+"""Columns that are looked at whenever a unit is read."""
 
 
 def reason_kind(reason: str) -> str:
@@ -171,18 +178,16 @@ def read_unit(place: Location, columns: Sequence[str] | None = None, *, thorough
         DamagedError: the file is damaged, or is no unit.
         StorageError: it could not be read.
     """
-    data = place.read_bytes()
     wanted = list(SCHEMA.names if columns is None else columns)
     with reading(place.uri, MEND):
-        table = _decode_unit(data, wanted, thorough)
+        table = _decode_unit(place.read_bytes(MOST_BYTES), wanted, thorough)
+        _check_values(table)
     for name in set(wanted).difference(table.column_names):
         table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
     return table.select(wanted)
 
 
 def _decode_unit(data: bytes, wanted: Sequence[str], thorough: bool) -> pa.Table:
-    if len(data) > MOST_BYTES:
-        raise DamagedError(f"it has {len(data)} bytes; at most {MOST_BYTES} are read")
     sealed = check_seal(data)
     file = open_parquet(pa.BufferReader(data), {field.name: field.type for field in SCHEMA}, SCHEMA_VERSION)
     if file.metadata.num_rows > MOST_ROWS:
@@ -192,7 +197,25 @@ def _decode_unit(data: bytes, wanted: Sequence[str], thorough: bool) -> pa.Table
         raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
     if thorough and not sealed:
         return file.read(columns=[name for name in SCHEMA.names if name in there])
-    return file.read(columns=[name for name in wanted if name in there])
+    return file.read(columns=[name for name in SCHEMA.names if name in {*wanted, *PROMISED}.intersection(there)])
+
+
+def _check_values(table: pa.Table) -> None:
+    """See that the columns hold what the contract promises: a file that is whole may be of somebody else's making.
+
+    Raises:
+        DamagedError: they do not.
+    """
+    there = table.column_names
+    empty = [name for name in there if not SCHEMA.field(name).nullable and table[name].null_count]
+    if empty:
+        raise DamagedError(f"its column {empty[0]} has rows without a value")
+    if not set(table["status"].to_pylist()) <= {OK, REJECTED}:
+        raise DamagedError(f"it has a status that is neither {OK} nor {REJECTED}")
+    done = table.filter(pc.equal(table["status"], OK))
+    for name in {*MEASURED}.intersection(there):
+        if done[name].null_count or pc.any(pc.less(done[name], 0)).as_py():
+            raise DamagedError(f"a row that is {OK} has no {name}")
 
 
 def read_units(out: Location, run_id: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -146,7 +146,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_pro
     """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
     lease.check()
-    tidy_run(night.out, run_id, plan, before)
+    tidy_run(night.out, run_id, plan, before, lease)
     progress = Progress(
         run_id=run_id,
         planned=len(plan),

@@ -18,6 +18,7 @@ from spermseg.batch.results import (
 )
 from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location
+from spermseg.storage.names import is_partial
 
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
@@ -47,7 +48,7 @@ def _misplaced(plan: Plan, count: Count) -> Iterator[str]:
             yield f"image {image_id} was not planned and has {found} row{'s' * (found > 1)}"
 
 
-def _makers(run_id: str, plan: Plan, count: Count) -> Iterator[str]:
+def makers(run_id: str, plan: Plan, count: Count) -> Iterator[str]:
     """Yield, a line each, where rows name another run, model or settings than the plan does."""
     said = plan.metadata
     wanted = (run_id, said.get("model_sha256"), said.get("recipe_sha256"))
@@ -88,7 +89,7 @@ def _foreign(out: Location, runs: Container[str]) -> Iterator[str]:
         if run_id and run_id not in runs and units:
             yield f"run {run_id}: it has rows but no plan; {MEND}"
         for item in files:
-            if not (run_id and is_unit(item.key)):
+            if not (run_id and is_unit(item.key)) and not is_partial(item.key):
                 yield f"{item.uri} is no file of spermseg's, which readers of the table may take for one: move it away"
 
 
@@ -102,7 +103,7 @@ def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
     try:
         plan = Plan(plan_location(out, run_id), whole=True)
         yield from differences(plan, count)
-        yield from _makers(run_id, plan, count)
+        yield from makers(run_id, plan, count)
     except ObjectMissingError:
         yield f"it has no plan; {MEND}"
     except DamagedError as error:

@@ -28,7 +28,7 @@ from spermseg.errors import (
     TooManyRejectedError,
 )
 from spermseg.storage.modes import owner_only
-from spermseg.storage.patience import Patience, be_patient
+from spermseg.storage.patience import Patience, be_patient, stop_waiting, wait_again
 from spermseg.texts import is_text
 
 VERBS = {
@@ -93,6 +93,7 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
     """
     prepare_terminal()
     terminated = Event()
+    wait_again()
     try:
         _check_words(sys.argv[1:] if arguments is None else arguments)
         with _clean_stop_on_sigterm(terminated), owner_only():
@@ -101,9 +102,11 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
                 be_patient(Patience(total_s=60 * minutes))
             status = given.run()
     except SpermsegError as error:
+        stop_waiting()
         say(f"spermseg: {error.message}", to=sys.stderr)
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
+        stop_waiting()
         how = "terminated" if terminated.is_set() else "interrupted"
         goes_on = getattr(verb, "GOES_ON", "the same command goes on")
         say(f"spermseg: {how}; what is written stays, and {goes_on}", to=sys.stderr)
@@ -133,6 +136,7 @@ def _clean_stop_on_sigterm(terminated: Event) -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the way out is not to be cut short
         terminated.set()
+        stop_waiting()
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -18,7 +18,7 @@ from spermseg.batch.receipt import list_runs, plan_location, read_receipt
 from spermseg.cli.incomplete_table import warn_of_damage
 from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
-from spermseg.errors import DamagedError, MicrographError, ObjectDeniedError, RunError, StorageError
+from spermseg.errors import ConfigError, DamagedError, MicrographError, ObjectDeniedError, RunError, StorageError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
 from spermseg.storage.archives import TAR_GZ, Member, list_members, stored_kind, stream_members, unpack_member
@@ -83,11 +83,12 @@ def _receipt(out: Location, run_id: str, on_damage: OnDamage) -> dict[str, Any] 
 
 def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:
     """Return where the uploads of some runs were listed, as far as their plans can be read."""
-    found = set()
+    found = {}
     for run_id in runs:
-        with suppress(RunError, StorageError):
-            found.add(Plan(plan_location(out, run_id)).metadata.get("input"))
-    return [Location(uri, out.endpoint_url) for uri in sorted(filter(None, found))]
+        with suppress(RunError, StorageError, ConfigError):
+            uri = Plan(plan_location(out, run_id)).metadata.get("input", "")
+            found[uri] = Location(uri, out.endpoint_url)
+    return [found[uri] for uri in sorted(found)]
 
 
 def upload_reader(sources: Sequence[Location]) -> Callable[[str, str | None, str], NDArray[np.uint8]]:

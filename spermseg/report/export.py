@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from spermseg.errors import ConfigError, StorageError, first_line
 from spermseg.storage.filesystem import Location
 from spermseg.storage.modes import owner_only
+from spermseg.storage.names import PARTIAL
 from spermseg.texts import csv_cell
 
 OF_A_CELL = ("image_id", "uri", "member", "group", "run_id", "model_sha256", "recipe_sha256", "um_per_px")
@@ -89,7 +90,7 @@ def _whole_file(target: Location) -> Iterator[pa.NativeFile]:
     try:
         filesystem, path = target.filesystem()
         folder, _, name = path.rpartition("/")
-        partial = f"{folder}/.partial-{secrets.token_hex(8)}-{name}"
+        partial = f"{folder}/{PARTIAL}{secrets.token_hex(8)}-{name}"
         with owner_only():
             if not target.is_s3:
                 filesystem.create_dir(folder, recursive=True)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow.fs as pafs
 
-from spermseg.errors import ObjectDeniedError, ObjectMissingError, StorageError
+from spermseg.errors import DamagedError, ObjectDeniedError, ObjectMissingError, StorageError
 from spermseg.storage.local import LocalBackend
 from spermseg.storage.local_uploads import Listed
 from spermseg.storage.names import complete, is_utf8, storable
@@ -131,11 +131,15 @@ class Location:
         Raises:
             ObjectDeniedError: it does not lie below this place, which only a plan that somebody changed can say.
         """
-        if uri != self.uri and not uri.startswith(self.uri.rstrip("/") + "/"):
+        if not self.holds(uri):
             raise ObjectDeniedError(f"{uri} does not lie in the input {self.uri}")
         place = object.__new__(Location)
         place.__setstate__((uri, self.endpoint_url, None if self.is_s3 else self.uri, self.patience))
         return place
+
+    def holds(self, uri: str) -> bool:
+        """Whether a complete URI names this place or one below it, by its letters."""
+        return uri == self.uri or uri.startswith(self.uri.rstrip("/") + "/")
 
     def contains(self, other: "Location") -> bool:
         """Whether the other place is this one or below it, whatever links lead there."""
@@ -197,14 +201,21 @@ class Location:
             return False
         return True
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, most: int | None = None) -> bytes:
         """Return the whole file.
+
+        Args:
+            most: bytes that it may have; no more are read.
 
         Raises:
             ObjectMissingError: it is not there.
+            DamagedError: it has more bytes.
             StorageError: it could not be read.
         """
-        return self._backend.read_range(self.path, 0, None, None)
+        data = self._backend.read_range(self.path, 0, most and most + 1, None)
+        if most is not None and len(data) > most:
+            raise DamagedError(f"it has more than {most} bytes, as no such file of spermseg's has")
+        return data
 
     def read_range(self, start: int, size: int, *, etag: str | None = None) -> bytes:
         """Return exactly `size` bytes from byte `start`.

@@ -22,6 +22,7 @@ from spermseg.errors import (
 from spermseg.storage.local_errors import is_passing, local_errors, storage_error
 from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
 from spermseg.storage.modes import file_mode, folder_mode
+from spermseg.storage.names import PARTIAL
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
@@ -133,7 +134,7 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
     read it, `modes` says.
     """
     target = Path(path)
-    temporary = target.with_name(f".partial-{secrets.token_hex(8)}")
+    temporary = target.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
     _make_folder(target.parent)
     with local_errors(path, "written"), _open_folder(target.parent) as folder:
         try:

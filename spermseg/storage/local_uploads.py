@@ -43,6 +43,13 @@ UNREAD_FOLDERS = {
 """Why a folder is not listed, which says nothing of the others; every other error is one of the disk."""
 
 
+UNREAD_LINKS = {
+    errno.ELOOP: LEADS_IN_CIRCLES,
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG), LEADS_NOWHERE),
+}
+"""Why a link leads to nothing that can be looked at; every other error is one of the disk."""
+
+
 class Listed(NamedTuple):
     """What a listing shows."""
 
@@ -136,7 +143,9 @@ def _no_upload(one: Entry, real_root: bytes) -> Listed:
     try:
         status = os.stat(native(one.path))  # noqa: PTH116 (a path in bytes)
     except OSError as error:
-        return Listed(one.path, 0, one.etag, LEADS_IN_CIRCLES if error.errno == errno.ELOOP else LEADS_NOWHERE)
+        if error.errno not in UNREAD_LINKS:
+            raise
+        return Listed(one.path, 0, one.etag, UNREAD_LINKS[error.errno])
     target = os.path.realpath(native(one.path))
     if target == real_root or target.startswith(real_root.rstrip(b"/") + b"/"):
         return Listed(one.path, 0, one.etag, passed_over=LINKED)

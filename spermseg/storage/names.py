@@ -7,6 +7,14 @@ from urllib.parse import unquote
 from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
 from spermseg.errors import ConfigError
 
+PARTIAL = ".partial-"
+"""How the name of a file begins that is being written; after a kill or a power cut it may stay, and is nobody's."""
+
+
+def is_partial(key: str) -> bool:
+    """Whether this is the name of a file that is being written, or was."""
+    return key.rpartition("/")[2].startswith(PARTIAL)
+
 
 def storable(name: str) -> str:
     r"""Return a name as text that UTF-8 and Parquet can hold: bytes that are not text become backslash escapes.

@@ -44,6 +44,7 @@ def reading(name: str, advice: str) -> Iterator[None]:
 
     Raises:
         DamagedError: it is damaged.
+        RunError: this process has too little memory for it.
     """
     try:
         yield
@@ -51,7 +52,9 @@ def reading(name: str, advice: str) -> Iterator[None]:
         raise DamagedError(f"{name} is damaged ({error.message}); {advice}") from error
     except SpermsegError:
         raise
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+    except MemoryError as error:  # of this process, which says nothing of the file
+        raise RunError(f"{name} could not be read: this process has too little memory left") from error
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise DamagedError(f"{name} is damaged ({first_line(error)}); {advice}") from error
 
 
@@ -115,7 +118,7 @@ def open_parquet(file: BinaryIO, types: Mapping[str, pa.DataType], newest: int) 
             raise DamagedError(f"its column {field.name} is of the type {field.type}; {wanted} is needed")
     if len(set(opened.schema_arrow.names)) < len(opened.schema_arrow.names):
         raise DamagedError("it has two columns of one name")
-    if _SEAL.encode() not in said and _version(said) >= SEALED_FROM:
+    if len(said.get(_SEAL.encode(), b"")) != len(BLANK) and _version(said) >= SEALED_FROM:
         raise DamagedError("it has no digest of its own, as files of its version have")
     return opened
 

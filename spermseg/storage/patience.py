@@ -8,7 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from spermseg.errors import ConfigError, one_line
 
@@ -42,7 +51,8 @@ class Patience:
             is_passing: whether the same call may well succeed in a moment.
         """
         return Retrying(
-            stop=stop_after_delay(self.total_s),
+            sleep=sleep_using_event(_ends),
+            stop=stop_any(stop_after_delay(self.total_s), stop_when_event_set(_ends)),
             wait=self._wait_s,
             retry=retry_if_exception(is_passing),
             before_sleep=None if self.silent else partial(_tell, place, self.total_s),
@@ -53,6 +63,20 @@ class Patience:
         """Return how long to wait now; the last attempt is made when the time is up, not a long wait later."""
         drawn = wait_random_exponential(max=self.longest_wait_s)(call)
         return max(0.0, min(drawn, self.total_s - (call.seconds_since_start or 0.0)))
+
+
+_ends = threading.Event()
+"""This process ends: whoever waits for a storage gives up, in threads as well, for which the interpreter would wait."""
+
+
+def stop_waiting() -> None:
+    """Let everybody give up who waits for a storage in this process, now and from now on."""
+    _ends.set()
+
+
+def wait_again() -> None:
+    """Take `stop_waiting` back."""
+    _ends.clear()
 
 
 class _Told:

@@ -84,7 +84,21 @@ def unit(out: Location) -> Location:
     return list_units(out, first_run(out))[1]
 
 
+def write_anew(place: Location, **changes: object) -> None:
+    """Put other values into all rows of a unit that are ok, and seal it as whoever may write to a bucket can."""
+    rows = [row | (changes if row["status"] == "ok" else {}) for row in read_unit(place).to_pylist()]
+    schema = pa.schema([field.with_nullable(True) for field in SCHEMA], metadata=SCHEMA.metadata)
+    place.write_bytes(encode_unit(pa.Table.from_pylist(rows, schema=schema)))
+
+
 DAMAGE = {
+    **{
+        f"a unit, its {name} {value!r}": lambda out, name=name, value=value: write_anew(unit(out), **{name: value})
+        for name, value in [
+            *[(name, None) for name in ("width_px", "n_cells", "status", "image_id", "uri", "run_id")],
+            *(("status", "foo"), ("width_px", -1), ("run_id", "/../../../../escaped"), ("run_id", "a\0b")),
+        ]
+    },
     "a unit, flipped": lambda out: flip(unit(out)),
     "a unit, cut off": lambda out: unit(out).write_bytes(unit(out).read_bytes()[:-50]),
     "a unit, lost": lambda out: unit(out).delete(),
@@ -245,6 +259,51 @@ def test_a_receipt_that_is_none_is_one_line_each(night, data, capsys):
     assert Verify(out=night.out.uri).run() == 1
     found = [line for line in capsys.readouterr().out.splitlines() if "receipt.json is damaged" in line]
     assert len(found) == 1
+
+
+def test_what_a_unit_says_of_its_run_leads_nowhere_out_of_the_table(night):
+    write_anew(unit(night.out), run_id="/../../../../escaped")
+    around = Path(night.out.path).parent
+    before = {path for path in around.parent.rglob("*") if "results" not in path.parts}
+    segment_night(replace(night, check_files=True), nothing)
+    assert {path for path in around.parent.rglob("*") if "results" not in path.parts} == before
+    assert verify(night.out)[1] == []
+
+
+def test_what_a_killed_writer_leaves_is_nobodys(night):
+    run_folder(night.out, first_run(night.out)).child(".partial-0011").write_bytes(b"half")
+    Path(unit(night.out).path).with_name(".partial-0011223344556677").write_bytes(b"half")
+    assert verify(night.out)[1] == []
+
+
+def test_too_little_memory_is_no_damage(night, monkeypatch):
+    def no_memory(*_, **__):
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    before = unit(night.out).read_bytes()
+    monkeypatch.setattr("spermseg.batch.results.open_parquet", no_memory)
+    with pytest.raises(RuntimeError, match="this process has too little memory left"):
+        segment_night(replace(night, check_files=True), nothing)
+    assert unit(night.out).read_bytes() == before
+
+
+@pytest.mark.parametrize("place", [unit, lambda out: receipt_location(out, first_run(out))])
+def test_a_file_as_large_as_none_is_read_no_further(night, place):
+    with Path(place(night.out).path).open("r+b") as file:
+        file.truncate(2**40)
+    assert any("as no such file of spermseg's has" in line for line in verify(night.out)[1])
+
+
+def test_each_bit_before_the_seal_of_a_unit_counts(night):
+    place = unit(night.out)
+    whole = place.read_bytes()
+    mark = whole.rindex(b"spermseg_sha256")
+    for bit in range(8 * (mark - 2), 8 * (mark + 17)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        place.write_bytes(bytes(data))
+        with pytest.raises(RuntimeError, match="is damaged"):
+            read_unit(place)
 
 
 def test_random_flips_are_all_found_and_end_in_lines(night):

@@ -137,7 +137,14 @@ def test_a_column_of_another_type_is_refused_before_it_is_read(tmp_path, name, k
 
 def test_a_name_of_an_upload_that_looks_like_an_extension_type_is_a_name(tmp_path):
     names = ["QVJST1c6ZXh0ZW5zaW9u", "ARROW:extension:name"]
-    row = {"image_id": "1", "run_id": "r", "model_sha256": "m", "recipe_sha256": "s", "version": "1", "status": "ok"}
+    row = {
+        "image_id": "1",
+        "run_id": "r",
+        "model_sha256": "m",
+        "recipe_sha256": "s",
+        "version": "1",
+        "status": "rejected",
+    }
     place = Location(str(tmp_path / "unit-1.parquet"))
     place.write_bytes(encode_parquet(pa.Table.from_pylist([row | {"uri": name} for name in names], schema=SCHEMA)))
     assert read_unit(place)["uri"].to_pylist() == names
