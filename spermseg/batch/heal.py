@@ -18,7 +18,7 @@ from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.lease import Lease
 from spermseg.batch.night import Night
-from spermseg.batch.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
+from spermseg.batch.plan import MOST_BYTES, PASSED_OVER, RETRY, Plan, Planned, encode_plan
 from spermseg.batch.receipt import (
     files_digest,
     list_runs,
@@ -49,6 +49,8 @@ REBUILT = {"rebuilt": "yes"}
 """What a plan says that was written again from rows, which do not tell how to fetch their uploads."""
 OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
 MADE_WITH = ("model_sha256", "recipe_sha256")
+ASIDE = "damaged"
+"""Folder of the table with what could not be read of runs that are lost; nothing reads it, and it may be deleted."""
 STEP_S = 60.0
 """The most that one step of mending waits for the storage: less than a lease lasts."""
 
@@ -163,8 +165,12 @@ class _Survey:
             return None
         self.lease.check()
         if not units:
-            logger.warning("run %s has no row that can be read: it is deleted; its uploads are planned anew", run_id)
-            _delete_run(self.night.out, run_id)
+            logger.warning(
+                "run %s: neither its plan nor one of its rows can be read; what is left of it is moved to %s. It had "
+                "planned %s: uploads that are still there are planned anew, and rows of others are lost",
+                *(run_id, self.night.out.child(ASIDE).uri, (receipt or {}).get("planned", "an unknown number")),
+            )
+            _set_aside(self.night.out, run_id)
             return None
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
         plan_location(self.night.out, run_id).write_bytes(data)
@@ -258,11 +264,14 @@ def _whole_units(out: Location, run_id: str) -> tuple[list[list[Planned]], set[t
     return list(units.values()), makers
 
 
-def _delete_run(out: Location, run_id: str) -> None:
-    """Delete a run that holds nothing; its receipt first, so that none stands for what is not there."""
+def _set_aside(out: Location, run_id: str) -> None:
+    """Move a run of which nothing can be read out of the table; its receipt first: it stands for what is not there."""
     for folder in (run_folder(out, run_id), run_results(out, run_id)):
         for item in sorted(folder.list(), key=lambda item: not item.key.endswith("receipt.json")):
-            folder.child(item.key).delete()
+            place = folder.child(item.key)
+            with suppress(DamagedError):  # so large that it is none of ours
+                out.child(ASIDE, run_id, item.key).write_bytes(place.read_bytes(MOST_BYTES))
+            place.delete()
 
 
 def _moment_of(run_id: str) -> str:

@@ -1,5 +1,6 @@
 """What a listing and the directories of its archives show -> what is planned. Nothing is skipped in silence."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ ARCHIVES_AT_ONCE = 4
 """Archives whose directories are read at once; those of so many may lie in memory."""
 FILES_AT_ONCE = 1000
 """Plain files that are taken together, where no archive is among them."""
+DRIVE = re.compile("[A-Za-z]:")
+"""What a name begins with that was packed with its whole path on Windows."""
 NO_FILE = "the archive holds no file"
 SYSTEM_FILES_ONLY = f"the archive holds no file but {SYSTEM_FILES}"
 
@@ -161,5 +164,5 @@ def _inside(item: StoredObject, member: Member, number: int, identity: Identity,
 
 def _group(key: str) -> str | None:
     """Return the first folder of a path; `tar cf` of a folder's content begins each with `./`."""
-    folders = [part for part in key.split("/")[:-1] if part not in ("", ".", "..")]
+    folders = [part for part in key.split("/")[:-1] if part not in ("", ".", "..") and not DRIVE.fullmatch(part)]
     return composed(folders[0]) if folders else None

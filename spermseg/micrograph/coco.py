@@ -97,9 +97,13 @@ class _Ids(Generic[Item]):
                 self._by_number[number].append(item)
 
     def find(self, key: Identifier) -> list[Item]:
-        """Return what an id stands for: as it is written, or else as the number that it is; several are ambiguous."""
+        """Return what an id stands for; several are ambiguous.
+
+        A number stands for all ids of its value, a text for those that are written so, or else for its value.
+        """
         number = _number(key)
-        return self._by_text.get(str(key).strip()) or ([] if number is None else self._by_number.get(number, []))
+        same = [] if number is None else self._by_number.get(number, [])
+        return same if isinstance(key, int) else self._by_text.get(key.strip()) or same
 
 
 def _number(key: Identifier) -> int | None:

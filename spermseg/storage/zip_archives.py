@@ -102,6 +102,9 @@ class _DirectoryReader:
                 break
             self.say_utf8.append(bool(flags & UTF8_FLAG))
             directory[position + 9] &= ~(UTF8_FLAG >> 8)
+            start = position + DIRECTORY_ENTRY.size + lengths[0]
+            if not _is_chain(directory[start : start + lengths[1]]):  # it would cost the whole archive
+                directory[start : start + lengths[1]] = bytes(lengths[1])
             position += DIRECTORY_ENTRY.size + sum(lengths)
             extra += EXTRA_A_MEMBER - lengths[1]
             if len(self.say_utf8) > self._most:
@@ -109,6 +112,14 @@ class _DirectoryReader:
             if extra < 0:
                 raise zipfile.BadZipFile("it has longer extra fields than make sense")
         return bytes(directory)
+
+
+def _is_chain(extra: bytearray) -> bool:
+    """Whether extra fields follow each other up to their end, as they say (APPNOTE, 4.5.1)."""
+    position = 0
+    while position + EXTRA_FIELD.size <= len(extra):
+        position += EXTRA_FIELD.size + EXTRA_FIELD.unpack_from(extra, position)[1]
+    return position <= len(extra)
 
 
 def _name(raw: bytes, says_utf8: bool, extra: bytes) -> str:

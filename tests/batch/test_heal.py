@@ -270,6 +270,18 @@ def test_what_a_unit_says_of_its_run_leads_nowhere_out_of_the_table(night):
     assert verify(night.out)[1] == []
 
 
+def test_a_run_of_which_nothing_can_be_read_is_kept_aside_and_done_again(night, caplog):
+    run_id, planned = first_run(night.out), len(rows_of(night.out)) - 1
+    for place in [plan_location(night.out, run_id), *list_units(night.out, run_id)]:
+        flip(place)
+    broken = {place.name: place.read_bytes() for place in list_units(night.out, run_id)}
+    segment_night(replace(night, check_files=True), nothing)
+    assert verify(night.out) == (PLANNED + 1, [])
+    aside = night.out.child("damaged", run_id)
+    assert {name: aside.child(name).read_bytes() for name in broken} == broken
+    assert f"It had planned {planned}: uploads that are still there are planned anew" in caplog.text
+
+
 def test_what_a_killed_writer_leaves_is_nobodys(night):
     run_folder(night.out, first_run(night.out)).child(".partial-0011").write_bytes(b"half")
     Path(unit(night.out).path).with_name(".partial-0011223344556677").write_bytes(b"half")

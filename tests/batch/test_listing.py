@@ -172,6 +172,11 @@ def test_backslashes_in_the_names_of_a_zip_part_its_folders(source):
     ]
 
 
+def test_the_drive_of_a_zip_packed_with_its_whole_paths_is_no_patient(source):
+    source.child("windows.zip").write_bytes(zip_of([("C:\\x\\a.png", b"1"), ("d:/y/b.png", b"2")]))
+    assert [one.group for one in listed(source)] == ["x", "y"]
+
+
 # What is no plain file
 
 

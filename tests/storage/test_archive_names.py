@@ -49,6 +49,23 @@ def test_a_zip_name_in_japanese_without_a_flag_is_shown_in_the_wrong_letters_and
     assert unpacked(blob, member) == b"pixels"
 
 
+def test_an_extra_field_that_is_longer_than_it_has_room_costs_no_other_member():
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name in ("a.jpg", "b.jpg"):
+            entry = zipfile.ZipInfo(name)
+            entry.extra = struct.pack("<HH", 0x7075, 1) + b"x"
+            archive.writestr(entry, name.encode())
+    blob = bytearray(sink.getvalue())
+    start = blob.rindex(b"a.jpg") + 5  # of the directory
+    struct.pack_into("<H", blob, start + 2, 900)
+    members = listed(bytes(blob), "zip")
+    assert [(member.name, unpacked(bytes(blob), member)) for member in members] == [
+        ("a.jpg", b"a.jpg"),
+        ("b.jpg", b"b.jpg"),
+    ]
+
+
 def zip_with_unicode_path(name: bytes, text: bytes, *, of: bytes | None = None, version: int = 1) -> bytes:
     """Return a zip in which a member has Info-ZIP's Unicode path field (APPNOTE, 4.6.9), behind another field."""
     field = struct.pack("<BL", version, zlib.crc32(name if of is None else of)) + text

@@ -79,6 +79,13 @@ def test_coco_ids_are_the_same_whether_they_are_written_as_numbers_or_as_texts(t
     assert summary.left_out == ()
 
 
+def test_a_number_that_is_several_ids_costs_the_pictures_of_all_of_them(tmp_path):
+    draw(tmp_path, *NAMES)
+    summary = prepare(tmp_path, coco(("007", "7", "x"), (7, "x", "x")))
+    assert regions(summary) == {NAMES[2]: 2}
+    assert left_out(summary) == dict.fromkeys(NAMES[:2], MALFORMED)
+
+
 @pytest.mark.parametrize(
     ("owner", "said"),
     [
