@@ -94,7 +94,9 @@ def logging_decode(log: Path) -> Callable[..., Micrograph]:
     return partial(decode, log=log)
 
 
-def slow_decode(data: bytes, *, max_megapixels: float, view: View, seconds: float) -> Micrograph:
-    """Decode a picture, and take so long for it at least."""
+def waiting_decode(data: bytes, *, max_megapixels: float, view: View, until: Path, seconds: float) -> Micrograph:
+    """Decode a picture once a file is there, and take so long for it at least."""
+    while not until.exists():
+        time.sleep(0.2)
     time.sleep(seconds)
     return decode_micrograph(data, max_megapixels=max_megapixels, view=view)
