@@ -288,7 +288,7 @@ def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
         raise ray.exceptions.RayTaskError("load", "Traceback ...", raised)
 
     monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(distributed, "_Board", Board())
+    monkeypatch.setattr(distributed, "_board_beside_driver", Board)
     monkeypatch.setattr(distributed, "_trainer", fail)
     with pytest.raises(SpermsegError, match=said) as caught:
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
