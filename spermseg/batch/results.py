@@ -193,7 +193,7 @@ def _decode_unit(data: bytes, wanted: Sequence[str], thorough: bool) -> pa.Table
     if file.metadata.num_rows > MOST_ROWS:
         raise DamagedError(f"it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
     there = file.schema_arrow.names
-    if lacking := set(wanted).difference(ADDED, there):
+    if lacking := {*wanted, *PROMISED}.difference(ADDED, there):
         raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
     if thorough and not sealed:
         return file.read(columns=[name for name in SCHEMA.names if name in there])

@@ -11,8 +11,6 @@ from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import ADDED, list_runs, plan_location, read_receipt
 from spermseg.batch.results import (
     MEND,
-    OK,
-    REJECTED,
     is_unit,
     list_results,
 )
@@ -29,9 +27,6 @@ def differences(plan: Plan, count: Count) -> Iterator[str]:
     yield from count.damaged.values()
     yield from count.misnamed
     yield from _misplaced(plan, count)
-    unknown = count.statuses.keys() - {OK, REJECTED}
-    if unknown:
-        yield f"rows with the status {', '.join(sorted(unknown))}; ok or rejected is needed"
 
 
 def _misplaced(plan: Plan, count: Count) -> Iterator[str]:
