@@ -23,7 +23,7 @@ from spermseg.storage.patience import Patience, be_patient, patience
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
 
-HUNG_OR_GONE = "crashed the decoder (it hung for 10 s, or ended its process); export the picture again"
+HUNG_OR_GONE = "crashed the decoder (it hung for 30 s, or ended its process); export the picture again"
 HOSTILE = {
     "patient-1/segfault.png": (b"segfault", "crashed the decoder (SIGSEGV); export the picture again"),
     "patient-2/abort.png": (b"abort", "crashed the decoder (SIGABRT); export the picture again"),
@@ -54,7 +54,7 @@ def uploads(tmp_path) -> Location:
 def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every_other_one_completes(
     cluster, uploads, out, model
 ):
-    workers = Workers(count=2, address=cluster, decode=decode, hang_s=10)
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=30)
     (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
     rows = [row for table in read_units(out) for row in table.to_pylist()]
     reasons = {row["uri"].removeprefix(uploads.uri + "/"): row["reason"] for row in rows if row["status"] == "rejected"}
