@@ -25,7 +25,10 @@ from spermseg.storage.filesystem import Location
 settings.register_profile("calm", deadline=None)  # a busy machine is no failure
 settings.load_profile("calm")
 
-LONGEST = ("test_chaos.py", "test_distributed.py", "test_real.py", "test_jobs.py", "test_hostile_night.py")
+LONGEST = (
+    *("test_chaos.py", "test_distributed.py", "test_real.py", "test_jobs.py", "test_hostile_night.py"),
+    *("test_isolation.py", "test_lost_ray.py", "test_autoscaling.py"),
+)
 """Files that take a minute and more."""
 PORT_TRIES = 3
 """A port that was free a moment ago may be taken by now: Ray and the tests' own connections take many."""
