@@ -161,11 +161,6 @@ def run_of(unit: Location) -> str:
     return folder.removeprefix("run=") if folder.startswith("run=") else ""
 
 
-def runs_with_rows(out: Location) -> set[str]:
-    """Return the ids of the runs that have a unit file."""
-    return {run_of(place) for place in list_units(out)} - {""}
-
-
 def read_unit(place: Location, columns: Sequence[str] | None = None, *, thorough: bool = False) -> pa.Table:
     """Return the table of one unit file, all of whose bytes are proved to be those that were written.
 

@@ -13,7 +13,7 @@ from spermseg.batch.results import (
     read_units,
     reason_kind,
     results_table,
-    runs_with_rows,
+    run_of,
     schema_markdown,
     unit_location,
 )
@@ -92,7 +92,7 @@ def test_units_are_listed_by_run_and_nothing_else_is(out):
     out.child("results", "run=c", "notes.txt").write_bytes(b"")
     assert list_units(out) == places
     assert list_units(out, "a") == places[:2]
-    assert runs_with_rows(out) == {"a", "b"}
+    assert {run_of(place) for place in list_units(out)} == {"a", "b"}
     assert [table.column_names for table in read_units(out, "b", ["image_id"])] == [["image_id"]] * 2
 
 
