@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.ray_head import HeadWatch, OwnProcesses
-from spermseg.ray_settings import OWN, hidden_native_stderr, init_options, own_sigterm
+from spermseg.ray_settings import OWN, hidden_native_stderr, init_options, signals_afterwards
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _init(ray: Any, options: dict[str, Any]) -> None:
     if _abandoned.is_set():
         ray.shutdown()
         _abandoned.clear()
-    with hidden_native_stderr(), own_sigterm():
+    with hidden_native_stderr(), signals_afterwards(ray):
         ray.init(**options)
 
 

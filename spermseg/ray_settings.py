@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 OWN = "local"
@@ -75,23 +76,40 @@ def configure_ray_data(context: Any) -> None:
 
 
 @contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Keep what this process does when it is asked to end, where it has a way of its own: Ray puts another in place."""
-    before = signal.getsignal(signal.SIGTERM)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ended: SystemExit | None = None
+def signals_afterwards(ray: Any) -> Iterator[None]:
+    """Heed Ctrl-C and SIGTERM at the end of the block, in this process's own ways; a second one at once.
+
+    To be held around `ray.init`. What a handler raises in the midst of it is lost where the interpreter is forking,
+    with a lock held for good, or ends in Ray's native code, which aborts.
+
+    Args:
+        ray: the module, which would put a way of its own in place of a handler of SIGTERM.
+    """
+    ways = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: way for number, way in ways.items() if callable(way)}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number in came:
+            ours[signal.Signals(number)](number, frame)
+        came.append(number)
+
+    rays = ray._private.utils
+    set_rays = rays.set_sigterm_handler
+    if signal.SIGTERM in ours:
+        rays.set_sigterm_handler = lambda _: None
+    for number in ours:
+        signal.signal(number, note)
     try:
         yield
-    except SystemExit as end:
-        ended = end
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if ended is not None:
-        if ended.code == signal.SIGTERM:  # Ray's way, which was in place: ours begins from here
-            before(signal.SIGTERM, None)
-        raise ended
+        rays.set_sigterm_handler = set_rays
+        for number, way in ours.items():
+            signal.signal(number, way)
+        for one in came[:1]:
+            ours[signal.Signals(one)](one, None)
 
 
 @contextmanager

@@ -246,7 +246,7 @@ def host_address() -> str:
 
 
 PROCESS = """
-import signal, sys
+import os, signal, subprocess, sys
 from unittest.mock import MagicMock
 from spermseg.ray_connection import connected
 
@@ -257,14 +257,18 @@ def stop(number, frame):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise AskedError
 
+def set_sigterm_handler(handler):
+    signal.signal(signal.SIGTERM, handler)
+
 def ray_init(**options):
     # as `ray.init`, which puts its own way to end in place
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    ray._private.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
     {meanwhile}
 
 signal.signal(signal.SIGTERM, stop)
 try:
     ray = MagicMock(init=ray_init, __file__="/nowhere/ray/__init__.py")
+    ray._private.utils.set_sigterm_handler = set_sigterm_handler
     with connected(ray, "local"):
         pass
     {afterwards}
@@ -273,6 +277,8 @@ except BaseException as error:
 print("ignored" if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN else "ours")
 """
 ASKED = "signal.raise_signal(signal.SIGTERM)"
+INTERRUPTED = "signal.raise_signal(signal.SIGINT)"
+WHILE_FORKING = "os.register_at_fork(before=lambda: {}); subprocess.run(['true'], preexec_fn=os.getpid)"
 
 
 def run(meanwhile: str = "pass", afterwards: str = "pass") -> list[str]:
@@ -285,6 +291,16 @@ def run(meanwhile: str = "pass", afterwards: str = "pass") -> list[str]:
 
 def test_a_process_that_is_asked_to_end_while_ray_starts_ends_its_own_way():
     assert run(meanwhile=ASKED) == ["AskedError", "ignored"]  # the way out is not cut short
+    assert run(meanwhile=INTERRUPTED) == ["KeyboardInterrupt", "ours"]
+
+
+@pytest.mark.parametrize(("signal", "raised"), [(ASKED, "AskedError"), (INTERRUPTED, "KeyboardInterrupt")])
+def test_a_signal_that_comes_while_ray_starts_a_process_is_not_lost(signal, raised):
+    assert run(meanwhile=WHILE_FORKING.format(signal))[0] == raised
+
+
+def test_ray_that_does_not_start_is_not_waited_for_when_ctrl_c_is_pressed_again():
+    assert run(meanwhile=f"{INTERRUPTED}; {INTERRUPTED}; print('went on')") == ["KeyboardInterrupt", "ours"]
 
 
 @pytest.mark.parametrize(

@@ -130,11 +130,13 @@ def test_a_job_on_ray_that_is_asked_to_end_releases_the_table(start, tmp_path):
     place = Location(str(tmp_path / "place"))
     write_uploads(place.child("uploads"))
     job = start(place, program=WITH_RAY)
-    while b"segmenting" not in (shown := job.stderr.buffer.read1()) and shown:
-        continue
+    shown = b""
+    while b"segmenting" not in shown and (more := job.stderr.buffer.read1()):
+        shown += more
     holder = json.loads(place.child("results", "lock.json").read_bytes())
     assert holder["process"] == job.pid
     assert holder["arguments"][1:3] == ["segment", place.child("uploads").uri]
     job.send_signal(signal.SIGTERM)
-    assert job.wait(120) == 143
+    said, complaints = job.communicate(timeout=120)
+    assert job.returncode == 143, shown.decode() + complaints + said
     assert not place.child("results", "lock.json").exists()
