@@ -24,7 +24,7 @@ from spermseg.model.predict import Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
-from spermseg.training.confidence import Map, Reliability, fit_confidence
+from spermseg.training.confidence import JudgedMap, Reliability, fit_confidence
 from spermseg.training.dataset import open_dataset
 from spermseg.training.metrics import confusion
 from spermseg.training.readers import FLIPS
@@ -75,7 +75,7 @@ def figures(
     }
 
 
-def unseen(judged: list[tuple[str, Map]], threshold: float) -> list[float]:
+def unseen(judged: list[tuple[str, JudgedMap]], threshold: float) -> list[float]:
     """Return the confidence in each map by a fit to the maps of the other groups."""
     fitted = {
         group: fit_confidence((one for other, one in judged if other != group), threshold)
@@ -92,7 +92,7 @@ def main(options: Options) -> None:
     before = None if options.earlier is None else Predictor(load_model(Location(options.earlier)), about.view)
     rows, dice, judged = [], [], []
     for example in tqdm(dataset.examples(options.split), unit="picture"):
-        pixels = about.view.working_pixels(dataset.read_image(example))
+        pixels = dataset.read_working(example, about.view)
         flipped = [np.ascontiguousarray(np.flip(pixels, flip)) for flip in FLIPS]
         maps = [np.flip(one, flip) for one, flip in zip(predictor.predict_working(flipped), FLIPS, strict=True)]
         truth = about.view.working_mask(dataset.read_mask(example))
@@ -102,7 +102,7 @@ def main(options: Options) -> None:
             (probability,) = before.predict_working([pixels])
             rows[-1]["earlier"] = confusion(probability >= about.threshold, mask).dice
         dice.append(confusion(mask, truth).dice)
-        judged.append((example.group, (np.ascontiguousarray(maps[0]), mask, truth)))
+        judged.append((example.group, (np.ascontiguousarray(maps[0]), truth, dice[-1])))
     if len({group for group, _ in judged}) > 1:
         for row, said in zip(rows, unseen(judged, about.threshold), strict=True):
             row["unseen"] = said

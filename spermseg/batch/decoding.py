@@ -18,7 +18,7 @@ from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.reduction import figure_pixels
-from spermseg.micrograph.tiling import View, resize
+from spermseg.micrograph.tiling import View
 
 Row = dict[str, Any]
 
@@ -98,7 +98,7 @@ class Decoder:
         height, width = picture.native_shape
         working = view.working_shape((height, width))
         quality = measure_quality(figure_pixels(picture.pixels, picture.reduction, working))
-        pixels = resize(picture.pixels, working)
+        pixels = picture.seen_by(view)
         row |= {"status": OK, "height_px": height, "width_px": width, **asdict(quality)}
         row |= asdict(picture.depth) if picture.depth else {}
         return Decoded(row={**row, "decode_ms": 1000 * (time.perf_counter() - started)}, pixels=pixels)

@@ -17,11 +17,9 @@ from spermseg.batch.plan import Planned
 from spermseg.batch.results import OK
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.spent import Spent
-from spermseg.cells.instances import label_cells
+from spermseg.cells.interpret import interpret
 from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.micrograph.tiling import to_native
-from spermseg.model.headed import count_heads, keep_headed
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.storage.ahead import map_ahead
@@ -125,30 +123,21 @@ class UnitSegmenter:
         one, maps = pair
         if maps is None:
             return one.row
-        started, cells_config = time.perf_counter(), self.settings.cells
-        working = maps[0] if cells_config.headed else maps
-        confidence = self._confidence.judge(working, cells_config.threshold)
-        if cells_config.headed:
-            working = keep_headed(working, maps[1], cells_config.threshold, self.settings.view.scale)
-        probability = to_native(working, one.native_shape)
-        labels = label_cells(probability >= cells_config.threshold, cells_config.min_area)
-        cells = measure_cells(labels, probability, self.settings.um_per_px)
-        mask = labels > 0
+        started, settings = time.perf_counter(), self.settings
+        cell, head = maps if settings.cells.headed else (maps, None)
+        found = interpret(
+            *(cell, head, one.native_shape), config=settings.cells, view=settings.view, confidence=self._confidence
+        )
+        cells = measure_cells(found.labels, found.probability, settings.um_per_px)
         return one.row | {
-            "foreground_fraction": float(mask.mean()),
-            "confidence": confidence,
-            "mask": encode_mask(mask),
+            "foreground_fraction": float(found.mask.mean()),
+            "confidence": found.confidence,
+            "mask": encode_mask(found.mask),
             "n_cells": len(cells),
-            "n_heads": self._heads(working, maps[1], mask) if cells_config.headed else None,
+            "n_heads": found.n_heads,
             "cells": [asdict(cell) for cell in cells],
             "measure_ms": 1000 * (time.perf_counter() - started),
         }
-
-    def _heads(self, cell: NDArray[np.float32], head: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
-        """Return how many heads are those of cells in a native mask: cells below the least area are not in it."""
-        view = self.settings.view
-        shown = np.where(view.working_cover(mask) > 0, cell, np.float32(0))
-        return count_heads(shown, head, self.settings.cells.threshold, view.scale)
 
 
 def _rejected_first(waiting: deque[Decoded]) -> Iterator[tuple[Decoded, None]]:

@@ -24,7 +24,7 @@ class CellConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ConfigError(f"got threshold {self.threshold}; more than 0 and less than 1 is needed")
+            raise ConfigError(f"got threshold {self.threshold:g}; more than 0 and less than 1 is needed")
         if self.min_area < 0:
             raise ConfigError(f"got min_area {self.min_area}; 0 px or more is needed")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from spermseg.cells.instances import CellConfig
 from spermseg.cli.given_data import given_dataset
 from spermseg.cli.options import (
     PATIENCE_MINUTES,
@@ -68,7 +69,7 @@ class Calibrate:
             network=saved.network,
             view=before.view,
             data=data,
-            headed=headed,
+            cells=CellConfig(min_area=before.min_area, headed=headed),
             before=before.confidence,
             show=show_calibration,
         )

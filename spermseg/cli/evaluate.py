@@ -124,7 +124,7 @@ class Evaluate:
         headed = is_on(self.headed, saved.description.headed)
         reader = ModelReader.of(saved, threshold=self.threshold, headed=headed, flips=self.flips, device=self.device)
         about = {
-            "threshold": reader.threshold,
+            "threshold": reader.cells.threshold,
             "headed": headed,
             "flips": self.flips,
             "model_sha256": saved.sha256,

@@ -170,7 +170,7 @@ class Experiment:
         """Draw the augmentation, and how the pictures of a row's split are distributed."""
         figures = self._at(self.out).child("figures")
         view, example = paper().view, dataset.examples("train")[0]
-        pixels = view.working_pixels(dataset.read_image(example))
+        pixels = dataset.read_working(example, view)
         mask = view.working_mask(dataset.read_mask(example))[..., None].astype("uint8")
         augmentation = Augmentation("paper", view.tile)
         variants = [augmentation.variant(pixels, mask, number, self.seed) for number in range(len(PAPER_VARIANTS))]

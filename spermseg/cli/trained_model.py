@@ -1,6 +1,7 @@
 """What a training leaves: model files, calibrated, and a card."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -42,14 +43,14 @@ def _describe(
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
     threshold = None if chosen.choose_threshold else chosen.cells.threshold
-    headed = chosen.cells.headed and HEAD in chosen.network.classes
-    calibrator = Calibrator(network=network, view=chosen.view, data=data, headed=headed, show=show_calibration)
+    cells = replace(chosen.cells, headed=chosen.cells.headed and HEAD in chosen.network.classes)
+    calibrator = Calibrator(network=network, view=chosen.view, data=data, cells=cells, show=show_calibration)
     return ModelDescription(
         network=chosen.network,
         view=chosen.view,
         **vars(calibrator.calibrate(threshold)),
-        min_area=chosen.cells.min_area,
-        headed=headed,
+        min_area=cells.min_area,
+        headed=cells.headed,
         recipe=chosen.name,
         settings=settings,
         training_data_sha256=data.sha256,

@@ -27,7 +27,7 @@ from spermseg.micrograph.orientation import upright
 from spermseg.micrograph.png import png_damage, without_metadata
 from spermseg.micrograph.reduction import exact_reduction
 from spermseg.micrograph.tiff import TiffPage
-from spermseg.micrograph.tiling import View
+from spermseg.micrograph.tiling import View, resize
 
 DEFAULT_MAX_MEGAPIXELS = 200.0
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -64,6 +64,10 @@ class Micrograph:
     def native_shape(self) -> tuple[int, int]:
         """(height, width) of the picture as uploaded, px."""
         return self.pixels.shape[0] * self.reduction, self.pixels.shape[1] * self.reduction
+
+    def seen_by(self, view: View) -> NDArray[np.uint8]:
+        """Return the picture (Y, X, 3) at the working resolution of a network."""
+        return resize(self.pixels, view.working_shape(self.native_shape))
 
 
 def decode_micrograph(

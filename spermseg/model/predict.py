@@ -18,7 +18,7 @@ from spermseg.errors import ConfigError, first_line
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
-from spermseg.micrograph.tiling import View, resize, to_native
+from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
 from spermseg.model.folded import WHITE, Gives, cell_channel
 from spermseg.model.saved import SavedModel
@@ -228,7 +228,7 @@ class Predictor:
             for picture in pictures:
                 one = Micrograph(pixels=picture) if isinstance(picture, np.ndarray) else picture
                 shapes.append(one.native_shape)
-                yield resize(one.pixels, self.view.working_shape(one.native_shape))
+                yield one.seen_by(self.view)
 
         for probability in self.predict_working(working()):
             yield to_native(probability, shapes.popleft())
@@ -239,8 +239,11 @@ class Predictor:
         return probability
 
     def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Return class -> probability map (Y, X) at the working resolution of one picture; the cell is among them."""
-        (maps,) = self.predict_working([self.view.working_pixels(picture)])  # (classes, Y, X)
+        """Return class -> probability map (Y, X) of one picture (Y, X, 3), both at the working resolution.
+
+        The whole cell is among them.
+        """
+        (maps,) = self.predict_working([picture])  # (classes, Y, X)
         cell = maps.max(axis=0) if self._cell is None else maps[self._cell]
         return {WHOLE_CELL: cell} | dict(zip(self.classes, maps, strict=True))
 

@@ -1,20 +1,22 @@
 """What is fitted to the validation split after the weights: threshold, confidence, the check of half precision."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spermseg.cells.instances import CellConfig
+from spermseg.cells.interpret import interpret
 from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.confidence import UNFITTED, Confidence
 from spermseg.model.folded import CellProbability
-from spermseg.model.headed import keep_headed
 from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
-from spermseg.training.confidence import fit_confidence
+from spermseg.training.confidence import JudgedMap, fit_confidence
 from spermseg.training.cover import UNKNOWN, covered
 from spermseg.training.metrics import confusion
 from spermseg.training.sampling import WorkingExample
@@ -53,8 +55,8 @@ class Calibrator:
     view: View
     """How it sees a picture."""
     data: TrainingData
-    headed: bool = False
-    """Whether cells without a head are dropped."""
+    cells: CellConfig = field(default_factory=CellConfig)
+    """What counts as a cell; the threshold is another matter."""
     before: Confidence = UNFITTED
     """How it judged its masks so far."""
     show: Callable[[str], Progress] = lambda _: iter
@@ -76,7 +78,7 @@ class Calibrator:
         The Dice is that of the whole cell at the native resolution; among thresholds as good, the one nearest to 0.5.
         """
         classes = judged_classes(self.network)
-        levels = np.arange(LEAST, MOST + 1, COARSE if self.headed else 1)
+        levels = np.arange(LEAST, MOST + 1, COARSE if self.cells.headed else 1)
         curves = [
             self._dice_curve(maps, self.data.native_cells(name, self.view, classes), levels)
             for name, maps, _ in self._maps("choosing the threshold")
@@ -86,10 +88,15 @@ class Calibrator:
         return float(good[np.argmin(np.abs(good - LEVELS // 2))] / LEVELS)
 
     def fit_confidence(self, threshold: float) -> Confidence:
-        """Return `training.confidence.fit_confidence` of the pictures."""
-        found = self._maps("fitting the confidence")
-        kept = ((maps[0], self._cell(maps, threshold) >= threshold, truth) for _, maps, truth in found)
-        return fit_confidence(kept, threshold, self.before)
+        """Return `training.confidence.fit_confidence` of the pictures: the Dice is that of native masks."""
+        classes = judged_classes(self.network)
+
+        def judged() -> Iterator[JudgedMap]:
+            for name, maps, truth in self._maps("fitting the confidence"):
+                native = self.data.native_cells(name, self.view, classes)
+                yield maps[0], truth, confusion(self._mask(maps, native.shape, threshold), native).dice
+
+        return fit_confidence(judged(), threshold, self.before)
 
     def half_precision_agreement(self, threshold: float) -> float:
         """Return `mask_agreement` of pictures spread over the split."""
@@ -104,18 +111,19 @@ class Calibrator:
         self, maps: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Return the Dice of a picture at each of some levels: which cells have heads depends on the level."""
-        if not self.headed:
+        if not self.cells.headed:  # at all levels at once: specks below the least area decide none of them
             return dice_curve(to_native(maps[0], truth.shape), truth)[levels]
-        kept = ((to_native(self._cell(maps, one), truth.shape), one) for one in levels / LEVELS)
-        return np.array([confusion(probability >= one, truth).dice for probability, one in kept])
+        return np.array([confusion(self._mask(maps, truth.shape, one), truth).dice for one in levels / LEVELS])
 
-    def _cell(self, maps: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-        """Return the probability of the whole cell (Y, X), without the cells that have no head where that is asked."""
-        return keep_headed(maps[0], maps[1], threshold, self.view.scale) if self.headed else maps[0]
+    def _mask(self, maps: NDArray[np.float32], native: Shape, threshold: float) -> NDArray[np.bool_]:
+        """Return the mask (Y, X) of the whole cell at native resolution."""
+        config = replace(self.cells, threshold=float(threshold))
+        head = maps[1] if config.headed else None
+        return interpret(maps[0], head, native, config=config, view=self.view, confidence=self.before).mask
 
     def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
         """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""
-        forward = forward_here(CellProbability(self.network, gives="cell and head" if self.headed else "cell"))
+        forward = forward_here(CellProbability(self.network, gives="cell and head" if self.cells.headed else "cell"))
         layout = window_layout(self.view, self.network.config, BATCH_PX)
         classes = judged_classes(self.network)
         for name in self.show(step)(self.data.names("val")):

@@ -10,7 +10,6 @@ from scipy.special import log_expit, logit
 from scipy.stats import linregress, mannwhitneyu, pearsonr
 
 from spermseg.model.confidence import UNFITTED, Confidence, moved_thresholds, stability
-from spermseg.training.metrics import confusion
 
 STEP, LIMIT = 0.05, 20.0
 """Pixels are counted by their logits in such steps; those beyond the limit, up or down, with those at it."""
@@ -23,11 +22,11 @@ LEAST_PICTURES = 10
 BAD_SHARE = 0.1
 """The share of the pictures, those with the lowest Dice, that are to be found."""
 
-Map = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
-"""A probability map, the mask that was made of it, and the true one, all (Y, X)."""
+JudgedMap = tuple[NDArray[np.float32], NDArray[np.bool_], float]
+"""A probability map and the true mask, both (Y, X) at the working resolution, and the Dice of what was made of it."""
 
 
-def fit_confidence(maps: Iterable[Map], threshold: float, before: Confidence = UNFITTED) -> Confidence:
+def fit_confidence(maps: Iterable[JudgedMap], threshold: float, before: Confidence = UNFITTED) -> Confidence:
     """Return the temperature of the least cross-entropy, and the line of the least squares from stability to Dice.
 
     Where stability says nothing of the Dice, or the reverse, the line is level. Where there are fewer than
@@ -35,10 +34,10 @@ def fit_confidence(maps: Iterable[Map], threshold: float, before: Confidence = U
 
     Args:
         maps: read once, and not kept.
-        threshold: from which a pixel is in the mask, unless what it belongs to is dropped (`model.headed`).
+        threshold: from which a pixel is in the mask, unless what it belongs to is dropped.
         before: how the model judged so far; unfitted, it takes stability for Dice.
     """
-    judged = [_JudgedMap.of(*one) for one in maps]
+    judged = [_CountedMap.of(*one) for one in maps]
     temperature = fit_temperature(*np.sum([(one.every, one.true) for one in judged], axis=0))
     strict, lenient = (logit(one) for one in moved_thresholds(threshold, temperature))
     stable = [stability(one.above(strict), one.above(lenient)) for one in judged]
@@ -69,7 +68,7 @@ def fit_temperature(every: NDArray[np.int64], true: NDArray[np.int64]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _JudgedMap:
+class _CountedMap:
     """What is kept of a map: its pixels counted by their logits, and how good its mask is."""
 
     every: NDArray[np.int64]
@@ -77,8 +76,7 @@ class _JudgedMap:
     dice: float
 
     @classmethod
-    def of(cls, probability: NDArray[np.float32], mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> "_JudgedMap":
-        dice = confusion(mask, truth).dice
+    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.bool_], dice: float) -> "_CountedMap":
         return cls(every=_count_logits(probability), true=_count_logits(probability[truth]), dice=dice)
 
     def above(self, level: float) -> int:

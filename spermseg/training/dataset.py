@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from spermseg.errors import DatasetError, MicrographError, ObjectMissingError
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL, Flags
-from spermseg.micrograph.decode import decode_micrograph
+from spermseg.micrograph.decode import Micrograph, decode_micrograph
+from spermseg.micrograph.tiling import View
 from spermseg.storage.filesystem import Location
 from spermseg.training.index import Description, Example, read_index
 
@@ -81,13 +82,19 @@ class Dataset:
             DatasetError: the file is missing, or is not the one that was prepared.
             StorageError: it could not be read.
         """
+        return self._decode(example).pixels
+
+    def read_working(self, example: Example, view: View) -> NDArray[np.uint8]:
+        """Return the pixels (Y, X, 3) of an example's micrograph as a network sees them; the errors are the same."""
+        return self._decode(example, view).seen_by(view)
+
+    def _decode(self, example: Example, view: View | None = None) -> Micrograph:
         data = self._read("images", example.image, example.image_sha256)
         try:
             # its size was accepted when the dataset was prepared
-            pixels = decode_micrograph(data, max_megapixels=float("inf")).pixels
+            return decode_micrograph(data, max_megapixels=float("inf"), view=view)
         except MicrographError as error:
             raise DatasetError(f"image {example.image!r} of {self.location.uri}: {error.message}") from error
-        return pixels
 
     def read_mask(self, example: Example, part: str = WHOLE_CELL) -> NDArray[np.bool_]:
         """Return the mask of one of the `classes`.

@@ -110,12 +110,12 @@ class Evaluator:
 
     def segment(self, example: Example) -> Segmented:
         """Segment one picture at native resolution, for a figure."""
-        pixels = self.dataset.read_image(example)
-        predicted = self._read(example, pixels).masks[WHOLE_CELL]
-        return Segmented(pixels=pixels, truth=self.dataset.read_mask(example), predicted=predicted)
+        predicted = self._read(example).masks[WHOLE_CELL]
+        pixels, truth = self.dataset.read_image(example), self.dataset.read_mask(example)
+        return Segmented(pixels=pixels, truth=truth, predicted=predicted)
 
     def _score(self, example: Example) -> Scored:
-        reading = self._read(example, self.dataset.read_image(example))
+        reading = self._read(example)
         parts = [part for part in self.reader.parts if part in self.dataset.classes]
         truth = {part: self.dataset.read_mask(example, part) for part in parts}
         network = None
@@ -131,9 +131,9 @@ class Evaluator:
             confidence=reading.confidence,
         )
 
-    def _read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:
+    def _read(self, example: Example) -> Reading:
         """Return what is found in a picture, less what is forgiven."""
-        reading = self.reader.read(example, pixels)
+        reading = self.reader.read(example, self.dataset)
         if not self.forgive_border:
             return reading
         truth = self.dataset.read_mask(example)

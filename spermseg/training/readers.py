@@ -7,11 +7,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.errors import ConfigError, DatasetError
+from spermseg.cells.instances import CellConfig
+from spermseg.cells.interpret import interpret
+from spermseg.errors import DatasetError
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.tiling import to_native
 from spermseg.model.confidence import Confidence
-from spermseg.model.headed import count_heads, headless
 from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
 from spermseg.model.saved import SavedModel
 from spermseg.training.baselines import BASELINES, BaselineName
@@ -45,8 +46,8 @@ class Reader(Protocol):
     def parts(self) -> tuple[str, ...]:
         """What it finds; the whole cell is among them."""
 
-    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:
-        """Return what is in a picture (Y, X, 3)."""
+    def read(self, example: Example, dataset: Dataset) -> Reading:
+        """Return what is in a picture of a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,8 @@ class ModelReader:
     """A model. Made with `Predictor(..., parts=True)`."""
 
     predictor: Predictor
-    threshold: float
-    headed: bool = False
-    """Whether what hangs together with no head is dropped."""
+    cells: CellConfig
+    """What counts as a cell."""
     confidence: Confidence = field(default_factory=Confidence)
     """How it judges its masks."""
     flips: bool = False
@@ -78,16 +78,16 @@ class ModelReader:
             ConfigError: the threshold is no probability, or heads are asked for that the model does not know.
         """
         about = saved.description
-        threshold = about.threshold if threshold is None else threshold
-        headed = about.headed if headed is None else headed
-        if headed:
+        cells = CellConfig(
+            threshold=about.threshold if threshold is None else threshold,
+            min_area=about.min_area,
+            headed=about.headed if headed is None else headed,
+        )
+        if cells.headed:
             check_knows_heads(saved.network.config.classes)
-        if not 0 < threshold < 1:
-            raise ConfigError(f"got threshold {threshold:g}; more than 0 and less than 1 is needed")
         return cls(
             predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
-            threshold=threshold,
-            headed=headed,
+            cells=cells,
             confidence=about.confidence,
             flips=flips,
         )
@@ -97,26 +97,31 @@ class ModelReader:
         """The cell, and what else the network has learned."""
         return tuple(dict.fromkeys((WHOLE_CELL, *self.predictor.classes)))
 
-    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
-        """Return what the network finds."""
-        working = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
-        confidence, scale = self.confidence.judge(working[WHOLE_CELL], self.threshold), self.predictor.view.scale
-        n_heads = None
-        if self.headed:
-            dropped = headless(working[WHOLE_CELL], working[HEAD], self.threshold, scale)
-            working = {part: np.where(dropped, np.float32(0), one) for part, one in working.items()}
-            n_heads = count_heads(working[WHOLE_CELL], working[HEAD], self.threshold, scale)
-        native = {part: to_native(one, pixels.shape[:2]) for part, one in working.items()}
+    def read(self, example: Example, dataset: Dataset) -> Reading:
+        """Return what the network finds, as a table would hold it."""
+        view, native = self.predictor.view, (example.height, example.width)
+        pixels = dataset.read_working(example, view)
+        maps = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
+        found = interpret(
+            *(maps[WHOLE_CELL], maps.get(HEAD), native), config=self.cells, view=view, confidence=self.confidence
+        )
+        if found.dropped is not None:
+            maps = {part: np.where(found.dropped, np.float32(0), one) for part, one in maps.items()}
+        masks = {part: to_native(one, native) >= self.cells.threshold for part, one in maps.items()}
         return Reading(
-            masks={part: one >= self.threshold for part, one in native.items()},
-            probability=native[WHOLE_CELL],
-            working=working[WHOLE_CELL] >= self.threshold,
-            confidence=confidence,
-            n_heads=n_heads,
+            masks=masks | {WHOLE_CELL: found.mask},
+            probability=found.probability,
+            working=found.working >= self.cells.threshold,
+            confidence=found.confidence,
+            n_heads=found.n_heads,
         )
 
     def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Return part -> (Y, X), the mean of what is found in a picture and in its flips, each flipped back."""
+        """Return part -> (Y, X), the mean of what is found in a picture and in its flips, each flipped back.
+
+        Args:
+            pixels: (Y, X, 3) at the working resolution.
+        """
         found = []
         for flip in FLIPS:
             maps = self.predictor.predict_parts(np.ascontiguousarray(np.flip(pixels, flip)))
@@ -135,9 +140,9 @@ class BaselineReader:
         """The cell alone."""
         return (WHOLE_CELL,)
 
-    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (it sees the picture alone)
+    def read(self, example: Example, dataset: Dataset) -> Reading:
         """Return what the method finds."""
-        return Reading(masks={WHOLE_CELL: BASELINES[self.name](pixels)})
+        return Reading(masks={WHOLE_CELL: BASELINES[self.name](dataset.read_image(example))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +156,7 @@ class RaterReader:
         """What he has drawn."""
         return self.dataset.classes
 
-    def read(self, example: Example, pixels: NDArray[np.uint8]) -> Reading:  # noqa: ARG002 (he has seen it)
+    def read(self, example: Example, dataset: Dataset) -> Reading:  # noqa: ARG002 (he has seen the pictures)
         """Return what the other rater has drawn.
 
         Raises:

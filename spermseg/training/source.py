@@ -21,6 +21,7 @@ from spermseg.training.config import TrainConfig
 from spermseg.training.cover import UNKNOWN, cover_of, covered
 from spermseg.training.dataset import Dataset
 from spermseg.training.incomplete import border, forget_cut_off, loose_pieces
+from spermseg.training.index import Example
 from spermseg.training.sampling import WorkingExample
 
 DRAWING_VERSION = 5
@@ -146,15 +147,15 @@ class AnnotatedData:
         """
         example = self.dataset.example(name)
         cover = np.stack([cover_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
-        pixels = self.dataset.read_image(example)
+        pixels = self.dataset.read_working(example, view)
         if self.ignore_border or self.scout is not None:
             drawn = view.working_mask(self.dataset.read_mask(example))
         if self.ignore_border:
             shares = np.divide(drawn.shape, (example.height, example.width))
             cover[border(drawn.shape, self.ignore_border * shares) & ~drawn] = UNKNOWN
         if self.scout is not None:
-            cover[self._loose(self.scout, pixels, drawn, view.scale)] = UNKNOWN
-        return WorkingExample(pixels=view.working_pixels(pixels), cover=cover)
+            cover[self._loose(self.scout, example, drawn, view.scale)] = UNKNOWN
+        return WorkingExample(pixels=pixels, cover=cover)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
         """Return the union (Y, X) of some classes, as annotated.
@@ -166,11 +167,10 @@ class AnnotatedData:
             np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
         )
 
-    def _loose(
-        self, scout: SavedModel, pixels: NDArray[np.uint8], drawn: NDArray[np.bool_], scale: float
-    ) -> NDArray[np.bool_]:
+    def _loose(self, scout: SavedModel, example: Example, drawn: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
         """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
         predictor = Predictor(scout, scout.description.view, PredictConfig(device="cpu"), parts=True)
+        pixels = self.dataset.read_working(example, predictor.view)
         maps = {part: to_native(one, drawn.shape) for part, one in predictor.predict_parts(pixels).items()}
         return loose_pieces(maps, drawn, scout.description.threshold, scale)
 

@@ -39,7 +39,7 @@ def test_it_finds_the_cells_of_micrographs_and_their_parts():
     counts = {part: [] for part in predictor.classes}
     for seed in UNSEEN:
         drawn = draw_micrograph(seed, DrawConfig(height=512, width=640, cells=(2, 5), inner_parts=True))
-        truth, found = annotate(drawn, 1.0), predictor.predict_parts(drawn.pixels)
+        truth, found = annotate(drawn, 1.0), predictor.predict_parts(predictor.view.working_pixels(drawn.pixels))
         for part, probability in found.items():
             mask = saved.description.view.working_mask(truth[part])
             counts[part].append(confusion(np.asarray(probability >= saved.description.threshold), mask))

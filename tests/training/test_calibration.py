@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from spermseg.cells.instances import CellConfig
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.confidence import Confidence
 from spermseg.model.unet import UNet, UNetConfig
@@ -74,7 +75,8 @@ def test_calibration_chooses_a_threshold_only_where_none_is_given_and_fits_the_c
         steps.append(name)
         return iter
 
-    calibrator = Calibrator(network=network, view=WholeFrame(size=64), data=FourPictures(), show=show)
+    cells = CellConfig(min_area=0)
+    calibrator = Calibrator(network=network, view=WholeFrame(size=64), data=FourPictures(), cells=cells, show=show)
     found = calibrator.calibrate(given)
     assert steps[:-2] == ([] if given else ["choosing the threshold"])
     assert steps[-2:] == ["fitting the confidence", "checking half precision"]
@@ -117,14 +119,20 @@ def test_where_cells_need_heads_the_threshold_and_the_confidence_are_those_of_ce
     both.load_state_dict(weights)  # a head is darker: 0.6 where a pixel is black, 0.27 in a tail
     plain, headed = (
         Calibrator(
-            network=both, view=WholeFrame(size=64), data=HeadsAndTails(), headed=headed, before=Confidence(slope=0)
+            network=both,
+            view=WholeFrame(size=64),
+            data=HeadsAndTails(),
+            cells=CellConfig(min_area=0, headed=headed),
+            before=Confidence(slope=0),
         ).calibrate(0.5)
         for headed in (False, True)
     )
     assert (plain.confidence.slope, headed.confidence.slope) == (0, 0)  # as before: so few pictures tell nothing of it
     assert headed.confidence.offset == pytest.approx(1)
     assert plain.confidence.offset < 0.85
-    chosen = Calibrator(network=both, view=WholeFrame(size=64), data=HeadsAndTails(), headed=True).choose_threshold()
+    chosen = Calibrator(
+        network=both, view=WholeFrame(size=64), data=HeadsAndTails(), cells=CellConfig(headed=True)
+    ).choose_threshold()
     assert chosen in np.arange(10, 91, 5) / 100
 
 

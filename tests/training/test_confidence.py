@@ -9,23 +9,24 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from spermseg.model.confidence import Confidence
-from spermseg.training.confidence import LEAST_PICTURES, Map, Reliability, fit_confidence
+from spermseg.training.confidence import LEAST_PICTURES, JudgedMap, Reliability, fit_confidence
 from spermseg.training.metrics import confusion
 
 THRESHOLD = 0.5
 
 
-def some_map(seed: int, *, boast: float = 1.0, blur: float = 1.0) -> Map:
+def some_map(seed: int, *, boast: float = 1.0, blur: float = 1.0) -> JudgedMap:
     """Discs with soft edges; each probability is right before its logit is multiplied by `boast`."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:64, :64]
     discs = [rng.uniform(4, 9) - np.hypot(y - a, x - b) for a, b in rng.uniform(8, 56, (3, 2))]
     distance = np.max(discs, axis=0).clip(-5, 5)
     said = expit(boast * distance / blur).astype(np.float32)
-    return said, said >= THRESHOLD, rng.random(said.shape) < expit(distance / blur)
+    truth = rng.random(said.shape) < expit(distance / blur)
+    return said, truth, confusion(said >= THRESHOLD, truth).dice
 
 
-def some_maps(count: int, seed: int) -> list[Map]:
+def some_maps(count: int, seed: int) -> list[JudgedMap]:
     blurs = np.random.default_rng(seed).uniform(0.3, 2, count)
     return [some_map(1000 * seed + number, boast=2.0, blur=float(blur)) for number, blur in enumerate(blurs)]
 
@@ -40,7 +41,7 @@ def test_what_is_fitted_on_some_pictures_foretells_the_dice_of_others():
     confidence = fit_confidence(some_maps(60, seed=1), THRESHOLD)
     others = some_maps(60, seed=2)
     said = [confidence.judge(probability, THRESHOLD) for probability, _, _ in others]
-    came = [confusion(mask, truth).dice for _, mask, truth in others]
+    came = [dice for _, _, dice in others]
     found = Reliability.of(said, came)
     assert found.pearson > 0.95
     assert found.auroc > 0.9
@@ -50,7 +51,7 @@ def test_what_is_fitted_on_some_pictures_foretells_the_dice_of_others():
 def test_where_stability_says_nothing_the_mean_dice_is_expected():
     same = [some_map(1)] * LEAST_PICTURES
     level = fit_confidence(same, THRESHOLD)
-    assert (level.slope, level.offset) == (0, pytest.approx(confusion(*same[0][1:]).dice))
+    assert (level.slope, level.offset) == (0, pytest.approx(same[0][2]))
 
 
 def test_through_few_pictures_no_line_is_drawn():
@@ -58,15 +59,15 @@ def test_through_few_pictures_no_line_is_drawn():
     found = fit_confidence(few, THRESHOLD, before)
     assert found.slope == 0.4
     said = [found.judge(probability, THRESHOLD) for probability, _, _ in few]
-    assert np.mean(said) == pytest.approx(np.mean([confusion(mask, truth).dice for _, mask, truth in few]), abs=2e-3)
+    assert np.mean(said) == pytest.approx(np.mean([dice for _, _, dice in few]), abs=2e-3)
     assert fit_confidence(some_maps(LEAST_PICTURES, seed=4), THRESHOLD, before).slope != 0.4
 
 
 def test_a_stability_that_says_the_reverse_counts_nothing():
     empty = np.zeros((8, 8), np.float32)
     every = np.ones((8, 8), bool)
-    sure_and_wrong = np.full((8, 8), 0.999, np.float32), every, np.eye(8, dtype=bool)
-    unsure_and_right = np.full((8, 8), 0.6, np.float32), every, every
+    sure_and_wrong = np.full((8, 8), 0.999, np.float32), np.eye(8, dtype=bool), 2 * 8 / (64 + 8)
+    unsure_and_right = np.full((8, 8), 0.6, np.float32), every, 1.0
     found = fit_confidence([sure_and_wrong, unsure_and_right] * (LEAST_PICTURES // 2), THRESHOLD)
     assert found.slope == 0
     assert found.judge(empty, THRESHOLD) == pytest.approx((2 * 8 / (64 + 8) + 1) / 2)

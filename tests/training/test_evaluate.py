@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from untrained import write_untrained_model
 
-from spermseg.cells.instances import label_cells
+from spermseg.cells.instances import CellConfig, label_cells
 from spermseg.cli.evaluate import Evaluate
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.clinic import ClinicConfig, write_clinic
@@ -41,11 +42,17 @@ def evaluated(model, tiny_dataset, tmp_path_factory):
     return out, json.loads((out / "metrics.json").read_text())
 
 
+def native_maps(saved, dataset) -> list[np.ndarray]:
+    """Return the maps (Y, X) of the whole cell of all pictures to train on."""
+    examples, view = dataset.examples("train"), saved.description.view
+    found = Predictor(saved, view).predict_working(dataset.read_working(example, view) for example in examples)
+    return [to_native(one, (of.height, of.width)) for one, of in zip(found, examples, strict=True)]
+
+
 def test_the_scores_are_those_of_the_masks_counted_by_hand(evaluated, model, tiny_dataset):
     saved = load_model(Location(str(model)))
-    predictor = Predictor(saved, saved.description.view)
     examples = tiny_dataset.examples("train")
-    maps = predictor.predict(tiny_dataset.read_image(example) for example in examples)
+    maps = native_maps(saved, tiny_dataset)
     counts = [confusion(m >= 0.5, tiny_dataset.read_mask(e)) for m, e in zip(maps, examples, strict=True)]
     _, metrics = evaluated
     assert metrics["pooled"] == pytest.approx(pooled(counts).scores())
@@ -95,7 +102,7 @@ def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_b
     config = UNetConfig(filters=(4,), bridge=4, classes=("cell", "head", "tail"))
     saved = load_model(Location(str(write_untrained_model(tmp_path / "model", config, seed=3, min_area=0))))
     example = tiny_dataset.examples("train")[0]
-    pixels = tiny_dataset.read_image(example)
+    pixels = tiny_dataset.read_working(example, saved.description.view)
     maps = Predictor(saved, saved.description.view, parts=True).predict_parts(pixels)
     threshold = float(np.quantile(maps["cell"], 0.9))
     saved.network.head.bias.data[1] -= 10  # no heads
@@ -106,20 +113,21 @@ def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_b
     )
     dropped = headless(maps["cell"], maps["head"], threshold, saved.description.view.scale)
     assert dropped[maps["cell"] >= threshold].all()
-    found = headed.read(example, pixels)
+    found = headed.read(example, tiny_dataset)
     assert np.array_equal(found.working, (maps["cell"] >= threshold) & ~dropped)
     for part, mask in found.masks.items():
-        kept = to_native(np.where(dropped, np.float32(0), maps[part]), pixels.shape[:2]) >= threshold
+        kept = to_native(np.where(dropped, np.float32(0), maps[part]), (example.height, example.width)) >= threshold
         assert np.array_equal(mask, kept), part
-    assert found.confidence == plain.read(example, pixels).confidence
+    assert found.confidence == plain.read(example, tiny_dataset).confidence
 
 
 def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_dataset):
     out, metrics = evaluated
     saved = load_model(Location(str(model)))
     predictor = Predictor(saved, saved.description.view)
-    pictures = [tiny_dataset.read_image(example) for example in tiny_dataset.examples("train")]
-    expected = [saved.description.confidence.judge(predictor.predict_at_working(one), 0.5) for one in pictures]
+    view, examples = saved.description.view, tiny_dataset.examples("train")
+    maps = predictor.predict_working(tiny_dataset.read_working(example, view) for example in examples)
+    expected = [saved.description.confidence.judge(one, 0.5) for one in maps]
     said = [image["confidence"] for image in metrics["images"]]
     assert said == pytest.approx(expected)
     distance = np.abs(np.subtract(said, [image["dice"] for image in metrics["images"]])).mean()
@@ -231,10 +239,8 @@ def test_a_network_of_several_parts_is_scored_on_each_and_its_cell_is_their_unio
     Evaluate(model=str(path), dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path)).run()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["parts"].keys() == {"head", "tail"}
-    saved = load_model(Location(str(path)))
-    predictor = Predictor(saved, saved.description.view)
+    union = native_maps(load_model(Location(str(path))), tiny_dataset)
     examples = tiny_dataset.examples("train")
-    union = predictor.predict(tiny_dataset.read_image(example) for example in examples)
     counts = [confusion(m >= 0.5, tiny_dataset.read_mask(e)) for m, e in zip(union, examples, strict=True)]
     assert metrics["pooled"] == pytest.approx(pooled(counts).scores())
 
@@ -243,13 +249,19 @@ def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
     saved = load_model(Location(str(model)))
     reader = ModelReader(
         predictor=Predictor(saved, saved.description.view, PredictConfig(engine="torch"), parts=True),
-        threshold=0.5,
+        cells=CellConfig(),
         flips=True,
     )
-    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    found, turned = (reader.read(None, one).probability for one in (pixels, np.ascontiguousarray(pixels[::-1, ::-1])))
+    size = saved.description.view.working_shape((64, 64))
+    pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    example = SimpleNamespace(height=64, width=64)
+
+    def read(reader, pixels):
+        return reader.read(example, SimpleNamespace(read_working=lambda *_: pixels)).probability
+
+    found, turned = read(reader, pixels), read(reader, np.ascontiguousarray(pixels[::-1, ::-1]))
     assert np.allclose(turned[::-1, ::-1], found, atol=1e-5)
-    assert not np.allclose(replace(reader, flips=False).read(None, pixels).probability, found, atol=1e-3)
+    assert not np.allclose(read(replace(reader, flips=False), pixels), found, atol=1e-3)
 
 
 @pytest.mark.parametrize("headed", ["yes", "no"])
