@@ -1,5 +1,19 @@
 """Sperm cell segmentation in digital micrographs, from annotated images to a nightly table, on Ray."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spermseg.api import Model, Segmentation, load_model, read_table
 
 __version__ = version("spermseg")
+__all__ = ["Model", "Segmentation", "__version__", "load_model", "read_table"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the library when it is asked for: the command's help need not wait for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'spermseg' has no attribute {name!r}")
+    from spermseg import api
+
+    return getattr(api, name)

@@ -1,5 +1,6 @@
 """The guides: every command is one that the program takes, every snippet runs, every link leads somewhere."""
 
+import doctest
 import importlib
 import json
 import re
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 from spermseg.batch.results import OK, REJECTED, encode_unit, results_table
 from spermseg.cells.measure import encode_mask
 from spermseg.cli import VERBS
+from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -104,6 +107,13 @@ def test_the_python_of_the_guide_reads_the_table(table: None, capsys: pytest.Cap
         exec(block, names)
     assert "ada    1.0" in capsys.readouterr().out
     assert np.array_equal(names["mask"], MASK)  # type: ignore[arg-type]
+
+
+def test_what_the_readme_shows_of_the_library_is_what_it_gives(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(draw_micrograph(1, DrawConfig()).pixels).save("slide.jpg", quality=92)
+    found = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert (found.failed, found.attempted) == (0, 5)
 
 
 def test_the_python_of_the_readme_reads_the_table(table: None, capsys: pytest.CaptureFixture[str]) -> None:

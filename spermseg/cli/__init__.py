@@ -35,6 +35,7 @@ VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
     "train": "a dataset -> a model: one file, with curves and a model card",
     "calibrate": "a model -> the same, with the threshold and the confidence that fit one's own pictures",
+    "preview": "a few pictures -> outlines to look at, in seconds, without a table",
     "evaluate": "a model against annotated pictures: IoU, Dice, precision, recall, overlays",
     "experiment": "a published study, done again on a dataset: its tables beside the published ones",
     "plan": "what segmenting a clinic's uploads will take: pictures, time, memory, size",

@@ -1,0 +1,5 @@
+"""`python -m spermseg`: the command."""
+
+from spermseg.cli import main
+
+main()

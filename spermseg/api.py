@@ -1,0 +1,150 @@
+"""The library: a model, what it finds in one picture, and the table of many nights. No Ray.
+
+import spermseg
+
+model = spermseg.load_model()
+found = model.segment("slide.jpg")
+found.mask, found.cells, found.confidence
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spermseg.batch.current import read_current
+from spermseg.cells.instances import CellConfig
+from spermseg.cells.interpret import interpret
+from spermseg.cells.measure import Cell, measure_cells
+from spermseg.errors import ShapeError
+from spermseg.micrograph.decode import Micrograph, decode_micrograph
+from spermseg.model.predict import PredictConfig, Predictor
+from spermseg.model.saved import ModelDescription, SavedModel
+from spermseg.model.saved import load_model as read_model
+from spermseg.model.shipped import model_location
+from spermseg.storage.filesystem import Location
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
+"""A file's path or s3:// address, its bytes, or its pixels (Y, X, 3) uint8 RGB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """What a model finds in one picture: the same mask, cells and confidence as in the row of a table."""
+
+    labels: NDArray[np.int32]
+    """(Y, X) instances, 0 is background; the cell of label n is `cells[n - 1]`."""
+    probability: NDArray[np.float32]
+    """(Y, X), 0-1, of the whole cell."""
+    cells: tuple[Cell, ...]
+    """The measures of each instance."""
+    n_heads: int | None
+    """Heads of the cells; None where the model does not count them."""
+    confidence: float
+    """Dice, 0-1, that the model expects of its mask."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(Y, X): where there are cells."""
+        return self.labels > 0
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the measures of the cells, a row each, in the order of the labels."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(cell) for cell in self.cells], columns=list(Cell.__annotations__))
+
+
+class Model:
+    """A model that is ready to segment pictures.
+
+    Args:
+        saved: the model file.
+        device: `auto` (the GPU where there is one), `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+
+    def __init__(self, saved: SavedModel, *, device: str = "auto") -> None:
+        about = saved.description
+        self.description: ModelDescription = about
+        """What the model file says of the model."""
+        self.sha256 = saved.sha256
+        """The model's name in every table."""
+        self._cells = CellConfig(threshold=about.threshold, min_area=about.min_area, headed=about.headed)
+        self._predictor = Predictor(saved, about.view, PredictConfig(device=device), heads=about.headed)
+
+    def segment(self, picture: Picture, *, um_per_px: float | None = None) -> Segmentation:
+        """Segment one picture.
+
+        Args:
+            picture: a path or address, the bytes of a file, or pixels (Y, X, 3) uint8 RGB.
+            um_per_px: the pixel size; without it areas are in px only.
+
+        Raises:
+            MicrographError: it is no picture that can be read.
+            ObjectMissingError: there is no such file.
+            ShapeError: the pixels are of another shape or type.
+        """
+        view, one = self.description.view, self._read(picture)
+        (maps,) = self._predictor.predict_working([one.seen_by(view)])
+        cell, head = maps if self._cells.headed else (maps, None)
+        confidence = self.description.confidence
+        found = interpret(cell, head, one.native_shape, config=self._cells, view=view, confidence=confidence)
+        return Segmentation(
+            labels=found.labels,
+            probability=found.probability,
+            cells=tuple(measure_cells(found.labels, found.probability, um_per_px)),
+            n_heads=found.n_heads,
+            confidence=found.confidence,
+        )
+
+    def _read(self, picture: Picture) -> Micrograph:
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise ShapeError(f"got pixels {picture.shape} {picture.dtype}; (Y, X, 3) uint8 RGB is needed")
+            return Micrograph(pixels=picture)
+        data = picture if isinstance(picture, bytes) else Location(fspath(picture)).read_bytes()
+        return decode_micrograph(data, view=self.description.view)
+
+
+def load_model(
+    place: str | PathLike[str] | None = None, *, endpoint_url: str | None = None, device: str = "auto"
+) -> Model:
+    """Load a model.
+
+    Args:
+        place: the path or s3:// address of a model file; None takes the one that comes with spermseg.
+        endpoint_url: S3 server, where it is not AWS.
+        device: `auto` (the GPU where there is one), `cpu` or `cuda`.
+
+    Raises:
+        ModelFileError: it is no model file.
+        ObjectMissingError: there is none.
+        ConfigError: there is no such device.
+    """
+    return Model(read_model(model_location(None if place is None else fspath(place), endpoint_url)), device=device)
+
+
+def read_table(
+    out: str | PathLike[str], *, columns: Sequence[str] | None = None, endpoint_url: str | None = None
+) -> pa.Table:
+    """Read the current rows of a table, one a micrograph.
+
+    Args:
+        out: the folder or s3:// address that `spermseg segment` wrote to.
+        columns: which; None takes all. Leaving out `mask` and `cells` makes it light.
+        endpoint_url: S3 server, where it is not AWS.
+
+    Raises:
+        RunError: there is no run, or a file is damaged.
+    """
+    return pa.concat_tables(read_current(Location(fspath(out), endpoint_url), columns))

@@ -1,0 +1,106 @@
+"""`spermseg preview`: what a model finds in a few pictures, to look at."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from spermseg.api import Model, Segmentation, load_model
+from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalFloat, PatienceMinutes
+from spermseg.cli.terminal import say
+from spermseg.errors import ConfigError, MicrographError, TooManyRejectedError
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.report.figures import encode_jpeg, overlay
+from spermseg.storage.filesystem import Location
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+"""Of files in a folder that are taken for pictures; a file that is named is read whatever its name."""
+OUTLINE_SHARE = 1 / 700
+"""Width of an outline, of the width of the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Write each picture with the outlines of what a model finds, and print what it counts. No Ray, no table.
+
+    For a first look at a model and at one's own pictures, in seconds. What it finds is what `spermseg segment` finds.
+
+    Exits with 4 where no picture could be read.
+
+    Example: spermseg preview slides/*.jpg --out preview
+    """
+
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+    """Picture files, and folders of them; s3:// addresses, too."""
+    out: str
+    """Folder for the outlined pictures, under their own names; what is there under these is replaced."""
+    model: ModelFile = None
+    """The model file."""
+    um_per_px: OptionalFloat = None
+    """Pixel size, um/px: areas are printed in um2."""
+    width: int = 2000
+    """Outlined pictures are at most so wide, px."""
+    endpoint_url: EndpointUrl = None
+    """S3 server, where it is not AWS."""
+    patience: PatienceMinutes = PATIENCE_MINUTES
+
+    def run(self) -> int:
+        """Segment, write and print."""
+        out, named = Location(self.out, self.endpoint_url), _apart(self._named())
+        if not named:
+            raise ConfigError(f"got no picture in {', '.join(self.pictures)}; files {', '.join(SUFFIXES)} are needed")
+        for place, name in named.items():
+            if out.child(name).uri in {one.uri for one in named}:
+                raise ConfigError(f"{place.uri} would be written over by its preview; give another --out")
+        model, read = load_model(self.model, endpoint_url=self.endpoint_url), 0
+        for place, name in tqdm(named.items(), unit="picture", leave=False, disable=None):
+            with tqdm.external_write_mode():
+                read += self._preview(model, place, out.child(name))
+        say(f"{read} of {len(named)} pictures: {out.uri}")
+        if not read:
+            raise TooManyRejectedError(f"none of {len(named)} pictures could be read")
+        return 0
+
+    def _named(self) -> Iterator[tuple[Location, str]]:
+        """Yield the pictures that were named, and those in folders that were, with a name for each."""
+        for given in self.pictures:
+            place = Location(given, self.endpoint_url)
+            inside = [item for item in place.list() if item.uri != place.uri]
+            if not inside:
+                yield place, place.name
+            for item in inside:
+                if item.key.lower().endswith(SUFFIXES):
+                    yield Location(item.uri, self.endpoint_url), item.key
+
+    def _preview(self, model: Model, place: Location, target: Location) -> bool:
+        """Write one outlined picture; return whether it could be read."""
+        data = place.read_bytes()
+        try:
+            found, pixels = model.segment(data, um_per_px=self.um_per_px), decode_micrograph(data).pixels
+        except MicrographError as error:
+            say(f"{place.uri}: rejected: {error.message}")
+            return False
+        thickness = max(1, round(OUTLINE_SHARE * pixels.shape[1]))
+        target.write_bytes(encode_jpeg(overlay(pixels, found.mask, thickness=thickness), self.width, quality=90))
+        say(f"{place.uri}: {self._counted(found)}; Dice expected: {found.confidence:.2f}")
+        return True
+
+    def _counted(self, found: Segmentation) -> str:
+        heads = "" if found.n_heads is None else f"heads: {found.n_heads}, "
+        area = sum(cell.area_um2 or 0 for cell in found.cells)
+        return f"{heads}outlines: {len(found.cells)}" + f", {area:.0f} um2" * (self.um_per_px is not None)
+
+
+def _apart(named: Iterable[tuple[Location, str]]) -> dict[Location, str]:
+    """Return picture -> a name for its preview, which ends with .jpg; one that is another's already gets a number."""
+    found: dict[Location, str] = {}
+    for place, name in named:
+        stem, number = name.removesuffix(".jpg"), count(2)
+        wanted = f"{stem}.jpg"
+        while place not in found and wanted in found.values():
+            wanted = f"{stem}-{next(number)}.jpg"
+        found.setdefault(place, wanted)
+    return found
