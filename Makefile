@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test chaos check format clean
 
 help:
 	@echo "make demo      install, and run the whole job on drawn micrographs (about 5 minutes)"
 	@echo "make test      install, and run all tests"
+	@echo "make chaos     a hundred nights that are broken into (about an hour)"
 	@echo "make check     linters, types and the import contract"
 	@echo "make install   the set-up alone, into $(VENV)"
 	@echo "make format    put the code into its form"
@@ -26,6 +27,9 @@ demo: install
 
 test: install
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+chaos: install
+	$(BIN)/python benchmarks/chaos.py --rounds 100
 
 check: install
 	$(BIN)/ruff check

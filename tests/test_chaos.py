@@ -1,9 +1,10 @@
-"""Twelve rounds of `benchmarks/chaos.py`, each fault at least twice; and what holds the tables against each other."""
+"""Three rounds of `benchmarks/chaos.py`, others every day, and what compares the tables; `make chaos` plays a hundred."""
 
 import json
 import subprocess
 import sys
 from dataclasses import astuple
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from spermseg.batch.results import SCHEMA
 
 CHAOS = Path(__file__).parents[1] / "benchmarks/chaos.py"
 FAULTS = {"worker killed", "model's process killed", "node removed", "command killed", "storage fault burst"}
+ROUNDS = 3
 PROMISED = {"lost": 0, "duplicated": 0, "differing": 0, "did_not_end": 0, "too_late": 0}
 
 rows = st.lists(st.integers(0, 30), unique=True, min_size=1).map(
@@ -23,16 +25,18 @@ rows = st.lists(st.integers(0, 30), unique=True, min_size=1).map(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(3600)
-def test_twelve_nights_that_are_broken_into_give_the_table_of_a_calm_one():
-    words = [sys.executable, str(CHAOS), "--rounds", "12", "--seed", "0", "--pictures", "120"]
+@pytest.mark.timeout(1800)
+def test_nights_that_are_broken_into_give_the_table_of_a_calm_one():
+    seed = ROUNDS * (datetime.now(UTC) - datetime(2026, 1, 1, tzinfo=UTC)).days  # in five days all faults come thrice
+    words = [sys.executable, str(CHAOS), "--rounds", str(ROUNDS), "--seed", str(seed), "--pictures", "60"]
+    print(*words)  # to play them again
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert {name: figures[name] for name in PROMISED} == PROMISED, done.stdout
-    assert figures["kills"].keys() == FAULTS
-    assert min(figures["kills"].values()) >= 2
-    assert figures["rows"] >= 120
+    assert sum(figures["kills"].values()) == ROUNDS
+    assert figures["kills"].keys() <= FAULTS
+    assert figures["rows"] >= 60
 
 
 def test_one_upload_in_ten_is_broken_and_no_two_pictures_are_alike():
