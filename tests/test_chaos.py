@@ -1,4 +1,4 @@
-"""Three rounds of `benchmarks/chaos.py`, others every day, and what compares the tables; `make chaos` plays a hundred."""
+"""Three rounds of `benchmarks/chaos.py`, others every day, and what compares the tables. `make chaos` plays 100."""
 
 import json
 import subprocess
