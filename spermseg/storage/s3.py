@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
-import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
@@ -26,12 +25,12 @@ from spermseg.errors import (
     ObjectExistsError,
     ObjectMissingError,
     StorageError,
-    one_line,
 )
 from spermseg.storage.local_uploads import Listed
 from spermseg.storage.patience import Patience, patience
 from spermseg.storage.s3_errors import code_of, is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
+from spermseg.storage.s3_parts import S3Parts
 
 # pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
@@ -173,6 +172,10 @@ class S3Backend:
         else:
             self._put(path, data, **({"IfNoneMatch": "*"} if only_if_absent else {}))
 
+    def begin(self, path: str) -> S3Parts:
+        """Begin an object that is written in parts."""
+        return S3Parts(*_split_object(path), self._call, partial(self._retrying, path))
+
     def _put(self, path: str, data: bytes, **condition: str) -> None:
         bucket, key = _split_object(path)
         retrying = self._retrying(path)
@@ -216,6 +219,12 @@ class S3Backend:
         except ObjectMissingError:
             return False
 
+    def delete_folder(self, path: str) -> None:
+        """Remove every object below a path."""
+        for found, _, _ in self.list_objects(path):
+            if found != path:
+                self.delete(found)
+
     def delete(self, path: str) -> None:
         """Remove an object, if it is there."""
         bucket, key = _split_object(path)
@@ -231,18 +240,6 @@ class S3Backend:
     def _call(self, operation: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(client(self.endpoint_url), operation)
         return function
-
-    def filesystem(self, path: str) -> pafs.FileSystem:
-        """Return pyarrow's S3 filesystem for the same server; only `from_uri` heeds the environment's endpoint."""
-        query = ""
-        if self.endpoint_url:
-            server = urlsplit(self.endpoint_url)
-            query = "?" + urlencode({"endpoint_override": server.netloc, "scheme": server.scheme})
-        bucket, _ = _split(path)  # its region is asked for where no server is given
-        try:
-            return pafs.FileSystem.from_uri(f"s3://{bucket}{query}")[0]
-        except OSError as error:
-            raise StorageError(f"s3://{path}: {one_line(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, 
 from spermseg.model.engine import check_gpu
 from spermseg.ray_connection import connected
 from spermseg.ray_settings import configure_ray_data, is_own, own_sigint
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -111,7 +112,7 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
     splits = ["val"] if isinstance(job.data, DrawnData) else ["train", "val"]
     datasets = {split: _load_split(split, job) for split in splits}
     use_gpu, threads = _resources(scaling)
-    filesystem, path = run.filesystem()
+    filesystem, path = arrow_filesystem(run)
     return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job, "board": board, "threads": threads, "gpu": use_gpu},

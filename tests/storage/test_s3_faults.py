@@ -28,6 +28,7 @@ from spermseg.errors import (
     StorageRefusedError,
 )
 from spermseg.storage import patience, s3
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 
 PASSING = [*TRANSIENT, Kind.TRUNCATED]
@@ -379,7 +380,7 @@ def test_the_proxy_changes_nothing_while_no_fault_is_active(both):
     assert place.child("large").read_bytes() == behind.child("large").read_bytes() == large
     assert place.child("large").stat().etag == behind.child("large").stat().etag
     table = pa.table({"n": range(1000)})
-    filesystem, path = place.child("t.parquet").filesystem()  # another client, with habits of its own
+    filesystem, path = arrow_filesystem(place.child("t.parquet"))  # another client, with habits of its own
     pq.write_table(table, path, filesystem=filesystem)
     assert pq.read_table(path, filesystem=filesystem) == table
 

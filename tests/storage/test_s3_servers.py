@@ -11,6 +11,7 @@ from spermseg.errors import (
     StorageError,
 )
 from spermseg.storage import patience, s3
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 
 
@@ -76,7 +77,7 @@ def test_the_environments_endpoint_serves_where_none_is_given(moto_server, monke
     same = Location(place.uri)
     assert keys(same) == ["a.jpg"]
     assert same.contains(place.child("a.jpg"))
-    filesystem, path = same.child("a.jpg").filesystem()
+    filesystem, path = arrow_filesystem(same.child("a.jpg"))
     assert filesystem.open_input_file(path).read() == b"a.jpg"
 
 
