@@ -1,7 +1,6 @@
 """A URI -> a place that lists, reads and writes: a local folder or an S3 bucket, with one set of verbs."""
 
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -45,6 +44,9 @@ class Backend(Protocol):
 
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield everything below a path that others have put there, what cannot be read as well, in the same order."""
+
+    def real_path(self, path: str) -> str:
+        """Return where a path leads, through all links."""
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
@@ -146,7 +148,7 @@ class Location:
         """Whether the other place is this one or below it, whatever links lead there."""
         if self._backend != other._backend:
             return False
-        mine, its = (place.path if place.is_s3 else os.path.realpath(place.path) for place in (self, other))
+        mine, its = (self._backend.real_path(place.path) for place in (self, other))
         return its == mine or its.startswith(mine.rstrip("/") + "/")
 
     def list(self) -> Iterator[StoredObject]:

@@ -14,13 +14,14 @@ from tenacity import Retrying
 
 from spermseg.errors import (
     ObjectChangedError,
+    ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
 )
 from spermseg.storage.local_errors import is_passing, local_errors
 from spermseg.storage.local_folders import delete_folder, make_folder, open_folder, open_partial
 from spermseg.storage.local_parts import LocalParts
-from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
+from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload, real_path
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
@@ -63,7 +64,11 @@ class LocalBackend:
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
-            yield from list_uploads(path, lambda folder: self._patiently(folder, _read_folder, path, folder))
+            yield from list_uploads(path, lambda place, *call: self._patiently(place, _listing, place, *call))
+
+    def real_path(self, path: str) -> str:
+        """Return where a path leads, through all links that are there."""
+        return self._patiently(path, _real_path, path)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
@@ -99,6 +104,14 @@ class LocalBackend:
 
     def _patiently(self, path: str, function: Callable[..., Result], *arguments: Any) -> Result:
         return self._retrying(path)(function, *arguments)
+
+
+def _real_path(path: str) -> str:
+    try:
+        with local_errors(path, "read"):
+            return os.fsdecode(real_path(native(path)))
+    except (ObjectMissingError, ObjectDeniedError):  # what is not there, or not to be seen, is no link that we know
+        return os.path.realpath(path)
 
 
 def _stat(root: str | None, path: str) -> tuple[int, str]:
@@ -172,9 +185,9 @@ def _delete(path: str) -> None:
         os.fsync(folder)
 
 
-def _read_folder(root: str, folder: str) -> list[Entry] | str:
-    with local_errors(folder, "listed"):
-        return read_folder(root, folder)
+def _listing(place: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    with local_errors(place, "listed"):
+        return function(*arguments)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

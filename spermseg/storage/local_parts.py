@@ -51,7 +51,7 @@ class LocalParts:
         try:
             retrying(self._rename)
         except ObjectMissingError:
-            if retrying.statistics["attempt_number"] == 1 or self._target.stat().st_size != self._size:
+            if retrying.statistics["attempt_number"] == 1 or self._retrying()(self._target.stat).st_size != self._size:
                 raise
 
     def _rename(self) -> None:

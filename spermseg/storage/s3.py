@@ -121,6 +121,10 @@ class S3Backend:
         with s3_errors(path):
             return self._retrying(path)(page)
 
+    def real_path(self, path: str) -> str:
+        """Return the path itself: a bucket has no links."""
+        return path
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
         return self._head(path)
