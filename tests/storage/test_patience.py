@@ -147,10 +147,12 @@ def test_who_waits_is_told_what_for_and_how_long_but_not_all_the_time(monkeypatc
     def fail() -> None:
         raise StorageError("s3://clinic/a: no answer\nat all")
 
-    retrying = Patience(total_s=300).retrying("s3://clinic/a", lambda _: True)
+    told = []
+    retrying = Patience(total_s=300, tell=told.append).retrying("s3://clinic/a", lambda _: True)
     retrying.sleep = clock.wait
     with caplog.at_level(logging.WARNING), pytest.raises(StorageError):
         retrying(fail)
+    assert told == caplog.messages
     assert 5 <= len(caplog.messages) <= 11
     assert all(message.startswith("s3://clinic/a: waiting for the storage, for up to ") for message in caplog.messages)
     assert all(message.endswith(" more: s3://clinic/a: no answer at all") for message in caplog.messages)

@@ -21,6 +21,7 @@ import torch
 from fault_proxy import Fault, FaultProxy, Kind
 from ray.cluster_utils import Cluster
 
+from spermseg import ray_waits
 from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
@@ -180,11 +181,17 @@ def test_through_a_killed_worker_and_an_outage_of_its_storage_a_training_ends_as
 ):
     job = small_job(tiny_dataset, epochs=30)
     monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.2))
-    killed = []
+    killed, heard = [], []
+
+    def hear(line: str) -> None:
+        heard.append(line)
+        proxy.remove()
+
+    monkeypatch.setattr(ray_waits, "say_that_somebody_waits", hear)
 
     def kill_once(report) -> None:
         if report.history and not killed:
-            proxy.inject(Fault(kind=Kind.SLOW_DOWN, on="PUT|POST|GET|LIST", times=40))
+            proxy.inject(Fault(kind=Kind.SLOW_DOWN, times=None))  # until a worker that waits was heard here
             mine = psutil.Process().children(recursive=True)
             killed.extend(process for process in mine if "RayTrainWorker" in " ".join(process.cmdline()))
             for process in killed:
@@ -193,7 +200,9 @@ def test_through_a_killed_worker_and_an_outage_of_its_storage_a_training_ends_as
     behind = moto_server.new_bucket().child("run")
     with FaultProxy(moto_server.endpoint_url) as proxy:
         survived = train_on_ray(job, Location(behind.uri, proxy.endpoint_url), Scaling(gpu=False), kill_once)
-        assert proxy.faults[Kind.SLOW_DOWN] == 40
+        assert proxy.faults[Kind.SLOW_DOWN] > 20
+    assert heard[0].startswith(f"{behind.uri}/checkpoints/")
+    assert "waiting for the storage, for up to " in heard[0]
     assert killed
     assert_same(survived, in_this_process(job, tiny_dataset, threads=os.cpu_count()))
     kept = {one.key.split("/")[1] for one in behind.list() if "/checkpoint_" in one.key}
