@@ -19,6 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from spermseg.credentials import without_environment
 from spermseg.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def _tell(place: str, waiting: Patience, call: RetryCallState) -> None:
     if waited < FIRST_TOLD_S or error is None:
         return
     left = spoken(max(0.0, waiting.total_s - waited))
-    line = f"{place}: waiting for the storage, for up to {left} more: {one_line(error)}"
+    line = f"{place}: waiting for the storage, for up to {left} more: {without_environment(one_line(error))}"
     if say_that_somebody_waits(line) and waiting.tell:
         waiting.tell(line)
 

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
 from tenacity import Retrying
 
-from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials
+from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials, misread_proxy
 from spermseg.errors import (
     ConfigError,
     ObjectChangedError,
@@ -47,7 +47,16 @@ CLIENT_CONFIG = Config(
 
 @lru_cache(maxsize=8)
 def client(endpoint_url: str | None) -> Any:
-    """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials."""
+    """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials.
+
+    Raises:
+        ConfigError: the environment names a proxy that cannot be asked.
+    """
+    if name := misread_proxy():
+        raise ConfigError(
+            f"got {name} in the environment with a user whose password holds a slash, ? or #: write %2F, %3F or %23 "
+            "for it, as addresses do"
+        )
     made = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
     made.meta.events.register("before-parse.s3.ListObjectsV2", read_quickly)
     return made
