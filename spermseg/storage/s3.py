@@ -32,9 +32,6 @@ from spermseg.storage.s3_errors import code_of, is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
 from spermseg.storage.s3_parts import S3Parts
 
-# pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
-os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 1},
     request_checksum_calculation="when_required",
