@@ -69,7 +69,8 @@ def _bounded(source: Source, item: Annotation | Fault) -> Annotation | Fault:
 
 def _read_json(path: Path) -> Any:
     try:
-        data = Location(str(path)).read_bytes().removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
+        data = Location(str(path.absolute())).read_bytes()
+        data = data.removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
         content = from_json(data)
         json.loads(data, object_pairs_hook=_check_keys)
     except StorageError as error:

@@ -156,7 +156,7 @@ def _decode(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return Location(str(path)).read_bytes()
+        return Location(str(path.absolute())).read_bytes()
     except StorageError as error:
         raise ConfigError(f"{path} could not be read: {error.message}") from error
 
