@@ -158,6 +158,23 @@ def test_who_waits_is_told_what_for_and_how_long_but_not_all_the_time(monkeypatc
     assert all(message.endswith(" more: s3://clinic/a: no answer at all") for message in caplog.messages)
 
 
+def test_who_waits_says_no_secret(monkeypatch, caplog):
+    monkeypatch.setattr(patience, "FIRST_TOLD_S", 0)
+    monkeypatch.setattr(patience, "_told", patience._Told())
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "wJalrXUtnFEMI")
+
+    def fail() -> None:
+        raise StorageError("no header may hold wJalrXUtnFEMI")
+
+    told = []
+    retrying = Patience(total_s=3, tell=told.append).retrying("s3://clinic/a", lambda _: True)
+    retrying.sleep = lambda _: patience.stop_waiting()
+    with pytest.raises(StorageError):
+        retrying(fail)
+    assert told == caplog.messages
+    assert told[0].endswith(" more: no header may hold ***")
+
+
 def test_a_place_keeps_its_own_patience_wherever_it_travels():
     place = Location("s3://clinic/a", "http://one:1", patience=Patience(total_s=7))
     assert pickle.loads(pickle.dumps(place.child("b"))).patience == Patience(total_s=7)
