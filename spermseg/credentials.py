@@ -24,14 +24,13 @@ SERVER_OPTIONS = ("endpointurl", "address")
 LOCAL_SCHEMES = ("s3", "file")
 """Of addresses whose path may hold anything, `@`, `?` and `#` included."""
 IN_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN")
-ADDRESSES = (
-    *("RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"),
-)
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+ADDRESSES = ("RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", *PROXIES)
 """What may name a server in the environment, with a user and a password."""
 SHORTEST = 6
 """Characters of a value of the environment that is looked for in messages; shorter ones are parts of common words."""
 _OF_A_USER = "._-+%$~="
+_END_OF_SERVER = re.compile(r"[/?#\\]")
 _PARAMETER = re.compile(r"[?&;#]([^?&;#=]*)=")
 
 
@@ -161,12 +160,44 @@ def without_environment(text: str, environment: Mapping[str, str] = os.environ) 
     'no header may hold ***'
     >>> without_environment("no answer from ray://me:pass@head:1", {"RAY_ADDRESS": "ray://me:pass@head:1"})
     'no answer from ray://***'
+    >>> without_environment("407 for me, pass word", {"HTTP_PROXY": "http://me:pass%20word@proxy:3128"})
+    '407 for me, ***'
     """
-    for address in filter(None, map(environment.get, ADDRESSES)):
+    addresses = [address for address in map(environment.get, ADDRESSES) if address]
+    for address in addresses:
         if carries_credentials(address):
             text = text.replace(address, masked(address))
-    for name in IN_ENVIRONMENT:
-        for part in sorted(environment.get(name, "").split(), key=len, reverse=True):
-            if len(part) >= SHORTEST:
-                text = text.replace(part, MASK)
+    parts = [part for name in IN_ENVIRONMENT for part in environment.get(name, "").split()]
+    parts += [spelt for address in addresses for spelt in _password_of(address)]
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= SHORTEST:
+            text = text.replace(part, MASK)
     return text
+
+
+def _password_of(address: str) -> tuple[str, str]:
+    """Return the password of an address as it stands there, and as it is meant; empty where it has none."""
+    password = _server(address).rpartition("@")[0].partition(":")[2]
+    return password, unquote(password)
+
+
+def _server(address: str) -> str:
+    """Return what follows the scheme of an address, which may be left out."""
+    return address.partition("://")[2] or address
+
+
+def misread_proxy(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the name of a proxy of this process's environment whose password other programs would take apart.
+
+    What a slash, a question mark or a number sign ends is the server for them, and they would ask, and name, a part of
+    the password as one.
+
+    >>> misread_proxy({"HTTP_PROXY": "http://me:se/cret@proxy:3128"})
+    'HTTP_PROXY'
+    >>> misread_proxy({"HTTP_PROXY": "http://me:se%2Fcret@proxy:3128/", "HTTPS_PROXY": ""})
+    """
+    for name in PROXIES:
+        server = _server(environment.get(name, ""))
+        if "@" in server[len(_END_OF_SERVER.split(server, maxsplit=1)[0]) :]:
+            return name
+    return None

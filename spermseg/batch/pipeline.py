@@ -20,13 +20,14 @@ from spermseg.batch.pool import MAX_WORKERS, Pool, Waiting, pool_for
 from spermseg.batch.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.settings import SegmentSettings
 from spermseg.batch.spent import Spent
-from spermseg.batch.transfer import DecodeUnits, FetchUnits, open_plan
+from spermseg.batch.transfer import DecodeUnits, FetchUnits, Tell, open_plan
 from spermseg.batch.worker import Segmenting
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.ray_connection import connected
 from spermseg.ray_settings import configure_ray_data, is_own
+from spermseg.ray_waits import heard
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import patience
 
@@ -173,8 +174,8 @@ def _run(
     left, failures, isolated = set(units), list[str](), Counter[str]()
     waiting = Waiting(_workers_of_this_job, lambda: (ray.cluster_resources(), ray.available_resources()))
     try:
-        with waiting.told():
-            for row in _pipeline(job, units, workers, waiting, isolated=number == SHARED_PASSES).iter_rows():
+        with waiting.told(), heard(ray) as tell:
+            for row in _pipeline(job, units, workers, waiting, tell, isolated=number == SHARED_PASSES).iter_rows():
                 if row["failure"]:
                     failures.append(row["failure"])
                     at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
@@ -212,21 +213,22 @@ def _check_failure(row: dict[str, Any], *, at_first: bool) -> None:
 
 
 def _pipeline(
-    job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, *, isolated: bool
+    job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, tell: Tell, *, isolated: bool
 ) -> "ray.data.Dataset":
     jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
     pool = waiting.pool = _pool(workers, len(units), len(jobs))
     segmenting = job.segmenting(workers, use_gpu=pool.gpu)
+    segmenting = replace(segmenting, patience=replace(segmenting.patience, tell=tell))
     # A picture may be tried to the end of its time, which nobody hears of before.
     ray.data.DataContext.get_current().execution_no_progress_timeout_s += segmenting.limits.longest_s
     with warnings.catch_warnings():
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         fetched = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_BLOCKS)).flat_map(
-            FetchUnits(job.plan, job.source), num_cpus=FETCH_CPUS, max_retries=RETRIES
+            FetchUnits(job.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES
         )
         if workers.decode_apart and not isolated:
-            decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory)
+            decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory, tell)
             fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
         given = (job.plan, job.out, segmenting, workers.decode_threads)
         return fetched.flat_map(

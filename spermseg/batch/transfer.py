@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
@@ -19,6 +19,7 @@ from spermseg.errors import ConfigError, StorageError, StorageRefusedError, firs
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import be_patient, patience
 
+Tell = Callable[[str], None]
 Row = dict[str, Any]
 """A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
 
@@ -38,11 +39,17 @@ def open_plan(location: Location) -> Plan:
 
 
 class FetchUnits:
-    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass."""
+    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass.
 
-    def __init__(self, plan: Location, source: Location) -> None:
+    Args:
+        plan: the run's.
+        source: where the uploads were listed.
+        tell: takes what is to be said to the person while this waits for the storage.
+    """
+
+    def __init__(self, plan: Location, source: Location, tell: Tell | None = None) -> None:
         self.plan, self.source = plan, source
-        self.patience = patience()  # that of the job, which travels with this
+        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
 
     def __call__(self, row: Row) -> Iterator[Row]:
         """Fetch some units, one after the other."""
@@ -76,11 +83,12 @@ class DecodeUnits:
         decoder: what decodes.
         limits: of the time that a picture may take, or else the process ends.
         memory: bytes that the process may have beside what it has.
+        tell: takes what is to be said to the person while this waits for the storage.
     """
 
-    def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int) -> None:
+    def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int, tell: Tell | None = None) -> None:
         self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
-        self.patience = patience()  # that of the job, which travels with this
+        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
 
     def __call__(self, row: Row) -> Row:
         """Decode one unit."""

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from spermseg.credentials import without_environment
 from spermseg.texts import visible
@@ -25,6 +25,10 @@ class OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its name in the library)
         """Return the line of a record."""
         return without_environment(visible(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (its name in the library)
+        """Return the stack trace that a library logs."""
+        return without_environment(super().formatException(ei))
 
 
 def prepare_terminal() -> None:

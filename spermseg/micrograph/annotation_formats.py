@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from spermseg.errors import AnnotationError
+from spermseg.errors import AnnotationError, StorageError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_fields import Fault, Source, cut
 from spermseg.micrograph.coco import parse_coco
 from spermseg.micrograph.labelme import parse_labelme
 from spermseg.micrograph.via import parse_via
+from spermseg.storage.filesystem import Location
 
 MAX_SHAPES = 10_000
 """On one picture, which holds some hundred cells. Each takes time to draw, and a file of 4 MB has room for 50,000."""
@@ -68,11 +69,12 @@ def _bounded(source: Source, item: Annotation | Fault) -> Annotation | Fault:
 
 def _read_json(path: Path) -> Any:
     try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
+        data = Location(str(path.absolute())).read_bytes()
+        data = data.removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
         content = from_json(data)
         json.loads(data, object_pairs_hook=_check_keys)
-    except OSError as error:
-        raise AnnotationError(f"{path.name}: could not be read: {error.strerror}") from error
+    except StorageError as error:
+        raise AnnotationError(f"{path.name}: could not be read: {error.message}") from error
     except ValueError as error:
         raise AnnotationError(f"{path.name}: not JSON: {error}") from error
     return content

@@ -4,9 +4,7 @@ CSV is opened in spreadsheets, and names come from uploads: what a spreadsheet w
 text, with an apostrophe before it (`texts.csv_cell`).
 """
 
-import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -14,10 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from spermseg.errors import ConfigError, StorageError, first_line
+from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.modes import owner_only
-from spermseg.storage.names import PARTIAL
 from spermseg.texts import csv_cell
 
 OF_A_CELL = ("image_id", "uri", "member", "group", "run_id", "model_sha256", "recipe_sha256", "um_per_px")
@@ -61,7 +57,7 @@ def write_export(tables: Iterable[pa.Table], schema: pa.Schema, target: Location
         raise ConfigError(f"got {target.uri}; a file that ends in .csv or .parquet is needed")
     make_writer = pyarrow.csv.CSVWriter if kind == ".csv" else pq.ParquetWriter
     written = 0
-    with _whole_file(target) as file, make_writer(file, schema) as writer:
+    with target.create() as file, make_writer(file, schema) as writer:
         for table in tables:
             lines = table.cast(schema)
             writer.write_table(_harmless(lines) if kind == ".csv" else lines)
@@ -82,28 +78,3 @@ def _harmless(lines: pa.Table) -> pa.Table:
 def _cells(texts: pa.DictionaryArray) -> pa.Array:
     """Return texts as cells of a CSV, each different one made once."""
     return pa.array([csv_cell(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
-
-
-@contextmanager
-def _whole_file(target: Location) -> Iterator[pa.NativeFile]:
-    """Open a file to write that gets its name when all of it is written."""
-    try:
-        filesystem, path = target.filesystem()
-        folder, _, name = path.rpartition("/")
-        partial = f"{folder}/{PARTIAL}{secrets.token_hex(8)}-{name}"
-        with owner_only():
-            if not target.is_s3:
-                filesystem.create_dir(folder, recursive=True)
-            opened = filesystem.open_output_stream(partial)
-        try:
-            with opened as file:
-                yield file
-            filesystem.move(partial, path)
-        except BaseException:
-            with suppress(OSError):  # it may never have been there; what went wrong is to be said
-                filesystem.delete_file(partial)
-            raise
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{target.uri} could not be written: {first_line(error)}") from error

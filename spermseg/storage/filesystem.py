@@ -1,19 +1,17 @@
 """A URI -> a place that lists, reads and writes: a local folder or an S3 bucket, with one set of verbs."""
 
-import errno
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, BinaryIO, Protocol, cast
-
-import pyarrow.fs as pafs
+from functools import cached_property, partial
+from typing import BinaryIO, cast
 
 from spermseg.errors import DamagedError, ObjectDeniedError, ObjectMissingError, StorageError
+from spermseg.storage.backend import Backend
 from spermseg.storage.local import LocalBackend
 from spermseg.storage.local_uploads import Listed
 from spermseg.storage.names import complete, is_utf8, storable
+from spermseg.storage.open_files import PartWriter, RangeReader
 from spermseg.storage.patience import Patience
 from spermseg.storage.s3 import S3Backend, resolve_endpoint
 
@@ -37,31 +35,6 @@ class StoredObject:
     """Of an upload, why it cannot be read, where the listing shows it; None where nothing speaks against it."""
     passed_over: str | None = None
     """Of an upload, what it is, where it is none after all."""
-
-
-class Backend(Protocol):
-    """What a kind of storage can do; `path` is what follows the scheme."""
-
-    def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
-        """Yield (path, size, etag) of everything below a path, in the order of the paths."""
-
-    def list_uploads(self, path: str) -> Iterator[Listed]:
-        """Yield everything below a path that others have put there, what cannot be read as well, in the same order."""
-
-    def stat(self, path: str) -> tuple[int, str]:
-        """Return (size, etag)."""
-
-    def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
-        """Return up to `size` bytes from `start` (None: all that follow), provided the etag still is this one."""
-
-    def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
-        """Write whole or not at all."""
-
-    def delete(self, path: str) -> None:
-        """Remove a file; none there is no error."""
-
-    def filesystem(self, path: str) -> pafs.FileSystem:
-        """Return the pyarrow filesystem that reads this path."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +118,7 @@ class Location:
         """Whether the other place is this one or below it, whatever links lead there."""
         if self._backend != other._backend:
             return False
-        mine, its = (place.path if place.is_s3 else os.path.realpath(place.path) for place in (self, other))
+        mine, its = (self._backend.real_path(place.path) for place in (self, other))
         return its == mine or its.startswith(mine.rstrip("/") + "/")
 
     def list(self) -> Iterator[StoredObject]:
@@ -272,47 +245,24 @@ class Location:
             ObjectMissingError: it is not there.
             StorageError: it could not be read, now or while reading; ObjectChangedError: it changed meanwhile.
         """
-        return cast("BinaryIO", io.BufferedReader(_RangeReader(self), read_ahead))
+        found = self.stat()
+        reader = RangeReader(self.uri, found.size, partial(self.read_range, etag=found.etag))
+        return cast("BinaryIO", io.BufferedReader(reader, read_ahead))
 
-    def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """Return (pyarrow filesystem, path), for libraries that read through pyarrow."""
-        return self._backend.filesystem(self.path), self.path
+    def create(self) -> PartWriter:
+        """Return a file object to write, of any size: the file is there, or replaced, when that is closed.
 
+        Left by an exception, it leaves nothing. At most some 16 MiB of it are in memory.
 
-class _RangeReader(io.RawIOBase):
-    """A place as an unbuffered file, one request a read; `pyarrow` has one too, but with errors of its own."""
+        Raises:
+            StorageError: it could not be written, now or while writing.
+        """
+        return PartWriter(self.write_bytes, partial(self._backend.begin, self.path))
 
-    def __init__(self, place: Location) -> None:
-        self._place = place
-        self._object = place.stat()
-        self._position = 0
+    def delete_folder(self) -> None:
+        """Remove all below this place; where nothing is, nothing happens.
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._object.size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, f"byte {base + offset} lies before the start of {self._place.uri}")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:  # the inherited one asks for 8 KiB at a time
-        return self._read(self._object.size)
-
-    def _read(self, size: int) -> bytes:
-        there = max(0, min(size, self._object.size - self._position))
-        data = self._place.read_range(self._position, there, etag=self._object.etag) if there else b""
-        self._position += len(data)
-        return data
+        Raises:
+            StorageError: not all could be removed.
+        """
+        self._backend.delete_folder(self.path)

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import pyarrow.fs as pafs
 from tenacity import Retrying
 
 from spermseg.errors import (
     ObjectChangedError,
+    ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
 )
-from spermseg.storage.local_errors import is_passing, local_errors, storage_error
-from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
-from spermseg.storage.modes import file_mode, folder_mode
-from spermseg.storage.names import PARTIAL
+from spermseg.storage.local_errors import is_passing, local_errors
+from spermseg.storage.local_folders import delete_folder, make_folder, open_folder, open_partial
+from spermseg.storage.local_parts import LocalParts
+from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload, real_path
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
@@ -65,7 +64,11 @@ class LocalBackend:
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
-            yield from list_uploads(path, lambda folder: self._patiently(folder, _read_folder, path, folder))
+            yield from list_uploads(path, lambda place, *call: self._patiently(place, _listing, place, *call))
+
+    def real_path(self, path: str) -> str:
+        """Return where a path leads, through all links that are there."""
+        return self._patiently(path, _real_path, path)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
@@ -84,9 +87,17 @@ class LocalBackend:
             if retrying.statistics["attempt_number"] == 1 or self.read_range(path, 0, len(data) + 1, None) != data:
                 raise
 
+    def begin(self, path: str) -> LocalParts:
+        """Begin a file that is written in parts."""
+        return LocalParts(path, partial(self._retrying, path))
+
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
         self._patiently(path, _delete, path)
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder with all that is in it, if it is there."""
+        self._patiently(path, delete_folder, Path(path))
 
     def _retrying(self, path: str) -> Retrying:
         return (self.patience or patience()).retrying(path, is_passing)
@@ -94,9 +105,13 @@ class LocalBackend:
     def _patiently(self, path: str, function: Callable[..., Result], *arguments: Any) -> Result:
         return self._retrying(path)(function, *arguments)
 
-    def filesystem(self, path: str) -> pafs.FileSystem:  # noqa: ARG002 (S3 needs to know the bucket)
-        """Return pyarrow's local filesystem."""
-        return pafs.LocalFileSystem()
+
+def _real_path(path: str) -> str:
+    try:
+        with local_errors(path, "read"):
+            return os.fsdecode(real_path(native(path)))
+    except (ObjectMissingError, ObjectDeniedError):  # what is not there, or not to be seen, is no link that we know
+        return os.path.realpath(path)
 
 
 def _stat(root: str | None, path: str) -> tuple[int, str]:
@@ -134,11 +149,11 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
     read it, `modes` says.
     """
     target = Path(path)
-    temporary = target.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
-    _make_folder(target.parent)
-    with local_errors(path, "written"), _open_folder(target.parent) as folder:
+    make_folder(target.parent)
+    with local_errors(path, "written"), open_folder(target.parent) as folder:
+        temporary, handle = open_partial(target)
         try:
-            with open(temporary, "xb", opener=partial(os.open, mode=file_mode())) as file:
+            with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -165,14 +180,14 @@ def _replace_this(target: Path, temporary: Path, etag: str) -> None:
 
 
 def _delete(path: str) -> None:
-    with suppress(ObjectMissingError), local_errors(path, "removed"), _open_folder(Path(path).parent) as folder:
+    with suppress(ObjectMissingError), local_errors(path, "removed"), open_folder(Path(path).parent) as folder:
         Path(path).unlink()
         os.fsync(folder)
 
 
-def _read_folder(root: str, folder: str) -> list[Entry] | str:
-    with local_errors(folder, "listed"):
-        return read_folder(root, folder)
+def _listing(place: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    with local_errors(place, "listed"):
+        return function(*arguments)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -189,25 +204,3 @@ def _described(path: str, verb: str) -> tuple[int, str]:
         if not stat.S_ISREG(status.st_mode):
             raise ObjectMissingError(f"{path} is not a file")
     return status.st_size, etag_of(status)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and what is missing above it, to last: a folder's name is kept by the one above."""
-    try:
-        missing = [made for made in (folder, *folder.parents) if not made.exists()]
-        for made in missing[::-1] or [folder]:
-            made.mkdir(mode=folder_mode(), exist_ok=True)
-        for made in missing:
-            with _open_folder(made.parent) as above:
-                os.fsync(above)
-    except OSError as error:  # a file in the way is not the object that is there already
-        raise storage_error(str(folder), "made", error) from error
-
-
-@contextmanager
-def _open_folder(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)

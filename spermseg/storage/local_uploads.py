@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 
@@ -77,34 +77,34 @@ class Entry(NamedTuple):
     etag: str
 
 
-ReadFolder = Callable[[str], "list[Entry] | str"]
-"""What reads a folder of some uploads, as `read_folder` does."""
+Ask = Callable[..., Any]
+"""Calls a function that asks the system about a path: (path, function, arguments) -> what it returns."""
 
 
-def list_uploads(root: str, read: ReadFolder) -> Iterator[Listed]:
+def list_uploads(root: str, ask: Ask) -> Iterator[Listed]:
     """Yield all that lies below a folder, in the order of the paths as S3 has it; a file yields itself.
 
     Args:
         root: the folder, or the file.
-        read: reads one folder.
+        ask: makes every call of the system, again where that may help.
 
     Raises:
-        OSError: the folder itself is not there; and what `read` raises.
+        OSError: the folder itself is not there, or its disk failed; or what `ask` makes of it.
     """
-    status = os.stat(native(root))  # noqa: PTH116 (a path in bytes)
+    status = ask(root, os.stat, native(root))
     if stat.S_ISREG(status.st_mode):
         yield Listed(root, status.st_size, etag_of(status))
     if not stat.S_ISDIR(status.st_mode):
         return
-    real_root = os.path.realpath(native(root))
+    real_root = ask(root, real_path, native(root))
     pending = [Entry("/", root, status.st_mode, 0, "")]  # a stack: folders can be nested deeper than calls
     while pending:
         one = pending.pop()
         if stat.S_ISREG(one.mode):
             yield Listed(one.path, one.size, one.etag)
         elif not stat.S_ISDIR(one.mode):
-            yield _no_upload(one, real_root)
-        elif isinstance(found := read(one.path), str):
+            yield ask(one.path, _no_upload, one, real_root)
+        elif isinstance(found := ask(one.path, read_folder, root, one.path), str):
             yield Listed(one.path + "/", 0, one.etag, found)
         else:
             pending += found
@@ -142,14 +142,23 @@ def _no_upload(one: Entry, real_root: bytes) -> Listed:
         return Listed(one.path, 0, one.etag, NO_FILE if one.mode else REMOVED)
     try:
         status = os.stat(native(one.path))  # noqa: PTH116 (a path in bytes)
+        target = real_path(native(one.path))
     except OSError as error:
         if error.errno not in UNREAD_LINKS:
             raise
         return Listed(one.path, 0, one.etag, UNREAD_LINKS[error.errno])
-    target = os.path.realpath(native(one.path))
     if target == real_root or target.startswith(real_root.rstrip(b"/") + b"/"):
         return Listed(one.path, 0, one.etag, passed_over=LINKED)
     return Listed(one.path + "/" * stat.S_ISDIR(status.st_mode), 0, one.etag, LEADS_OUT)
+
+
+def real_path(path: bytes) -> bytes:
+    """Return where a path leads, through all links.
+
+    Raises:
+        OSError: that is not there, or could not be asked: what a link on the way is, would be a guess.
+    """
+    return os.path.realpath(path, strict=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from tenacity import (
@@ -19,6 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from spermseg.credentials import without_environment
 from spermseg.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Patience:
     """The most between two of them."""
     silent: bool = False
     """Whether no line tells the person who waits: for those who tell it themselves."""
+    tell: Callable[[str], None] | None = field(default=None, compare=False)
+    """What takes the line, too, where the person does not see what this process logs."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.total_s < math.inf and 0 < self.longest_wait_s < math.inf):
@@ -55,7 +58,7 @@ class Patience:
             stop=stop_any(stop_after_delay(self.total_s), stop_when_event_set(_ends)),
             wait=self._wait_s,
             retry=retry_if_exception(is_passing),
-            before_sleep=None if self.silent else partial(_tell, place, self.total_s),
+            before_sleep=None if self.silent else partial(_tell, place, self),
             reraise=True,
         )
 
@@ -99,12 +102,23 @@ class _Told:
 _told = _Told()
 
 
-def _tell(place: str, total_s: float, call: RetryCallState) -> None:
+def _tell(place: str, waiting: Patience, call: RetryCallState) -> None:
     waited = call.seconds_since_start or 0.0
     error = call.outcome.exception() if call.outcome else None
-    if waited >= FIRST_TOLD_S and error and _told.is_due():
-        left = max(0.0, total_s - waited)
-        logger.warning("%s: waiting for the storage, for up to %s more: %s", place, spoken(left), one_line(error))
+    if waited < FIRST_TOLD_S or error is None:
+        return
+    left = spoken(max(0.0, waiting.total_s - waited))
+    line = f"{place}: waiting for the storage, for up to {left} more: {without_environment(one_line(error))}"
+    if say_that_somebody_waits(line) and waiting.tell:
+        waiting.tell(line)
+
+
+def say_that_somebody_waits(line: str) -> bool:
+    """Log a line, of this process or of another, unless one was logged a moment ago; return whether it was."""
+    if not _told.is_due():
+        return False
+    logger.warning("%s", line)
+    return True
 
 
 def spoken(seconds: float) -> str:

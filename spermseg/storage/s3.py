@@ -10,31 +10,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
-import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
 from tenacity import Retrying
 
-from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials
+from spermseg.credentials import CREDENTIALS_ADVICE, carries_credentials, misread_proxy
 from spermseg.errors import (
     ConfigError,
     ObjectChangedError,
     ObjectExistsError,
     ObjectMissingError,
     StorageError,
-    one_line,
 )
 from spermseg.storage.local_uploads import Listed
 from spermseg.storage.patience import Patience, patience
 from spermseg.storage.s3_errors import code_of, is_passing, s3_errors, status_of
 from spermseg.storage.s3_listing import KeyListing, read_quickly
-
-# pyarrow's uploads fail with HTTP 411 on several servers (Ceph, rclone) unless checksums are sent only when required.
-os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+from spermseg.storage.s3_parts import S3Parts
 
 CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 1},
@@ -48,7 +44,16 @@ CLIENT_CONFIG = Config(
 
 @lru_cache(maxsize=8)
 def client(endpoint_url: str | None) -> Any:
-    """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials."""
+    """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials.
+
+    Raises:
+        ConfigError: the environment names a proxy that cannot be asked.
+    """
+    if name := misread_proxy():
+        raise ConfigError(
+            f"got {name} in the environment with a user whose password holds a slash, ? or #: write %2F, %3F or %23 "
+            "for it, as addresses do"
+        )
     made = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
     made.meta.events.register("before-parse.s3.ListObjectsV2", read_quickly)
     return made
@@ -122,6 +127,10 @@ class S3Backend:
         with s3_errors(path):
             return self._retrying(path)(page)
 
+    def real_path(self, path: str) -> str:
+        """Return the path itself: a bucket has no links."""
+        return path
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
         return self._head(path)
@@ -173,6 +182,10 @@ class S3Backend:
         else:
             self._put(path, data, **({"IfNoneMatch": "*"} if only_if_absent else {}))
 
+    def begin(self, path: str) -> S3Parts:
+        """Begin an object that is written in parts."""
+        return S3Parts(*_split_object(path), self._call, partial(self._retrying, path))
+
     def _put(self, path: str, data: bytes, **condition: str) -> None:
         bucket, key = _split_object(path)
         retrying = self._retrying(path)
@@ -216,6 +229,12 @@ class S3Backend:
         except ObjectMissingError:
             return False
 
+    def delete_folder(self, path: str) -> None:
+        """Remove every object below a path."""
+        for found, _, _ in self.list_objects(path):
+            if found != path:
+                self.delete(found)
+
     def delete(self, path: str) -> None:
         """Remove an object, if it is there."""
         bucket, key = _split_object(path)
@@ -231,18 +250,6 @@ class S3Backend:
     def _call(self, operation: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(client(self.endpoint_url), operation)
         return function
-
-    def filesystem(self, path: str) -> pafs.FileSystem:
-        """Return pyarrow's S3 filesystem for the same server; only `from_uri` heeds the environment's endpoint."""
-        query = ""
-        if self.endpoint_url:
-            server = urlsplit(self.endpoint_url)
-            query = "?" + urlencode({"endpoint_override": server.netloc, "scheme": server.scheme})
-        bucket, _ = _split(path)  # its region is asked for where no server is given
-        try:
-            return pafs.FileSystem.from_uri(f"s3://{bucket}{query}")[0]
-        except OSError as error:
-            raise StorageError(f"s3://{path}: {one_line(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from spermseg.credentials import without_environment
 from spermseg.errors import (
     ObjectChangedError,
     ObjectDeniedError,
@@ -77,17 +78,20 @@ def s3_errors(path: str) -> Iterator[None]:
         yield
     except NO_CREDENTIALS as error:
         advice = f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of them, and {GO_ON}"
-        raise StorageRefusedError(
-            f"s3://{path}: no credentials that can be used ({one_line(error)}): {advice}"
-        ) from error
+        raise StorageRefusedError(f"s3://{path}: no credentials that can be used ({_said(error)}): {advice}") from error
     except (ResponseParserError, HTTPError) as error:  # the text of one carries the answer
         raise StorageError(f"s3://{path}: the server's answer broke off or is no S3; check the endpoint") from error
     except ParamValidationError as error:
-        raise StorageRefusedError(f"s3://{path} is no name that S3 knows: {one_line(error)}") from error
+        raise StorageRefusedError(f"s3://{path} is no name that S3 knows: {_said(error)}") from error
     except BotoCoreError as error:
-        raise StorageError(f"s3://{path}: {one_line(error)}") from error
+        raise StorageError(f"s3://{path}: {_said(error)}") from error
     except ClientError as error:
         raise _translated(f"s3://{path}", error) from error
+
+
+def _said(error: BaseException) -> str:
+    """Return a library's words as one line; of what it was given, some are not for others."""
+    return without_environment(one_line(error))
 
 
 def _translated(uri: str, error: ClientError) -> StorageError:
@@ -105,7 +109,7 @@ def _translated(uri: str, error: ClientError) -> StorageError:
         return ObjectDeniedError(f"{uri} is archived and cannot be read (InvalidObjectState): restore it first")
     if code in FULL:
         return StorageError(f"{uri}: no space left on the server ({code}): make room, and {GO_ON}")
-    return _refused(uri, code, status) or StorageError(f"{uri}: {one_line(error)}")
+    return _refused(uri, code, status) or StorageError(f"{uri}: {_said(error)}")
 
 
 def _refused(uri: str, code: str, status: int | None) -> StorageError | None:

@@ -61,8 +61,8 @@ def _read_directory(file: BinaryIO, most: int, turns: ExitStack) -> tuple[list[z
     reader = _DirectoryReader(file, most, turns)
     with zipfile.ZipFile(cast("BinaryIO", reader)) as archive:
         entries = archive.infolist()
-    for entry, says_utf8 in zip(entries, reader.say_utf8, strict=True):
-        entry.filename = _name(entry.orig_filename.encode("cp437"), says_utf8, entry.extra)
+    for entry, (raw, says_utf8) in zip(entries, reader.names, strict=True):
+        entry.filename = _name(raw, says_utf8, entry.extra)
     return entries, archive.start_dir
 
 
@@ -70,7 +70,7 @@ class _DirectoryReader:
     """A file for `zipfile` that refuses to read a directory which would fill the memory, and takes turns at large ones.
 
     It clears the flag of names that say they are UTF-8: `zipfile` would give the whole archive up for one that is not.
-    So all come as the bytes that they are, each as the letter of code page 437 that it stands for.
+    The names are kept as the bytes that they are.
 
     Args:
         file: the archive.
@@ -82,8 +82,8 @@ class _DirectoryReader:
         self.seek = file.seek
         self.tell = file.tell
         self._file, self._most, self._turns = file, most, turns
-        self.say_utf8: list[bool] = []
-        """Of each entry of the directory, whether its name says that it is UTF-8."""
+        self.names: list[tuple[bytes, bool]] = []
+        """Of each entry of the directory its name, and whether that says that it is UTF-8."""
 
     def read(self, size: int = -1) -> bytes:
         if size > LONGEST_DIRECTORY:
@@ -91,7 +91,7 @@ class _DirectoryReader:
         if size > LARGE_DIRECTORY:
             self._turns.enter_context(_TURN)
         data = self._file.read(size)
-        self.say_utf8 = []
+        self.names = []
         return self._without_flags(bytearray(data)) if data.startswith(b"PK\1\2") else data
 
     def _without_flags(self, directory: bytearray) -> bytes:
@@ -100,14 +100,15 @@ class _DirectoryReader:
             signature, flags, *lengths = DIRECTORY_ENTRY.unpack_from(directory, position)
             if signature != b"PK\1\2":
                 break
-            self.say_utf8.append(bool(flags & UTF8_FLAG))
             directory[position + 9] &= ~(UTF8_FLAG >> 8)
-            start = position + DIRECTORY_ENTRY.size + lengths[0]
+            name = position + DIRECTORY_ENTRY.size
+            start = name + lengths[0]
+            self.names.append((bytes(directory[name:start]), bool(flags & UTF8_FLAG)))
             if not _is_chain(directory[start : start + lengths[1]]):  # it would cost the whole archive
                 directory[start : start + lengths[1]] = bytes(lengths[1])
             position += DIRECTORY_ENTRY.size + sum(lengths)
             extra += EXTRA_A_MEMBER - lengths[1]
-            if len(self.say_utf8) > self._most:
+            if len(self.names) > self._most:
                 raise zipfile.BadZipFile(f"it has more than {self._most:,} entries for its size, an attack")
             if extra < 0:
                 raise zipfile.BadZipFile("it has longer extra fields than make sense")

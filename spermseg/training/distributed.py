@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, 
 from spermseg.model.engine import check_gpu
 from spermseg.ray_connection import connected
 from spermseg.ray_settings import configure_ray_data, is_own, own_sigint
+from spermseg.ray_waits import heard
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
@@ -85,9 +87,11 @@ def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[
     try:
         configure_ray_data(ray.data.DataContext.get_current())
         board = _board_beside_driver()
-        trainer = _trainer(job, run, scaling, board)
-        with _polling(board, on_report), own_sigint():
-            result = trainer.fit()
+        with heard(ray) as tell:
+            patient = replace(job.patience, tell=tell)
+            trainer = _trainer(replace(job, patience=patient), replace(run, patience=patient), scaling, board)
+            with _polling(board, on_report), own_sigint():
+                result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             return read_state(Path(folder))
     except ray.train.TrainingFailedError as error:
@@ -111,7 +115,7 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
     splits = ["val"] if isinstance(job.data, DrawnData) else ["train", "val"]
     datasets = {split: _load_split(split, job) for split in splits}
     use_gpu, threads = _resources(scaling)
-    filesystem, path = run.filesystem()
+    filesystem, path = arrow_filesystem(run)
     return ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"job": job, "board": board, "threads": threads, "gpu": use_gpu},

@@ -9,6 +9,8 @@ from posixpath import normpath
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.micrograph.annotation import Annotation
 from spermseg.micrograph.annotation_formats import read_annotations
+from spermseg.storage.filesystem import Location
+from spermseg.storage.local import LocalBackend
 from spermseg.storage.names import storable
 from spermseg.texts import composed, visible
 from spermseg.training.index import LeftOut
@@ -108,10 +110,10 @@ def pair_images(
 
 
 def _list_files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
+    top = folder.absolute()
+    paths = [Path(path) for path, _, _ in LocalBackend().list_objects(str(top))]
     found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file()
+        path.relative_to(top).as_posix(): path for path in paths if path.suffix.lower() in suffixes and path != top
     }
     if not found:
         raise DatasetError(f"found no {what} in {folder}; give a folder with {', '.join(suffixes)} files")
@@ -119,7 +121,7 @@ def _list_files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, P
 
 
 def _read_entries(annotations: Path, problems: Problems, label_attribute: str | None) -> list[_Entry]:
-    if annotations.is_file():
+    if Location(str(annotations.absolute())).exists():
         files = {annotations.name: annotations}
     else:
         files = _list_files(annotations, (".json",), "annotations")

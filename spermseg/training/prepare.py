@@ -157,9 +157,12 @@ def _nothing_usable(images: Path, out: Location, problems: Problems) -> DatasetE
 
 def _check_places(images: Path, annotations: Path, out: Location, config: PrepareConfig) -> None:
     for folder in (images, annotations):
-        if not folder.exists():
-            raise ConfigError(f"{folder} does not exist; give the folders of the images and of their annotations")
-        if Location(str(folder)).contains(out):
+        place = Location(str(folder.absolute()))
+        if next(place.list(), None) is None:
+            raise ConfigError(
+                f"{folder} does not exist, or holds no file; give the folders of the images and of their annotations"
+            )
+        if place.contains(out):
             raise ConfigError(f"the dataset {out.uri} would lie in {folder}, which it is made from; write it elsewhere")
     if not config.overwrite and out.child(DESCRIPTION).exists():
         raise DatasetError(f"{out.uri} holds a dataset already; give another folder, or ask to overwrite it")

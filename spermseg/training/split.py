@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spermseg.errors import ConfigError
+from spermseg.errors import ConfigError, StorageError
+from spermseg.storage.filesystem import Location
 from spermseg.texts import composed, read_csv_cell
 
 SPLITS = ("train", "val", "test")
@@ -155,9 +156,9 @@ def _decode(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} could not be read: {error.strerror}") from error
+        return Location(str(path.absolute())).read_bytes()
+    except StorageError as error:
+        raise ConfigError(f"{path} could not be read: {error.message}") from error
 
 
 def split_groups(groups: Iterable[str], config: SplitConfig) -> dict[str, str]:

@@ -1,14 +1,17 @@
 import csv
 import io
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fault_proxy import Fault, FaultProxy, Kind
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spermseg.errors import ConfigError, RunError, StorageError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
+from spermseg.storage import open_files, patience
 from spermseg.storage.filesystem import Location
 from spermseg.texts import read_csv_cell, visible
 
@@ -111,7 +114,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"table\.csv could not be written: ") as caught:
+    with pytest.raises(StorageError, match="/file could not be made: ") as caught:
         write_export([], SCHEMA, Location(str(tmp_path / "file" / "table.csv")))
     assert "\n" not in caught.value.message
 
@@ -120,3 +123,19 @@ def test_what_keeps_a_file_from_being_written_is_said_rather_than_what_follows()
     with pytest.raises(StorageError, match="could not be written: ") as caught:
         write_export([], SCHEMA, Location("/proc/table.csv"))
     assert "delete" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_an_outage_in_the_middle_of_an_export_costs_time_and_not_the_work(moto_server, monkeypatch, name):
+    monkeypatch.setattr(open_files, "PART", 5 << 20)
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=60, longest_wait_s=0.01))
+    behind = moto_server.new_bucket().child(name)
+    table = rows(*(os.urandom(500).hex() for _ in range(6000)))
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        proxy.inject(Fault(kind=Kind.RESET, on="PUT|POST", after=2, times=20))
+        assert write_export([table, table], SCHEMA, Location(behind.uri, proxy.endpoint_url)) == 12000
+        assert proxy.faults[Kind.RESET] == 20
+    if name.endswith("csv"):
+        assert [row["uri"] for row in read_csv(behind)] == table["uri"].to_pylist() * 2
+    else:
+        assert pq.read_table(io.BytesIO(behind.read_bytes()))["uri"].to_pylist() == table["uri"].to_pylist() * 2

@@ -23,6 +23,7 @@ from spermseg.errors import (
 )
 from spermseg.storage import s3
 from spermseg.storage.archives import list_members, unpack_member
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 
 UNUSUAL = [
@@ -96,7 +97,7 @@ def test_any_name_can_be_written_listed_and_read(place, name):
     assert found.read_range(0, 1) == name.encode()[:1]
     with found.open() as file:
         assert file.read() == name.encode()
-    filesystem, path = found.filesystem()
+    filesystem, path = arrow_filesystem(found)
     assert filesystem.open_input_file(path).read() == name.encode()
 
 
@@ -250,7 +251,7 @@ def test_pyarrow_reads_a_dataset_there(place):
     for number in range(2):
         pq.write_table(table, sink := pa.BufferOutputStream())
         place.child("results", f"run={number}", "unit.parquet").write_bytes(sink.getvalue().to_pybytes())
-    filesystem, path = place.child("results").filesystem()
+    filesystem, path = arrow_filesystem(place.child("results"))
     read = pads.dataset(path, filesystem=filesystem, partitioning="hive").to_table()
     assert sorted(read["n"].to_pylist()) == [1, 1, 2, 2, 3, 3]
     assert set(read["run"].to_pylist()) == {0, 1}

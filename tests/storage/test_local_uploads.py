@@ -1,6 +1,7 @@
 """Folders that strangers write to: all that lies there is shown, nothing is read through a link, nothing ends it."""
 
 import errno
+import itertools
 import os
 import shutil
 import socket
@@ -194,6 +195,49 @@ def test_a_disk_that_fails_while_it_is_listed_is_no_fault_of_an_upload(uploads, 
     fail_to_list(monkeypatch, errno.EIO)
     with pytest.raises(StorageError, match="could not be listed: Input/output error"):
         shown(uploads)
+
+
+@pytest.mark.parametrize("call", ["stat", "scandir", "realpath", "open"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
+def test_a_network_folder_that_is_away_for_a_moment_is_listed_as_if_it_had_not_been(uploads, monkeypatch, call, number):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    (uploads / "bob.jpg").write_bytes(b"bob")
+    (uploads / "link.jpg").symlink_to(uploads / "bob.jpg")
+    (uploads / "out.jpg").symlink_to("/etc/hostname")
+    expected = shown(uploads)
+    module = os.path if call == "realpath" else os
+    function = getattr(module, call)
+    for first in range(4):  # whichever call is the first to fail
+        numbers, failed = itertools.count(), []
+
+        def fail_for_a_moment(*arguments, numbers=numbers, failed=failed, first=first, **options):
+            if isinstance(arguments[0], bytes | int) and first <= next(numbers) < first + 4:
+                failed.append(arguments)
+                raise OSError(number, os.strerror(number))
+            return function(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, call, fail_for_a_moment)
+            assert shown(uploads) == expected
+        assert failed or first > 1
+    assert expected["out.jpg"] == LEADS_OUT
+
+
+def test_a_folder_that_is_away_for_a_moment_still_holds_what_lies_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    look, calls = os.path.realpath, itertools.count()
+
+    def realpath(*arguments, **options):
+        if next(calls) < 4:
+            if options.get("strict"):
+                raise OSError(errno.EIO, "gone")
+            return arguments[0]  # what Python makes of it
+        return look(*arguments, **options)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert Location(str(tmp_path / "data")).contains(Location(str(tmp_path / "link" / "out")))
 
 
 def fail_to_list(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

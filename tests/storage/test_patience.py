@@ -147,13 +147,32 @@ def test_who_waits_is_told_what_for_and_how_long_but_not_all_the_time(monkeypatc
     def fail() -> None:
         raise StorageError("s3://clinic/a: no answer\nat all")
 
-    retrying = Patience(total_s=300).retrying("s3://clinic/a", lambda _: True)
+    told = []
+    retrying = Patience(total_s=300, tell=told.append).retrying("s3://clinic/a", lambda _: True)
     retrying.sleep = clock.wait
     with caplog.at_level(logging.WARNING), pytest.raises(StorageError):
         retrying(fail)
+    assert told == caplog.messages
     assert 5 <= len(caplog.messages) <= 11
     assert all(message.startswith("s3://clinic/a: waiting for the storage, for up to ") for message in caplog.messages)
     assert all(message.endswith(" more: s3://clinic/a: no answer at all") for message in caplog.messages)
+
+
+def test_who_waits_says_no_secret(monkeypatch, caplog):
+    monkeypatch.setattr(patience, "FIRST_TOLD_S", 0)
+    monkeypatch.setattr(patience, "_told", patience._Told())
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "wJalrXUtnFEMI")
+
+    def fail() -> None:
+        raise StorageError("no header may hold wJalrXUtnFEMI")
+
+    told = []
+    retrying = Patience(total_s=3, tell=told.append).retrying("s3://clinic/a", lambda _: True)
+    retrying.sleep = lambda _: patience.stop_waiting()
+    with pytest.raises(StorageError):
+        retrying(fail)
+    assert told == caplog.messages
+    assert told[0].endswith(" more: no header may hold ***")
 
 
 def test_a_place_keeps_its_own_patience_wherever_it_travels():

@@ -28,6 +28,7 @@ from spermseg.errors import (
     StorageRefusedError,
 )
 from spermseg.storage import patience, s3
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 
 PASSING = [*TRANSIENT, Kind.TRUNCATED]
@@ -67,9 +68,14 @@ def faulty(moto_proxy, moto_server) -> Iterator[tuple[FaultProxy, Location, Loca
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=1, longest_wait_s=0.01))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=60, longest_wait_s=0.01))  # a busy machine's
     for scale in ExponentialBackoff._DEFAULT_BACKOFF_CONFIG:
         monkeypatch.setitem(ExponentialBackoff._DEFAULT_BACKOFF_CONFIG, scale, 0.005)
+
+
+@pytest.fixture
+def short_patience(short_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.3, longest_wait_s=0.01))
 
 
 @pytest.fixture
@@ -132,8 +138,7 @@ def test_a_whole_file_and_one_that_is_open_are_whole_too(faulty):
         assert file.read() == PICTURE
 
 
-def test_an_answer_that_comes_too_late_is_asked_for_again(faulty, short_timeout, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=30, longest_wait_s=0.01))  # a busy machine's
+def test_an_answer_that_comes_too_late_is_asked_for_again(faulty, short_timeout):
     proxy, place, behind = faulty
     put(behind, "a.jpg")
     proxy.inject(Fault(kind=Kind.DELAY, on="GET", delay_s=1))
@@ -192,7 +197,7 @@ def test_of_two_writers_of_the_same_bytes_still_only_one_wins(both):
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind in PASSING if kind is not Kind.DELAY)])
-def test_a_fault_without_end_is_an_error_of_one_line(faulty, kind):
+def test_a_fault_without_end_is_an_error_of_one_line(faulty, short_patience, kind):
     proxy, place, behind = faulty
     put(behind, "a.jpg")
     proxy.inject(Fault(kind=kind, on="GET|LIST", times=None))
@@ -202,9 +207,8 @@ def test_a_fault_without_end_is_an_error_of_one_line(faulty, kind):
         assert type(caught.value) is StorageError
 
 
-def test_a_server_that_never_answers_is_an_error(faulty, short_timeout, monkeypatch):
+def test_a_server_that_never_answers_is_an_error(faulty, short_timeout, short_patience):
     proxy, place, _ = faulty
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.1))
     proxy.inject(Fault(kind=Kind.DELAY, delay_s=1, times=None))
     before = proxy.requests["GET"]
     with pytest.raises(StorageError, match=r"^s3://bucket-\d+/place/a.jpg: [^\n]*[Tt]imeout"):
@@ -379,7 +383,7 @@ def test_the_proxy_changes_nothing_while_no_fault_is_active(both):
     assert place.child("large").read_bytes() == behind.child("large").read_bytes() == large
     assert place.child("large").stat().etag == behind.child("large").stat().etag
     table = pa.table({"n": range(1000)})
-    filesystem, path = place.child("t.parquet").filesystem()  # another client, with habits of its own
+    filesystem, path = arrow_filesystem(place.child("t.parquet"))  # another client, with habits of its own
     pq.write_table(table, path, filesystem=filesystem)
     assert pq.read_table(path, filesystem=filesystem) == table
 

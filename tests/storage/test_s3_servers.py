@@ -11,6 +11,7 @@ from spermseg.errors import (
     StorageError,
 )
 from spermseg.storage import patience, s3
+from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 
 
@@ -76,7 +77,7 @@ def test_the_environments_endpoint_serves_where_none_is_given(moto_server, monke
     same = Location(place.uri)
     assert keys(same) == ["a.jpg"]
     assert same.contains(place.child("a.jpg"))
-    filesystem, path = same.child("a.jpg").filesystem()
+    filesystem, path = arrow_filesystem(same.child("a.jpg"))
     assert filesystem.open_input_file(path).read() == b"a.jpg"
 
 
@@ -95,3 +96,43 @@ def test_an_endpoint_that_carries_credentials_is_refused_without_showing_them():
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID") as caught:
         Location("s3://bucket", "https://me:secret@host")
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("letter", "/?#\\")
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "address", ["http://me:12{}cret@proxy:3128", "me:open{}sesame@proxy", "http://me:p@ss{}w@proxy:1"]
+)
+def test_a_proxy_whose_password_would_be_asked_as_a_server_is_refused_without_showing_it(
+    s3_keys, monkeypatch, letter, name, address
+):
+    monkeypatch.setenv(name, address.format(letter))
+    s3.client.cache_clear()
+    with pytest.raises(ConfigError, match=f"^got {name} in the environment [^\n]+ write %2F") as caught:
+        Location("s3://bucket/a.jpg", "http://127.0.0.1:9").read_bytes()
+    assert not any(part in caught.value.message for part in ("12", "cret", "open", "sesame", "p@", "me:"))
+
+
+@pytest.mark.parametrize("address", ["http://me:pass%2Fword@127.0.0.1:9", "http://me:pass word@127.0.0.1:9/"])
+def test_a_proxy_that_does_not_answer_is_told_without_its_password(s3_keys, monkeypatch, caplog, address):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=3, longest_wait_s=0.1))
+    monkeypatch.setattr(patience, "FIRST_TOLD_S", 0)
+    monkeypatch.setattr(patience, "_told", patience._Told())
+    monkeypatch.setenv("http_proxy", address)
+    s3.client.cache_clear()
+    with pytest.raises(StorageError, match="proxy") as caught:
+        Location("s3://bucket/a.jpg", "http://s3.clinic.example:9").read_bytes()
+    s3.client.cache_clear()
+    (told,) = caplog.messages
+    assert "waiting for the storage" in told
+    assert not any(part in text for part in ("pass", "word@") for text in (told, caught.value.message))
+
+
+def test_what_a_library_says_of_a_secret_is_masked_where_it_becomes_a_message_of_ours(s3_keys, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0))
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "wJalrXUtnFEMI\nK7MDENG")
+    s3.client.cache_clear()
+    with pytest.raises(StorageError, match=r"\*\*\*") as caught:
+        Location("s3://bucket/a.jpg", "http://127.0.0.1:9").read_bytes()
+    s3.client.cache_clear()
+    assert not any(part in caught.value.message for part in ("wJalr", "K7MD"))

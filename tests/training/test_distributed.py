@@ -18,12 +18,15 @@ import pytest
 import ray.exceptions
 import ray.train
 import torch
+from fault_proxy import Fault, FaultProxy, Kind
 from ray.cluster_utils import Cluster
 
+from spermseg import ray_waits
 from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet import UNetConfig
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.training import distributed
 from spermseg.training.config import TrainConfig
@@ -173,20 +176,37 @@ def assert_same(state: FitState, reference: FitState) -> None:
         assert mine == pytest.approx(its, abs=1e-3)
 
 
-def test_a_killed_worker_is_replaced_and_the_training_ends_as_if_nothing_had_been(tiny_dataset, tmp_path):
+def test_through_a_killed_worker_and_an_outage_of_its_storage_a_training_ends_as_if_nothing_had_been(
+    tiny_dataset, moto_server, monkeypatch
+):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.2))
     job = small_job(tiny_dataset, epochs=30)
-    killed = []
+    killed, heard = [], []
+
+    def hear(line: str) -> None:
+        heard.append(line)
+        proxy.remove()
+
+    monkeypatch.setattr(ray_waits, "say_that_somebody_waits", hear)
 
     def kill_once(report) -> None:
         if report.history and not killed:
+            proxy.inject(Fault(kind=Kind.SLOW_DOWN, times=None))  # until a worker that waits was heard here
             mine = psutil.Process().children(recursive=True)
             killed.extend(process for process in mine if "RayTrainWorker" in " ".join(process.cmdline()))
             for process in killed:
                 process.kill()
 
-    survived = train_on_ray(job, Location(str(tmp_path)), Scaling(gpu=False), kill_once)
+    behind = moto_server.new_bucket().child("run")
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        survived = train_on_ray(job, Location(behind.uri, proxy.endpoint_url), Scaling(gpu=False), kill_once)
+        assert proxy.faults[Kind.SLOW_DOWN]
+    assert heard[0].startswith(f"{behind.uri}/checkpoints/")
+    assert "waiting for the storage, for up to " in heard[0]
     assert killed
     assert_same(survived, in_this_process(job, tiny_dataset, threads=os.cpu_count()))
+    kept = {one.key.split("/")[1] for one in behind.list() if one.key.count("/") == 2}
+    assert 2 <= len(kept) <= 3  # one may be of the worker that was killed when nobody knew of it yet
 
 
 def test_the_progress_is_kept_beside_the_driver_and_outlives_every_other_node(monkeypatch):

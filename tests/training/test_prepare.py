@@ -1,7 +1,10 @@
 """Folders of images and annotations -> a dataset, with every file accounted for."""
 
 import csv
+import errno
+import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 
 from spermseg.errors import AnnotationError, ConfigError, DatasetError, MicrographError
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import open_dataset
 from spermseg.training.prepare import PrepareConfig, SplitConfig, prepare_dataset
@@ -83,6 +87,21 @@ def test_preparing_twice_gives_the_same_dataset(clinic):
     second = prepare(clinic, "again", threads=4).dataset
     assert (first.sha256, first.all_examples) == (second.sha256, second.all_examples)
     assert prepare(clinic, "other", split=SplitConfig(seed=1)).dataset.sha256 != first.sha256
+
+
+@pytest.mark.parametrize("call", ["scandir", "stat"])
+def test_a_network_folder_that_is_away_for_a_moment_costs_no_picture(clinic, monkeypatch, call):
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    function, calls = getattr(os, call), itertools.count()
+
+    def fail_at_first(path, *arguments, **options):
+        if str(clinic) in os.fsdecode(path) and next(calls) < 3:
+            raise OSError(errno.EIO, "gone")
+        return function(path, *arguments, **options)
+
+    monkeypatch.setattr(os, call, fail_at_first)
+    assert sum(prepare(clinic).counts.values()) == 12
+    assert next(calls) > 3
 
 
 def add_no_annotation(folder):
@@ -356,6 +375,9 @@ def test_folders_that_cannot_be_used_are_errors(clinic):
     with pytest.raises(ConfigError, match="write it elsewhere"):
         prepare(clinic, "images/dataset")
     (clinic / "void").mkdir()
+    with pytest.raises(ConfigError, match="holds no file"):
+        prepare_dataset(clinic / "void", clinic / "annotations", out, config)
+    (clinic / "void" / "readme.txt").write_text("none here")
     with pytest.raises(DatasetError, match="found no images in"):
         prepare_dataset(clinic / "void", clinic / "annotations", out, config)
     with pytest.raises(DatasetError, match="found no annotations in"):
