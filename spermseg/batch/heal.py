@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -41,7 +41,6 @@ from spermseg.batch.results import (
 from spermseg.batch.verify import contradictions, differences, makers
 from spermseg.errors import DamagedError, ObjectExistsError, ObjectMissingError
 from spermseg.storage.filesystem import Location, StoredObject
-from spermseg.storage.patience import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,6 @@ OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
 MADE_WITH = ("model_sha256", "recipe_sha256")
 ASIDE = "damaged"
 """Folder of the table with what could not be read of runs that are lost; nothing reads it, and it may be deleted."""
-STEP_S = 60.0
-"""The most that one step of mending waits for the storage: less than a lease lasts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +92,11 @@ class _Survey:
     lease: Lease
     files: dict[str, list[StoredObject]] = field(init=False)
     """Run -> what lies in its folder of results."""
+
+    @property
+    def table(self) -> Location:
+        """The table, to change it."""
+        return self.lease.fenced(self.night.out)
 
     def runs(self) -> Iterator[KnownRun]:
         self.files = list_results(self.night.out)
@@ -152,8 +154,7 @@ class _Survey:
             return False
         shown = {"files_sha256": files_digest(files), "plan_sha256": plan.seal}
         if any(receipt.get(name) != value for name, value in shown.items()):  # a copy of the table, say
-            self.lease.check()
-            store_receipt(self.night.out, run_id, {**receipt, **shown, "schema_version": SCHEMA_VERSION})
+            store_receipt(self.table, run_id, {**receipt, **shown, "schema_version": SCHEMA_VERSION})
         return True
 
     def _rebuilt(self, run_id: str, receipt: dict[str, Any] | None) -> KnownRun | None:
@@ -163,17 +164,16 @@ class _Survey:
         if makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
             logger.warning("run %s is of another model or other settings, with which segment mends it; left", run_id)
             return None
-        self.lease.check()
         if not units:
+            _set_aside(self.table, run_id)
             logger.warning(
-                "run %s: neither its plan nor one of its rows can be read; what is left of it is moved to %s. It had "
+                "run %s: neither its plan nor one of its rows can be read; what is left of it was moved to %s. It had "
                 "planned %s: uploads that are still there are planned anew, and rows of others are lost",
                 *(run_id, self.night.out.child(ASIDE).uri, (receipt or {}).get("planned", "an unknown number")),
             )
-            _set_aside(self.night.out, run_id)
             return None
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
-        plan_location(self.night.out, run_id).write_bytes(data)
+        plan_location(self.table, run_id).write_bytes(data)
         wanted = (receipt or {}).get("planned", "an unknown number")
         logger.warning(
             "run %s: its plan is written again from its %d rows; it had planned %s; what has no row is planned anew",
@@ -209,18 +209,16 @@ def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease)
         run_id: the run.
         plan: its plan.
         count: of its files; afterwards it has the units that were brought back.
-        lease: of the table; it is looked at before each step, none of which outlasts it.
+        lease: of the table; it is looked at before each change.
     """
-    out = replace(out, patience=Patience(total_s=STEP_S))
+    out = lease.fenced(out)
     folder, planned = run_results(out, run_id), {unit_name(unit_id) for unit_id in plan.unit_ids()}
     known = {run_id, *list_runs(out)}
     for name in count.damaged:
-        lease.check()
         folder.child(name).delete()
     for name, (maker, right) in count.homes.items():
         if maker == run_id and name in planned and name == right:
             continue
-        lease.check()
         count.units.discard(name)
         if maker in known:
             _bring_home(folder.child(name), run_results(out, maker).child(right))

@@ -63,6 +63,17 @@ class Lease:
                 "that took over goes on with it"
             )
 
+    def fenced(self, place: Location) -> Location:
+        """Return a place as one in which this job may change things: each attempt first sees that the lease is its own.
+
+        Whoever waits for a storage may wait for longer than the lease lasts, and then is not alone. `check` and a
+        change that waits after it would write over what the job did that took over.
+
+        Args:
+            place: of the table; the places below it are fenced, too.
+        """
+        return replace(place, patience=replace(place.patience or patience(), guard=self.check))
+
     def acquire(self, *, take_over: bool = False) -> None:
         """Make the lease, or take it over where it has expired, or its process is proven gone; and keep renewing it.
 

@@ -91,21 +91,20 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         done = [replace(run, finished=True) if run.here else run for run in known]
         run_id = plan_run(night, started, lease, done, on_listed)
         if run_id is not None:
-            _forecast(night, run_id)
+            _forecast(night, run_id, lease)
             receipts.append(_complete(night, run_id, lease, started, on_progress))
         return receipts
 
 
 def _complete(night: Night, run_id: str, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
     """Segment the units of a run that have no result yet, and write its receipt."""
-    lease.check()
-    write_start(night.out, run_id, started, night.arguments)
+    write_start(lease.fenced(night.out), run_id, started, night.arguments)
     plan = Plan(plan_location(night.out, run_id))
     profile = _segment_missing(night, run_id, plan, lease, on_progress)
     return _finish(night, run_id, plan, lease, started, profile)
 
 
-def _forecast(night: Night, run_id: str) -> None:
+def _forecast(night: Night, run_id: str, lease: Lease) -> None:
     """Note what a new run will take, where it is not so small that the forecast would take as long."""
     plan = Plan(plan_location(night.out, run_id))
     if night.forecast and len(plan) >= FORECAST_FROM:
@@ -117,7 +116,7 @@ def _forecast(night: Night, run_id: str) -> None:
             return
         forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
         told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
-        write_forecast(night.out, run_id, told)
+        write_forecast(lease.fenced(night.out), run_id, told)
 
 
 def _job(night: Night, run_id: str) -> PipelineJob:
@@ -145,7 +144,6 @@ def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
 def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
     """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
-    lease.check()
     tidy_run(night.out, run_id, plan, before, lease)
     progress = Progress(
         run_id=run_id,
@@ -188,6 +186,5 @@ def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: dateti
     receipt = make_receipt(
         night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes
     )
-    lease.check()
-    write_receipt(night.out, receipt)
+    write_receipt(lease.fenced(night.out), receipt)
     return receipt
