@@ -9,6 +9,7 @@ from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
 from spermseg.batch.heal import survey_runs, tidy_run
 from spermseg.batch.lease import Lease, hold_lease
+from spermseg.batch.leftovers import remove_leftovers
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
 from spermseg.batch.plan import Plan
@@ -82,6 +83,7 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         StorageError: the input could not be listed, or the output not be written.
     """
     with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease:
+        remove_leftovers(night.out, lease)
         known = survey_runs(night, lease)
         lacking = [run for run in known if run.here and not run.finished]
         receipts = [_complete(night, run.run_id, lease, datetime.now(UTC), on_progress) for run in lacking]

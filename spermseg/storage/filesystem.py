@@ -48,6 +48,9 @@ class Backend(Protocol):
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield everything below a path that others have put there, what cannot be read as well, in the same order."""
 
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
+        """Yield the files in a folder that were begun, and left a day before another file was written last."""
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
 
@@ -183,6 +186,22 @@ class Location:
             reason=found.reason,
             passed_over=found.passed_over,
         )
+
+    def abandoned(self, latest: "Location", *, deep: bool = True) -> Iterator["Location"]:
+        """Yield the files in this folder whose writers were killed; on S3, where a PUT is whole or nothing, none.
+
+        A writer is taken for dead that did nothing in the day before another file was written last: clocks of machines
+        may differ, and that of their file server sets the times of both files.
+
+        Args:
+            latest: the other file.
+            deep: in the folders below, too.
+
+        Raises:
+            StorageError: a folder could not be read.
+        """
+        for path in self._backend.abandoned(self.path, latest.path, deep=deep):
+            yield replace(self, uri=path)
 
     def stat(self) -> StoredObject:
         """Return the size and etag of this file.

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,10 +21,12 @@ from spermseg.errors import (
 from spermseg.storage.local_errors import is_passing, local_errors, storage_error
 from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
 from spermseg.storage.modes import file_mode, folder_mode
-from spermseg.storage.names import PARTIAL
+from spermseg.storage.names import is_partial_name, partial_name
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
+ABANDONED_NS = 24 * 3600 * 10**9
+"""A file that is being written and was not changed for so long is written by nobody any more."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ class LocalBackend:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
             yield from list_uploads(path, lambda folder: self._patiently(folder, _read_folder, path, folder))
+
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
+        """Yield the files in a folder that somebody began to write, a day before another file was written last."""
+        before = self._patiently(latest, _modified_ns, latest) - ABANDONED_NS
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            for entry in self._patiently(folder, _entries, folder):
+                if deep and entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif is_partial_name(entry.name) and _is_old_file(entry, before):
+                    yield entry.path
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
@@ -134,7 +147,7 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
     read it, `modes` says.
     """
     target = Path(path)
-    temporary = target.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
+    temporary = target.with_name(partial_name())
     _make_folder(target.parent)
     with local_errors(path, "written"), _open_folder(target.parent) as folder:
         try:
@@ -180,6 +193,19 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     with suppress(ObjectMissingError), local_errors(folder, "listed"), os.scandir(folder) as listing:
         return sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
     return []
+
+
+def _modified_ns(path: str) -> int:
+    with local_errors(path, "read"):
+        return os.stat(native(path)).st_mtime_ns  # noqa: PTH116 (a path in bytes)
+
+
+def _is_old_file(entry: os.DirEntry[str], before_ns: int) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # its writer has just given it its name
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < before_ns
 
 
 def _described(path: str, verb: str) -> tuple[int, str]:

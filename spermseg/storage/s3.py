@@ -122,6 +122,10 @@ class S3Backend:
         with s3_errors(path):
             return self._retrying(path)(page)
 
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:  # noqa: ARG002 (a PUT leaves nothing)
+        """Yield nothing: what is not whole does not exist."""
+        return iter(())
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
         return self._head(path)
