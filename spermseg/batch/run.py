@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
-from spermseg.batch.heal import survey_runs, tidy_run
+from spermseg.batch.heal import survey_runs
+from spermseg.batch.homes import tidy_run
 from spermseg.batch.lease import Lease, hold_lease
 from spermseg.batch.leftovers import remove_leftovers
 from spermseg.batch.night import Night

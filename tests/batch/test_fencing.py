@@ -9,7 +9,7 @@ from damaged_tables import DAMAGE, first_run, flip
 from held_tables import foreign
 
 from spermseg.batch.counting import count_rows
-from spermseg.batch.heal import tidy_run
+from spermseg.batch.homes import tidy_run
 from spermseg.batch.lease import hold_lease
 from spermseg.batch.plan import Plan
 from spermseg.batch.receipt import list_runs, plan_location

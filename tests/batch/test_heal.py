@@ -103,7 +103,7 @@ def test_damage_of_another_model_is_left_and_stops_no_night(night, kind, caplog)
     stricter = replace(night.settings, cells=replace(night.settings.cells, min_area=300))
     DAMAGE[kind](night.out)
     held = {item.uri: item.etag for item in night.out.list()}
-    (receipt,) = segment_night(replace(night, settings=stricter), nothing)
+    (receipt,) = segment_night(replace(night, settings=stricter, check_files=True), nothing)
     assert receipt.planned == PLANNED + 1
     assert held.items() <= {item.uri: item.etag for item in night.out.list()}.items()
     if "plan" in kind:
