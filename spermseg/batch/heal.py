@@ -42,7 +42,6 @@ from spermseg.batch.results import (
     is_unit,
     list_results,
     run_results,
-    unit_name,
 )
 from spermseg.batch.verify import contradictions, differences, makers
 from spermseg.errors import DamagedError, ObjectMissingError
@@ -277,7 +276,7 @@ def _fits(files: Sequence[StoredObject], plan: Plan, receipt: dict[str, Any]) ->
     if receipt.get("files_sha256"):
         return (files_digest(files), plan.seal) == (receipt["files_sha256"], receipt.get("plan_sha256"))
     names, size = {item.key for item in files}, sum(item.size for item in files)
-    return names == set(map(unit_name, plan.unit_ids())) and size == receipt.get("table_bytes")
+    return names == set(plan.unit_files()) and size == receipt.get("table_bytes")
 
 
 def _moment_of(run_id: str) -> str:

@@ -16,7 +16,7 @@ from spermseg.batch.ids import ImageIds
 from spermseg.batch.lease import Lease
 from spermseg.batch.plan import MOST_BYTES, Plan, Planned
 from spermseg.batch.receipt import list_runs, run_folder
-from spermseg.batch.results import list_units, read_unit, right_name, run_results, unit_name
+from spermseg.batch.results import list_units, read_unit, right_name, run_results
 from spermseg.errors import DamagedError, ObjectExistsError
 from spermseg.storage.filesystem import Location
 
@@ -72,7 +72,7 @@ def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease)
         lease: of the table; it is looked at before each change.
     """
     out = lease.fenced(out)
-    folder, planned = run_results(out, run_id), {unit_name(unit_id) for unit_id in plan.unit_ids()}
+    folder, planned = run_results(out, run_id), set(plan.unit_files())
     known = {run_id, *list_runs(out)}
     for name in count.damaged:
         folder.child(name).delete()

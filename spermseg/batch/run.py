@@ -24,7 +24,7 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED, unit_name
+from spermseg.batch.results import REJECTED
 from spermseg.batch.todo import OnListed, plan_run
 from spermseg.batch.verify import differences
 from spermseg.errors import RunError, SpermsegError
@@ -176,8 +176,7 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_pro
 
 
 def _missing_units(plan: Plan, count: Count) -> list[int]:
-    names = (unit_name(unit_id) for unit_id in plan.unit_ids())
-    return [number for number, name in enumerate(names) if name not in count.units]
+    return [number for number, name in enumerate(plan.unit_files()) if name not in count.units]
 
 
 def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:
