@@ -48,6 +48,9 @@ class Backend(Protocol):
     def list_uploads(self, path: str) -> Iterator[Listed]:
         """Yield everything below a path that others have put there, what cannot be read as well, in the same order."""
 
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
         """Yield the files in a folder that were begun, and left a day before another file was written last."""
 
@@ -186,6 +189,17 @@ class Location:
             reason=found.reason,
             passed_over=found.passed_over,
         )
+
+    def no_files(self) -> Iterator[tuple[str, str]]:
+        """Yield (path below this folder, what it is) of what lies there and `list` does not show; on S3 nothing.
+
+        That is links which lead nowhere, or to folders, pipes, and folders that hold nothing.
+
+        Raises:
+            StorageError: a folder could not be read.
+        """
+        for path, kind in self._backend.no_files(self.path):
+            yield storable(path[len(self.path) :].lstrip("/")), kind
 
     def abandoned(self, latest: "Location", *, deep: bool = True) -> Iterator["Location"]:
         """Yield the files in this folder whose writers were killed; on S3, where a PUT is whole or nothing, none.

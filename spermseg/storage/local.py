@@ -17,11 +17,12 @@ from spermseg.errors import (
     ObjectChangedError,
     ObjectExistsError,
     ObjectMissingError,
+    StorageRefusedError,
 )
 from spermseg.storage.local_errors import is_passing, local_errors, storage_error
 from spermseg.storage.local_uploads import Entry, Listed, etag_of, list_uploads, native, open_upload, read_folder
 from spermseg.storage.modes import file_mode, folder_mode
-from spermseg.storage.names import is_partial_name, partial_name
+from spermseg.storage.names import EMPTY, is_partial_name, partial_name
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
@@ -67,6 +68,20 @@ class LocalBackend:
         """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
             yield from list_uploads(path, lambda folder: self._patiently(folder, _read_folder, path, folder))
+
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            found = self._patiently(folder, _entries, folder)
+            if not found and folder != path and Path(folder).is_dir():
+                yield folder, EMPTY
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not _is_file(entry):
+                    yield entry.path, "a link" if entry.is_symlink() else "a pipe, a socket or a device"
 
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
         """Yield the files in a folder that somebody began to write, a day before another file was written last."""
@@ -123,7 +138,8 @@ def _stat(root: str | None, path: str) -> tuple[int, str]:
 def _read_range(root: str | None, path: str, start: int, size: int | None, etag: str | None) -> bytes:
     with local_errors(path, "read"), _opened(root, path) as file:
         file.seek(start)
-        data = file.read(-1 if size is None else size)
+        there = max(0, os.fstat(file.fileno()).st_size - start)  # room is made for all that is asked for
+        data = file.read(-1 if size is None else min(size, there))
         if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
             raise ObjectChangedError(f"{path} changed since planned")
     return data
@@ -162,6 +178,13 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
                 _replace_this(target, temporary, if_etag)
             else:
                 temporary.replace(target)
+        except (FileExistsError, IsADirectoryError) as error:
+            if target.is_file():
+                raise
+            raise StorageRefusedError(
+                f"{path} could not be written: a folder, a link or a pipe has its name: move that away, and the same "
+                "command goes on"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         os.fsync(folder)
@@ -198,6 +221,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def _modified_ns(path: str) -> int:
     with local_errors(path, "read"):
         return os.stat(native(path)).st_mtime_ns  # noqa: PTH116 (a path in bytes)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in circles
+        return False
 
 
 def _is_old_file(entry: os.DirEntry[str], before_ns: int) -> bool:

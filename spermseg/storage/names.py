@@ -11,6 +11,8 @@ from spermseg.errors import ConfigError
 
 PARTIAL = ".partial-"
 """How the name of a file begins that is being written; after a kill or a power cut it may stay, and is nobody's."""
+EMPTY = "an empty folder"
+"""What a place is that holds nothing."""
 _PARTIAL = re.compile(re.escape(PARTIAL) + "[0-9a-f]{16}")
 
 

@@ -122,6 +122,10 @@ class S3Backend:
         with s3_errors(path):
             return self._retrying(path)(page)
 
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002 (a bucket holds objects)
+        """Yield nothing: all is objects."""
+        return iter(())
+
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:  # noqa: ARG002 (a PUT leaves nothing)
         """Yield nothing: what is not whole does not exist."""
         return iter(())
