@@ -36,12 +36,12 @@ from spermseg.batch.receipt import (
     store_receipt,
 )
 from spermseg.batch.results import (
-    MEND,
     REJECTED,
     SCHEMA_VERSION,
     is_unit,
     list_results,
     run_results,
+    without_advice,
 )
 from spermseg.batch.verify import contradictions, differences, makers
 from spermseg.errors import DamagedError, ObjectMissingError
@@ -260,7 +260,7 @@ class _Survey:
 
 def _tell(run_id: str, error: DamagedError | ObjectMissingError) -> None:
     """Say what is wrong with a file, without the advice for those who only read: this mends it, or says who does."""
-    logger.warning("run %s: %s", run_id, error.message.removesuffix(f"; {MEND}"))
+    logger.warning("run %s: %s", run_id, without_advice(error.message))
 
 
 def _planned(receipt: dict[str, Any] | None) -> object:

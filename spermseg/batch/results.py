@@ -94,6 +94,11 @@ PROMISED = (*(field.name for field in SCHEMA if not field.nullable), *MEASURED)
 """Columns that are looked at whenever a unit is read."""
 
 
+def without_advice(message: str) -> str:
+    """Return a message without the advice for those who only read the table, for the command that mends it."""
+    return message.replace(f"; {MEND}", "")
+
+
 def reason_kind(reason: str) -> str:
     """Return a reason with an ellipsis for each number and checksum: uploads broken alike have the same kind.
 

@@ -1,7 +1,8 @@
 """One night: plan, segment what is not done, prove it, write the receipt."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -24,7 +25,7 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED
+from spermseg.batch.results import REJECTED, without_advice
 from spermseg.batch.todo import OnListed, plan_run
 from spermseg.batch.verify import differences
 from spermseg.errors import RunError, SpermsegError
@@ -83,7 +84,7 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
             job took the table over.
         StorageError: the input could not be listed, or the output not be written.
     """
-    with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease:
+    with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease, _advising(night):
         remove_leftovers(night.out, lease)
         known = survey_runs(night, lease)
         lacking = [run for run in known if run.here and not run.finished]
@@ -97,6 +98,17 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
             _forecast(night, run_id, lease)
             receipts.append(_complete(night, run_id, lease, started, on_progress))
         return receipts
+
+
+@contextmanager
+def _advising(night: Night) -> Iterator[None]:
+    """See that an error gives no advice that was taken already: what is damaged by now was whole a moment before."""
+    try:
+        yield
+    except RunError as error:
+        if not night.check_files or without_advice(error.message) == error.message:
+            raise
+        raise type(error)(without_advice(error.message)) from error
 
 
 def _complete(night: Night, run_id: str, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
@@ -183,7 +195,7 @@ def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: dateti
     count = count_rows(night.out, run_id)
     wrong = list(differences(plan, count))
     if wrong:
-        shown = "; ".join(wrong[:SHOWN_DIFFERENCES])
+        shown = "; ".join(map(without_advice, wrong[:SHOWN_DIFFERENCES]))
         raise RunError(f"run {run_id} has {len(wrong)} differences from its plan: {shown}; the same command goes on")
     receipt = make_receipt(
         night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from damaged_tables import DAMAGE, first_run, flip, rows_of, unit, write_anew
-from dark_cells import PLANNED
+from damaged_tables import DAMAGE, first_run, flip, ok_unit, rows_of, unit, write_anew
+from dark_cells import PLANNED, run_in_process
 
+from spermseg.batch import heal
 from spermseg.batch.receipt import (
     list_runs,
     plan_location,
@@ -172,7 +173,7 @@ def test_a_receipt_that_is_none_is_one_line_each(night, data, capsys):
 
 
 def test_what_a_unit_says_of_its_run_leads_nowhere_out_of_the_table(night):
-    write_anew(unit(night.out), run_id="/../../../../escaped")
+    write_anew(ok_unit(night.out), run_id="/../../../../escaped")
     around = Path(night.out.path).parent
     before = {path for path in around.parent.rglob("*") if "results" not in path.parts}
     segment_night(replace(night, check_files=True), nothing)
@@ -243,3 +244,42 @@ def test_random_flips_are_all_found_and_end_in_lines(night):
         assert any(place.name in line for line in found), (place.name, bit)
         place.write_bytes(whole)
     assert verify(out) == (PLANNED + 1, [])
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_the_command_that_mends_gives_no_advice_to_give_it(night, kind, caplog):
+    DAMAGE[kind](night.out)
+    segment_night(replace(night, check_files=True), nothing)
+    assert "--check-files" not in caplog.text
+
+
+def test_what_is_damaged_while_it_is_mended_is_told_without_advice_that_was_taken(night, monkeypatch):
+    def damaging(*arguments):
+        run_in_process(*arguments)
+        flip(unit(night.out))
+
+    unit(night.out).delete()
+    monkeypatch.setattr("spermseg.batch.run.run_pipeline", damaging)
+    with pytest.raises(RuntimeError, match=r"is damaged.*; the same command goes on") as caught:
+        segment_night(replace(night, check_files=True), nothing)
+    assert "--check-files" not in str(caught.value)
+    monkeypatch.setattr("spermseg.batch.run.run_pipeline", run_in_process)
+    segment_night(night, nothing)
+    assert verify(night.out) == (PLANNED + 1, [])
+
+
+def test_the_plan_of_another_model_is_not_read_whole_every_night(night, monkeypatch):
+    stricter = replace(night, settings=replace(night.settings, cells=replace(night.settings.cells, min_area=300)))
+    segment_night(stricter, nothing)
+    whole, read = [], heal.Plan
+
+    def spied(place, *, whole=False, _noted=whole):
+        if whole:
+            _noted.append(place.path.split("/")[-2])
+        return read(place, whole=whole)
+
+    monkeypatch.setattr(heal, "Plan", spied)
+    assert segment_night(stricter, nothing) == []
+    assert len(whole) == 1
+    assert segment_night(replace(stricter, check_files=True), nothing) == []
+    assert len(whole) == 1 + 3
