@@ -70,7 +70,7 @@ def _read(place: Location, columns: Sequence[str], on_damage: OnDamage) -> Itera
 def replaced_ids(out: Location, on_damage: OnDamage = _raise) -> set[str]:
     """Return the image ids of the rows that the rows of a finished run replace. Plans tell: they are small."""
     finished = [run_id for run_id, is_finished in list_runs(out).items() if is_finished]
-    return {image_id for plan in _plans(out, finished, on_damage).values() for image_id in plan.replaced_ids()}
+    return {image_id for _, plan in _plans(out, finished, on_damage) for image_id in plan.replaced_ids()}
 
 
 def count_replaced(out: Location, on_damage: OnDamage = _raise) -> Counter[str]:
@@ -79,19 +79,17 @@ def count_replaced(out: Location, on_damage: OnDamage = _raise) -> Counter[str]:
     if not replaced:
         return Counter()
     plans = _plans(out, list_runs(out), on_damage)
-    return Counter(
-        {run_id: sum(image_id in replaced for image_id in plan.image_ids()) for run_id, plan in plans.items()}
-    )
+    return Counter({run_id: sum(image_id in replaced for image_id in plan.image_ids()) for run_id, plan in plans})
 
 
-def _plans(out: Location, runs: Iterable[str], on_damage: OnDamage) -> dict[str, Plan]:
-    """Return run -> its plan, of those whose plan can be read."""
-    plans = {}
+def _plans(out: Location, runs: Iterable[str], on_damage: OnDamage) -> Iterator[tuple[str, Plan]]:
+    """Yield (run, its plan) of those whose plan can be read, one in memory at a time."""
     for run_id in runs:
         try:
-            plans[run_id] = Plan(plan_location(out, run_id), whole=True)
+            plan = Plan(plan_location(out, run_id), whole=True)
         except DamagedError as error:
             on_damage(error.message)
         except ObjectMissingError:
             on_damage(f"run {run_id} has no plan; {MEND}")
-    return plans
+        else:
+            yield run_id, plan

@@ -7,24 +7,32 @@ to where its rows belong, and a plan that is lost is written again from the rows
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import spermseg
-from spermseg.batch.counting import Count, count_rows
+from spermseg.batch.counting import count_rows
+from spermseg.batch.homes import (
+    ASIDE,
+    MADE_WITH,
+    find_copies,
+    is_run_id,
+    rename_run,
+    send_home,
+    set_aside,
+    whole_units,
+)
 from spermseg.batch.ids import ImageIds
 from spermseg.batch.lease import Lease
 from spermseg.batch.night import Night
-from spermseg.batch.plan import MOST_BYTES, PASSED_OVER, RETRY, Plan, Planned, encode_plan
+from spermseg.batch.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
 from spermseg.batch.receipt import (
     files_digest,
     list_runs,
     plan_location,
     read_receipt,
-    run_folder,
     store_receipt,
 )
 from spermseg.batch.results import (
@@ -32,27 +40,17 @@ from spermseg.batch.results import (
     SCHEMA_VERSION,
     is_unit,
     list_results,
-    list_units,
-    read_unit,
-    right_name,
     run_results,
-    unit_name,
+    without_advice,
 )
 from spermseg.batch.verify import contradictions, differences, makers
-from spermseg.errors import DamagedError, ObjectExistsError, ObjectMissingError
+from spermseg.errors import DamagedError, ObjectMissingError
 from spermseg.storage.filesystem import Location, StoredObject
-from spermseg.storage.patience import Patience
 
 logger = logging.getLogger(__name__)
 
 REBUILT = {"rebuilt": "yes"}
 """What a plan says that was written again from rows, which do not tell how to fetch their uploads."""
-OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
-MADE_WITH = ("model_sha256", "recipe_sha256")
-ASIDE = "damaged"
-"""Folder of the table with what could not be read of runs that are lost; nothing reads it, and it may be deleted."""
-STEP_S = 60.0
-"""The most that one step of mending waits for the storage: less than a lease lasts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +60,8 @@ class KnownRun:
     run_id: str
     plan: dict[str, str]
     """What its plan says of itself."""
+    differs: bool
+    """What lies there is not what its receipt says."""
     ids: ImageIds
     """Of the micrographs that it planned."""
     finished: bool
@@ -86,7 +86,7 @@ def survey_runs(night: Night, lease: Lease) -> list[KnownRun]:
         StorageError: the table could not be read.
         RunError: it is another job's by now, or of a later version.
     """
-    return list(_Survey(night, lease).runs())
+    return _Survey(night, lease).runs()
 
 
 @dataclass
@@ -95,38 +95,78 @@ class _Survey:
     lease: Lease
     files: dict[str, list[StoredObject]] = field(init=False)
     """Run -> what lies in its folder of results."""
+    ids: set[str] = field(init=False)
+    """Of all runs of which the table has something, whatever their model."""
 
-    def runs(self) -> Iterator[KnownRun]:
+    @property
+    def table(self) -> Location:
+        """The table, to change it."""
+        return self.lease.fenced(self.night.out)
+
+    def runs(self) -> list[KnownRun]:
         self.files = list_results(self.night.out)
         found = list_runs(self.night.out)
         without = {run_id: False for run_id, files in self.files.items() if any(is_unit(item.key) for item in files)}
-        for run_id, has_receipt in sorted({**without, **found}.items()):
-            if run_id and (known := self._know(run_id, has_receipt)):
-                yield known
+        self.ids = {run_id for run_id in (*without, *found) if run_id}
+        known = [self._know(run_id, found.get(run_id, False)) for run_id in sorted(self.ids)]
+        kept = self._without_copies([run for run in known if run])
+        for run in kept:
+            if run.differs:
+                again = "it is completed again" if run.here else "segment its own input to mend it"
+                logger.warning("run %s: what lies there is not what its receipt says; %s", run.run_id, again)
+        return kept
+
+    def _without_copies(self, known: list[KnownRun]) -> list[KnownRun]:
+        copies = find_copies(self.night.out, {run.run_id: run.ids for run in known})
+        for run_id, origin in copies.items():
+            self._drop_copy(run_id, origin)
+        return [run for run in known if run.run_id not in copies]
+
+    def _drop_copy(self, run_id: str, origin: str) -> None:
+        send_home(self.table, run_id, self.ids)
+        set_aside(self.table, run_id)
+        aside = self.night.out.child(ASIDE, run_id).uri
+        logger.warning("run %s: it is a copy of run %s; it was moved to %s", run_id, origin, aside)
 
     def _know(self, run_id: str, has_receipt: bool) -> KnownRun | None:
-        try:
-            plan = Plan(plan_location(self.night.out, run_id), whole=True)
-        except (DamagedError, ObjectMissingError) as error:
-            logger.warning("run %s: %s", run_id, error.message)
-            return self._rebuilt(run_id, self._receipt(run_id))
-        if not _is_of(self.night, plan.metadata):
-            return None
         receipt = self._receipt(run_id) if has_receipt else None
+        if receipt and _is_of(self.night, receipt) and (home := self._free_home(run_id, {str(receipt.get("run_id"))})):
+            return self._renamed(run_id, home)
+        try:
+            plan = self._plan(run_id, receipt)
+        except (DamagedError, ObjectMissingError) as error:
+            _tell(run_id, error)
+            return self._rebuilt(run_id, receipt)
+        if plan is None:
+            return None
         finished = receipt is not None and self._is_as_it_says(run_id, plan, receipt)
         if not finished and plan.metadata.items() >= REBUILT.items():
             return self._rebuilt(run_id, receipt)
-        return self._known(run_id, plan, finished=finished, rejected=not receipt or bool(receipt.get(REJECTED)))
+        return self._known(run_id, plan, receipt, finished=finished)
 
-    def _known(self, run_id: str, plan: Plan, *, finished: bool, rejected: bool = True) -> KnownRun:
+    def _plan(self, run_id: str, receipt: dict[str, Any] | None) -> Plan | None:
+        """Return the plan of a run, all of it; None where it is of another model or of other settings.
+
+        Of a run of which its receipt says so, too, only the directory is read.
+        """
+        place = plan_location(self.night.out, run_id)
+        if receipt and not self.night.check_files and not _is_of(self.night, receipt):
+            brief = Plan(place)
+            if not _is_of(self.night, brief.metadata):
+                return None
+        plan = Plan(place, whole=True)
+        return plan if _is_of(self.night, plan.metadata) else None
+
+    def _known(self, run_id: str, plan: Plan, receipt: dict[str, Any] | None, *, finished: bool) -> KnownRun:
         said = plan.metadata
         return KnownRun(
             run_id=run_id,
             plan=said,
+            differs=receipt is not None and not finished,
             ids=ImageIds(plan.column("image_id")),
             finished=finished,
             here=self._is_here(said),
-            rejected=rejected,
+            rejected=not receipt or bool(receipt.get(REJECTED)),
         )
 
     def _is_here(self, said: dict[str, str]) -> bool:
@@ -136,7 +176,7 @@ class _Survey:
         try:
             return read_receipt(self.night.out, run_id)
         except DamagedError as error:
-            logger.warning("run %s: %s", run_id, error.message)
+            _tell(run_id, error)
             return None
 
     def _is_as_it_says(self, run_id: str, plan: Plan, receipt: dict[str, Any]) -> bool:
@@ -147,39 +187,58 @@ class _Survey:
         count = count_rows(self.night.out, run_id)
         wrong = (differences(plan, count), makers(run_id, plan, count))
         if [*chain(*wrong), *contradictions(receipt, plan, count, renewed=True)]:
-            again = "it is completed again" if self._is_here(plan.metadata) else "segment its own input to mend it"
-            logger.warning("run %s: what lies there is not what its receipt says; %s", run_id, again)
             return False
         shown = {"files_sha256": files_digest(files), "plan_sha256": plan.seal}
         if any(receipt.get(name) != value for name, value in shown.items()):  # a copy of the table, say
-            self.lease.check()
-            store_receipt(self.night.out, run_id, {**receipt, **shown, "schema_version": SCHEMA_VERSION})
+            store_receipt(self.table, run_id, {**receipt, **shown, "schema_version": SCHEMA_VERSION})
         return True
+
+    def _free_home(self, run_id: str, named: set[str]) -> str | None:
+        """Return the run that a run is, where it lies under another id, and no run of the table has its own."""
+        home = next(iter(named)) if len(named) == 1 else run_id
+        return home if home != run_id and is_run_id(home) and home not in self.ids else None
+
+    def _renamed(self, run_id: str, home: str) -> KnownRun | None:
+        rename_run(self.table, run_id, home)
+        logger.warning("run %s: it is run %s, and was moved back to that name", run_id, home)
+        self.ids.add(home)
+        self.files[home] = list(run_results(self.night.out, home).list())
+        return self._know(home, list_runs(self.night.out).get(home, False))
 
     def _rebuilt(self, run_id: str, receipt: dict[str, Any] | None) -> KnownRun | None:
         """Write the plan of a run again from its rows; what it planned and has no row is planned anew tonight."""
-        units, makers = _whole_units(self.night.out, run_id)
-        makers |= {tuple(str(receipt.get(name)) for name in MADE_WITH)} if receipt else set()
+        found = whole_units(self.night.out, run_id)
+        makers = found.makers | ({tuple(str(receipt.get(name)) for name in MADE_WITH)} if receipt else set())
         if makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
             logger.warning("run %s is of another model or other settings, with which segment mends it; left", run_id)
             return None
-        self.lease.check()
-        if not units:
-            logger.warning(
-                "run %s: neither its plan nor one of its rows can be read; what is left of it is moved to %s. It had "
-                "planned %s: uploads that are still there are planned anew, and rows of others are lost",
-                *(run_id, self.night.out.child(ASIDE).uri, (receipt or {}).get("planned", "an unknown number")),
-            )
-            _set_aside(self.night.out, run_id)
-            return None
+        if not found.own:
+            return self._given_up(run_id, receipt, found.runs | ({str(receipt.get("run_id"))} if receipt else set()))
+        units = list(found.own.values())
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
-        plan_location(self.night.out, run_id).write_bytes(data)
-        wanted = (receipt or {}).get("planned", "an unknown number")
+        plan_location(self.table, run_id).write_bytes(data)
         logger.warning(
             "run %s: its plan is written again from its %d rows; it had planned %s; what has no row is planned anew",
-            *(run_id, planned, wanted),
+            *(run_id, planned, _planned(receipt)),
         )
-        return self._known(run_id, Plan(plan_location(self.night.out, run_id), whole=True), finished=False)
+        plan = Plan(plan_location(self.night.out, run_id), whole=True)
+        return self._known(run_id, plan, None, finished=False)
+
+    def _given_up(self, run_id: str, receipt: dict[str, Any] | None, named: set[str]) -> KnownRun | None:
+        """Bring a run that has neither a plan nor rows of its own to where it belongs, or put it aside."""
+        if home := self._free_home(run_id, named):
+            return self._renamed(run_id, home)
+        if named and named <= self.ids - {run_id}:
+            self._drop_copy(run_id, ", ".join(sorted(named)))
+            return None
+        send_home(self.table, run_id, self.ids)
+        set_aside(self.table, run_id)
+        logger.warning(
+            "run %s: neither its plan nor one of its rows can be read; what is left of it was moved to %s. It had "
+            "planned %s: uploads that are still there are planned anew, and rows of others are lost",
+            *(run_id, self.night.out.child(ASIDE).uri, _planned(receipt)),
+        )
+        return None
 
     def _metadata(self, run_id: str, receipt: dict[str, Any] | None, units: Sequence[list[Planned]]) -> dict[str, str]:
         night, said = self.night, receipt or {}
@@ -199,45 +258,16 @@ class _Survey:
         }
 
 
-def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease) -> None:
-    """Make room for the units that a run lacks: what cannot be read is deleted, what lies wrong goes where it belongs.
-
-    That is only ever a run that the table has: which one rows name is the word of whoever wrote the file.
-
-    Args:
-        out: the table.
-        run_id: the run.
-        plan: its plan.
-        count: of its files; afterwards it has the units that were brought back.
-        lease: of the table; it is looked at before each step, none of which outlasts it.
-    """
-    out = replace(out, patience=Patience(total_s=STEP_S))
-    folder, planned = run_results(out, run_id), {unit_name(unit_id) for unit_id in plan.unit_ids()}
-    known = {run_id, *list_runs(out)}
-    for name in count.damaged:
-        lease.check()
-        folder.child(name).delete()
-    for name, (maker, right) in count.homes.items():
-        if maker == run_id and name in planned and name == right:
-            continue
-        lease.check()
-        count.units.discard(name)
-        if maker in known:
-            _bring_home(folder.child(name), run_results(out, maker).child(right))
-            count.units.update({right} if maker == run_id else ())
-        elif name in planned:
-            logger.warning("run %s: %s holds rows of a run that the table does not have; it is deleted", run_id, name)
-            folder.child(name).delete()
+def _tell(run_id: str, error: DamagedError | ObjectMissingError) -> None:
+    """Say what is wrong with a file, without the advice for those who only read: this mends it, or says who does."""
+    logger.warning("run %s: %s", run_id, without_advice(error.message))
 
 
-def _bring_home(place: Location, home: Location) -> None:
-    if place.uri != home.uri:
-        with suppress(ObjectExistsError):  # it is a copy of what lies there
-            home.write_bytes(place.read_bytes(), only_if_absent=True)
-        place.delete()
+def _planned(receipt: dict[str, Any] | None) -> object:
+    return (receipt or {}).get("planned", "an unknown number")
 
 
-def _is_of(night: Night, said: dict[str, str]) -> bool:
+def _is_of(night: Night, said: Mapping[str, Any]) -> bool:
     return night.model_and_settings.items() <= said.items()
 
 
@@ -246,32 +276,7 @@ def _fits(files: Sequence[StoredObject], plan: Plan, receipt: dict[str, Any]) ->
     if receipt.get("files_sha256"):
         return (files_digest(files), plan.seal) == (receipt["files_sha256"], receipt.get("plan_sha256"))
     names, size = {item.key for item in files}, sum(item.size for item in files)
-    return names == set(map(unit_name, plan.unit_ids())) and size == receipt.get("table_bytes")
-
-
-def _whole_units(out: Location, run_id: str) -> tuple[list[list[Planned]], set[tuple[str, ...]]]:
-    """Return (the units of a run that can be read, as far as rows tell how they were planned; what made them)."""
-    units: dict[str, list[Planned]] = {}
-    makers: set[tuple[str, ...]] = set()
-    for place in list_units(out, run_id):
-        with suppress(DamagedError):
-            rows = read_unit(place, (*OF_A_PLAN, *MADE_WITH, "run_id"), thorough=True).to_pylist()
-            if {row["run_id"] for row in rows} != {run_id}:  # a copy of another run's, which has its home there
-                continue
-            makers |= {tuple(row[name] for name in MADE_WITH) for row in rows}
-            unit = [Planned(**{name: row[name] for name in OF_A_PLAN}, size=0, data_size=0, etag="") for row in rows]
-            units[right_name(one.image_id for one in unit)] = unit
-    return list(units.values()), makers
-
-
-def _set_aside(out: Location, run_id: str) -> None:
-    """Move a run of which nothing can be read out of the table; its receipt first: it stands for what is not there."""
-    for folder in (run_folder(out, run_id), run_results(out, run_id)):
-        for item in sorted(folder.list(), key=lambda item: not item.key.endswith("receipt.json")):
-            place = folder.child(item.key)
-            with suppress(DamagedError):  # so large that it is none of ours
-                out.child(ASIDE, run_id, item.key).write_bytes(place.read_bytes(MOST_BYTES))
-            place.delete()
+    return names == set(plan.unit_files()) and size == receipt.get("table_bytes")
 
 
 def _moment_of(run_id: str) -> str:

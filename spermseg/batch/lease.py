@@ -41,13 +41,14 @@ class Lease:
     """The lease of a table, held and renewed by this process while `hold_lease` is open."""
 
     def __init__(self, out: Location, arguments: Sequence[str] = ()) -> None:
-        self._place = out.child("lock.json")
+        self.place = out.child("lock.json")
+        """Where it lies."""
         self._mine = this_process(arguments)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         beat_s = self._mine.lasts_s / BEATS
         brief = Patience(total_s=min(beat_s, patience().total_s), longest_wait_s=beat_s / 3, silent=True)
-        self._beat_s, self._briefly = beat_s, replace(self._place, patience=brief)
+        self._beat_s, self._briefly = beat_s, replace(self.place, patience=brief)
 
     def check(self) -> None:
         """See that the lease is still this process's.
@@ -55,13 +56,24 @@ class Lease:
         Raises:
             RunError: another job took it over, or somebody deleted it. This job must write nothing more.
         """
-        found = find_holder(self._place)
+        found = find_holder(self.place)
         if not self._is_mine(found):
             now = f"now is that of {found.holder}" if found else "is gone"
             raise RunError(
-                f"the lock of this job, {self._place.uri}, {now}; this job stops, and what it wrote stays: the job "
+                f"the lock of this job, {self.place.uri}, {now}; this job stops, and what it wrote stays: the job "
                 "that took over goes on with it"
             )
+
+    def fenced(self, place: Location) -> Location:
+        """Return a place as one in which this job may change things: each attempt first sees that the lease is its own.
+
+        Whoever waits for a storage may wait for longer than the lease lasts, and then is not alone. `check` and a
+        change that waits after it would write over what the job did that took over.
+
+        Args:
+            place: of the table; the places below it are fenced, too.
+        """
+        return replace(place, patience=replace(place.patience or patience(), guard=self.check))
 
     def acquire(self, *, take_over: bool = False) -> None:
         """Make the lease, or take it over where it has expired, or its process is proven gone; and keep renewing it.
@@ -80,7 +92,7 @@ class Lease:
 
     def _try(self, *, take_over: bool) -> bool:
         """Return whether the lease is this process's now; where another came first, things are to be looked at anew."""
-        found = find_holder(self._place)
+        found = find_holder(self.place)
         if found is None:
             return self._make()
         if self._is_mine(found):  # a storage that answered too late was asked again
@@ -94,7 +106,7 @@ class Lease:
 
     def _make(self) -> bool:
         try:
-            self._place.write_bytes(encode_holder(self._mine), only_if_absent=True)
+            self.place.write_bytes(encode_holder(self._mine), only_if_absent=True)
         except ObjectExistsError:
             return False
         return True
@@ -102,10 +114,10 @@ class Lease:
     def _replace(self, found: Found, why: str) -> bool:
         self._mine = replace(self._mine, number=found.holder.number + 1)
         try:
-            self._place.write_bytes(encode_holder(self._mine), if_etag=found.etag)
+            self.place.write_bytes(encode_holder(self._mine), if_etag=found.etag)
         except (ObjectChangedError, ObjectMissingError):
             return False
-        logger.warning("%s: this table is taken over from %s: %s", self._place.uri, found.holder, why)
+        logger.warning("%s: this table is taken over from %s: %s", self.place.uri, found.holder, why)
         return True
 
     def _watch(self, found: Found) -> bool:
@@ -124,11 +136,11 @@ class Lease:
                 told = True
                 self._tell_waiting(found.holder)
             time.sleep(look_s)
-            now = find_holder(self._place)
+            now = find_holder(self.place)
             if now is None:
                 return False
             if now != found:
-                raise LockedError(_locked(self._place, now.holder))
+                raise LockedError(_locked(self.place, now.holder))
             passed, before = time.monotonic() - before, time.monotonic()
             idle_s += min(passed, 2 * look_s)
         return True
@@ -146,7 +158,7 @@ class Lease:
                 told = True
             else:
                 if told:
-                    logger.warning("%s: this job's lock is renewed again", self._place.uri)
+                    logger.warning("%s: this job's lock is renewed again", self.place.uri)
                 renewed, told = time.monotonic(), False
 
     def _renew(self) -> bool:
@@ -183,14 +195,14 @@ class Lease:
                 return
             logger.warning(
                 "%s: the lock could not be released, and expires by itself %s after its last renewal: %s",
-                *(self._place.uri, spoken(self._mine.lasts_s), error.message),
+                *(self.place.uri, spoken(self._mine.lasts_s), error.message),
             )
 
     def _tell_late(self, late_s: float, error: StorageError) -> None:
         logger.warning(
             "%s: this job's lock was not renewed for %s, and is tried again every %s; after %s without, another job "
             "may take the table over; what else this job asks of the storage it tries for %s, and then stops: %s",
-            *(self._place.uri, spoken(late_s), spoken(self._beat_s), spoken(self._mine.lasts_s)),
+            *(self.place.uri, spoken(late_s), spoken(self._beat_s), spoken(self._mine.lasts_s)),
             *(spoken(patience().total_s), error.message),
         )
 
@@ -198,7 +210,7 @@ class Lease:
         logger.warning(
             "%s: this table is held by %s; waiting to see whether that job renews its lock: if not within %s, this one "
             "takes over",
-            *(self._place.uri, holder, spoken(holder.lasts_s)),
+            *(self.place.uri, holder, spoken(holder.lasts_s)),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from spermseg.batch.ids import digest
-from spermseg.batch.results import MEND, SCHEMA_VERSION
+from spermseg.batch.results import MEND, SCHEMA_VERSION, unit_name
 from spermseg.errors import DamagedError
 from spermseg.storage.archives import Member
 from spermseg.storage.filesystem import Location, StoredObject
@@ -238,6 +238,10 @@ class Plan:
         with self._reading():
             ids = self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"]
             return digest(ids.to_pylist())
+
+    def unit_files(self) -> Iterator[str]:
+        """Yield the names of the result files of all units, in their order."""
+        return map(unit_name, self.unit_ids())
 
     def unit_ids(self) -> Iterator[str]:
         """Yield the names of all units, in their order; many times as quickly as one by one."""

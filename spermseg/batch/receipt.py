@@ -126,6 +126,12 @@ def list_runs(out: Location) -> dict[str, bool]:
     return {run_id: f"{run_id}/receipt.json" in found for run_id in known if "/" not in run_id}
 
 
+def is_of_run(name: str) -> bool:
+    """Whether a file of this name lies in a run's folder."""
+    note = name.startswith("start-") and name.endswith(".json")
+    return note or name in ("plan.parquet", "receipt.json", FORECAST)
+
+
 def files_digest(files: Sequence[StoredObject]) -> str:
     """Return the digest of what a listing shows of a run's unit files: names, sizes and etags."""
     shown = sorted([item.key.rpartition("/")[2], item.size, item.etag] for item in files if is_unit(item.key))

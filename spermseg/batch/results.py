@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -93,6 +94,11 @@ PROMISED = (*(field.name for field in SCHEMA if not field.nullable), *MEASURED)
 """Columns that are looked at whenever a unit is read."""
 
 
+def without_advice(message: str) -> str:
+    """Return a message without the advice for those who only read the table, for the command that mends it."""
+    return message.replace(f"; {MEND}", "")
+
+
 def reason_kind(reason: str) -> str:
     """Return a reason with an ellipsis for each number and checksum: uploads broken alike have the same kind.
 
@@ -134,15 +140,18 @@ def right_name(image_ids: Iterable[str]) -> str:
 
 
 def is_unit(name: str) -> bool:
-    """Whether this is how a unit's result file is named."""
-    return name.startswith("unit-") and name.endswith(".parquet")
+    """Whether this is how a unit's result file is named, in the folder of its run."""
+    return name.startswith("unit-") and name.endswith(".parquet") and "/" not in name
 
 
 def list_units(out: Location, run_id: str | None = None) -> list[Location]:
     """Return the unit files that are there, of one run or of all, in the order of their names."""
-    root = out.child("results") if run_id is None else run_results(out, run_id)
-    found = (Location(item.uri, out.endpoint_url) for item in root.list())
-    return [place for place in found if is_unit(place.name)]
+    found: Iterable[StoredObject]
+    if run_id is None:
+        found = chain.from_iterable(files for run, files in list_results(out).items() if run)
+    else:
+        found = run_results(out, run_id).list()
+    return [Location(item.uri, out.endpoint_url) for item in found if is_unit(item.key)]
 
 
 def list_results(out: Location) -> dict[str, list[StoredObject]]:

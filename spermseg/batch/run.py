@@ -1,14 +1,17 @@
 """One night: plan, segment what is not done, prove it, write the receipt."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
-from spermseg.batch.heal import survey_runs, tidy_run
+from spermseg.batch.heal import survey_runs
+from spermseg.batch.homes import tidy_run
 from spermseg.batch.lease import Lease, hold_lease
+from spermseg.batch.leftovers import remove_leftovers
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
 from spermseg.batch.plan import Plan
@@ -22,7 +25,7 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED, unit_name
+from spermseg.batch.results import REJECTED, without_advice
 from spermseg.batch.todo import OnListed, plan_run
 from spermseg.batch.verify import differences
 from spermseg.errors import RunError, SpermsegError
@@ -81,7 +84,8 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
             job took the table over.
         StorageError: the input could not be listed, or the output not be written.
     """
-    with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease:
+    with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease, _advising(night):
+        remove_leftovers(night.out, lease)
         known = survey_runs(night, lease)
         lacking = [run for run in known if run.here and not run.finished]
         receipts = [_complete(night, run.run_id, lease, datetime.now(UTC), on_progress) for run in lacking]
@@ -91,21 +95,31 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         done = [replace(run, finished=True) if run.here else run for run in known]
         run_id = plan_run(night, started, lease, done, on_listed)
         if run_id is not None:
-            _forecast(night, run_id)
+            _forecast(night, run_id, lease)
             receipts.append(_complete(night, run_id, lease, started, on_progress))
         return receipts
 
 
+@contextmanager
+def _advising(night: Night) -> Iterator[None]:
+    """See that an error gives no advice that was taken already: what is damaged by now was whole a moment before."""
+    try:
+        yield
+    except RunError as error:
+        if not night.check_files or without_advice(error.message) == error.message:
+            raise
+        raise type(error)(without_advice(error.message)) from error
+
+
 def _complete(night: Night, run_id: str, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
     """Segment the units of a run that have no result yet, and write its receipt."""
-    lease.check()
-    write_start(night.out, run_id, started, night.arguments)
+    write_start(lease.fenced(night.out), run_id, started, night.arguments)
     plan = Plan(plan_location(night.out, run_id))
     profile = _segment_missing(night, run_id, plan, lease, on_progress)
     return _finish(night, run_id, plan, lease, started, profile)
 
 
-def _forecast(night: Night, run_id: str) -> None:
+def _forecast(night: Night, run_id: str, lease: Lease) -> None:
     """Note what a new run will take, where it is not so small that the forecast would take as long."""
     plan = Plan(plan_location(night.out, run_id))
     if night.forecast and len(plan) >= FORECAST_FROM:
@@ -117,7 +131,7 @@ def _forecast(night: Night, run_id: str) -> None:
             return
         forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
         told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
-        write_forecast(night.out, run_id, told)
+        write_forecast(lease.fenced(night.out), run_id, told)
 
 
 def _job(night: Night, run_id: str) -> PipelineJob:
@@ -145,7 +159,6 @@ def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
 def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
     """Segment the units of a run that have no result yet, and return where the time went."""
     before = count_rows(night.out, run_id)
-    lease.check()
     tidy_run(night.out, run_id, plan, before, lease)
     progress = Progress(
         run_id=run_id,
@@ -175,19 +188,17 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_pro
 
 
 def _missing_units(plan: Plan, count: Count) -> list[int]:
-    names = (unit_name(unit_id) for unit_id in plan.unit_ids())
-    return [number for number, name in enumerate(names) if name not in count.units]
+    return [number for number, name in enumerate(plan.unit_files()) if name not in count.units]
 
 
 def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:
     count = count_rows(night.out, run_id)
     wrong = list(differences(plan, count))
     if wrong:
-        shown = "; ".join(wrong[:SHOWN_DIFFERENCES])
+        shown = "; ".join(map(without_advice, wrong[:SHOWN_DIFFERENCES]))
         raise RunError(f"run {run_id} has {len(wrong)} differences from its plan: {shown}; the same command goes on")
     receipt = make_receipt(
         night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes
     )
-    lease.check()
-    write_receipt(night.out, receipt)
+    write_receipt(lease.fenced(night.out), receipt)
     return receipt

@@ -23,6 +23,7 @@ from spermseg.batch.plan import PASSED_OVER, RETRY, Planned, encode_plan, retry_
 from spermseg.batch.receipt import plan_location
 from spermseg.batch.results import REJECTED, read_units
 from spermseg.errors import ConfigError, ObjectExistsError
+from spermseg.storage.filesystem import Location
 
 SHOWN_EVERY = 1000
 """Uploads that are listed between two words on how many there are."""
@@ -72,8 +73,7 @@ def plan_run(
             )
         return None
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    lease.check()
-    _write_once(night, run_id, data)
+    _write_once(plan_location(lease.fenced(night.out), run_id), data)
     return run_id
 
 
@@ -92,9 +92,8 @@ def _metadata(night: Night, started: datetime) -> dict[str, str]:
     }
 
 
-def _write_once(night: Night, run_id: str, data: bytes) -> None:
+def _write_once(place: Location, data: bytes) -> None:
     """Store a plan. A storage that answered too late is asked again, and finds the plan that it has just stored."""
-    place = plan_location(night.out, run_id)
     try:
         place.write_bytes(data, only_if_absent=True)
     except ObjectExistsError:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from spermseg.batch.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import ADDED, list_runs, plan_location, read_receipt
+from spermseg.batch.receipt import ADDED, is_of_run, list_runs, plan_location, read_receipt
 from spermseg.batch.results import (
     MEND,
     is_unit,
@@ -16,7 +16,7 @@ from spermseg.batch.results import (
 )
 from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.names import is_partial
+from spermseg.storage.names import EMPTY, is_partial
 
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
@@ -83,9 +83,34 @@ def _foreign(out: Location, runs: Container[str]) -> Iterator[str]:
         units = [item for item in files if is_unit(item.key)]
         if run_id and run_id not in runs and units:
             yield f"run {run_id}: it has rows but no plan; {MEND}"
-        for item in files:
-            if not (run_id and is_unit(item.key)) and not is_partial(item.key):
-                yield f"{item.uri} is no file of spermseg's, which readers of the table may take for one: move it away"
+    advice = {"results": ", which readers of the table may take for one: move it away", "runs": ": move it away"}
+    for part, rest in advice.items():
+        for name in sorted(set(_foreign_names(out.child(part), part, runs))):
+            yield f"{out.child(part).uri}/{name} is no file of spermseg's{rest}"
+
+
+def _foreign_names(root: Location, part: str, runs: Container[str]) -> Iterator[str]:
+    """Yield the paths in a part of a table, as far as its first folder that is not ours, that hold what is not ours."""
+    is_ours = is_unit if part == "results" else is_of_run
+    for item in root.list():
+        folder, _, name = item.key.rpartition("/")
+        if not (_is_run_folder(part, folder, runs) and is_ours(name)) and not is_partial(item.key):
+            yield _top(part, item.key, runs)
+    for key, kind in root.no_files():
+        left = kind == EMPTY and "/" not in key and (part == "runs" or _is_run_folder(part, key, runs))
+        if not left:  # where a run was moved from
+            yield _top(part, key, runs)
+
+
+def _is_run_folder(part: str, folder: str, runs: Container[str]) -> bool:
+    if part == "runs":
+        return folder in runs
+    return "/" not in folder and folder.startswith("run=") and folder != "run="
+
+
+def _top(part: str, key: str, runs: Container[str]) -> str:
+    first, _, rest = key.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if rest and _is_run_folder(part, first, runs) else first
 
 
 def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:

@@ -19,6 +19,12 @@ class Backend(Protocol):
     def real_path(self, path: str) -> str:
         """Return where a path leads, through all links."""
 
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
+        """Yield the files in a folder that were begun, and left a day before another file was written last."""
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
 

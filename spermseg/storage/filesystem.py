@@ -157,6 +157,33 @@ class Location:
             passed_over=found.passed_over,
         )
 
+    def no_files(self) -> Iterator[tuple[str, str]]:
+        """Yield (path below this folder, what it is) of what lies there and `list` does not show; on S3 nothing.
+
+        That is links which lead nowhere, or to folders, pipes, and folders that hold nothing.
+
+        Raises:
+            StorageError: a folder could not be read.
+        """
+        for path, kind in self._backend.no_files(self.path):
+            yield storable(path[len(self.path) :].lstrip("/")), kind
+
+    def abandoned(self, latest: "Location", *, deep: bool = True) -> Iterator["Location"]:
+        """Yield the files in this folder whose writers were killed; on S3, where a PUT is whole or nothing, none.
+
+        A writer is taken for dead that did nothing in the day before another file was written last: clocks of machines
+        may differ, and that of their file server sets the times of both files.
+
+        Args:
+            latest: the other file.
+            deep: in the folders below, too.
+
+        Raises:
+            StorageError: a folder could not be read.
+        """
+        for path in self._backend.abandoned(self.path, latest.path, deep=deep):
+            yield replace(self, uri=path)
+
     def stat(self) -> StoredObject:
         """Return the size and etag of this file.
 

@@ -17,14 +17,25 @@ from spermseg.errors import (
     ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
+    StorageRefusedError,
 )
 from spermseg.storage.local_errors import is_passing, local_errors
 from spermseg.storage.local_folders import delete_folder, make_folder, open_folder, open_partial
 from spermseg.storage.local_parts import LocalParts
-from spermseg.storage.local_uploads import Listed, etag_of, list_uploads, native, open_upload, real_path
+from spermseg.storage.local_uploads import (
+    Listed,
+    etag_of,
+    list_uploads,
+    native,
+    open_upload,
+    real_path,
+)
+from spermseg.storage.names import EMPTY, is_partial_name
 from spermseg.storage.patience import Patience, patience
 
 Result = TypeVar("Result")
+ABANDONED_NS = 24 * 3600 * 10**9
+"""A file that is being written and was not changed for so long is written by nobody any more."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,32 @@ class LocalBackend:
     def real_path(self, path: str) -> str:
         """Return where a path leads, through all links that are there."""
         return self._patiently(path, _real_path, path)
+
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            found = self._patiently(folder, _entries, folder)
+            if not found and folder != path and Path(folder).is_dir():
+                yield folder, EMPTY
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not _is_file(entry):
+                    yield entry.path, "a link" if entry.is_symlink() else "a pipe, a socket or a device"
+
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
+        """Yield the files in a folder that somebody began to write, a day before another file was written last."""
+        before = self._patiently(latest, _modified_ns, latest) - ABANDONED_NS
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            for entry in self._patiently(folder, _entries, folder):
+                if deep and entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif is_partial_name(entry.name) and _is_old_file(entry, before):
+                    yield entry.path
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
@@ -125,7 +162,8 @@ def _stat(root: str | None, path: str) -> tuple[int, str]:
 def _read_range(root: str | None, path: str, start: int, size: int | None, etag: str | None) -> bytes:
     with local_errors(path, "read"), _opened(root, path) as file:
         file.seek(start)
-        data = file.read(-1 if size is None else size)
+        there = max(0, os.fstat(file.fileno()).st_size - start)  # room is made for all that is asked for
+        data = file.read(-1 if size is None else min(size, there))
         if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
             raise ObjectChangedError(f"{path} changed since planned")
     return data
@@ -164,6 +202,13 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
                 _replace_this(target, temporary, if_etag)
             else:
                 temporary.replace(target)
+        except (FileExistsError, IsADirectoryError) as error:
+            if target.is_file():
+                raise
+            raise StorageRefusedError(
+                f"{path} could not be written: a folder, a link or a pipe has its name: move that away, and the same "
+                "command goes on"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         os.fsync(folder)
@@ -195,6 +240,26 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     with suppress(ObjectMissingError), local_errors(folder, "listed"), os.scandir(folder) as listing:
         return sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
     return []
+
+
+def _modified_ns(path: str) -> int:
+    with local_errors(path, "read"):
+        return os.stat(native(path)).st_mtime_ns  # noqa: PTH116 (a path in bytes)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in circles
+        return False
+
+
+def _is_old_file(entry: os.DirEntry[str], before_ns: int) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # its writer has just given it its name
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < before_ns
 
 
 def _described(path: str, verb: str) -> tuple[int, str]:

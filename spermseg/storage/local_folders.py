@@ -1,7 +1,6 @@
 """Folders of this machine: made to last, opened to be synced, given new files, and removed."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from spermseg.errors import ObjectMissingError
 from spermseg.storage.local_errors import local_errors, storage_error
 from spermseg.storage.modes import file_mode, folder_mode
-from spermseg.storage.names import PARTIAL
+from spermseg.storage.names import partial_name
 
 
 def make_folder(folder: Path) -> None:
@@ -48,7 +47,7 @@ def open_partial(target: Path) -> tuple[Path, int]:
     Raises:
         StorageError: the folder takes none.
     """
-    partial = target.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
+    partial = target.with_name(partial_name())
     try:
         return partial, os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode=file_mode())
     except OSError as error:  # that there is none, as a folder of the system says, is not the file's being missing

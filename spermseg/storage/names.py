@@ -1,6 +1,8 @@
 """Names of places: what a person types -> a complete URI; what a system stores as a name -> text."""
 
 import os
+import re
+import secrets
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -9,6 +11,19 @@ from spermseg.errors import ConfigError
 
 PARTIAL = ".partial-"
 """How the name of a file begins that is being written; after a kill or a power cut it may stay, and is nobody's."""
+EMPTY = "an empty folder"
+"""What a place is that holds nothing."""
+_PARTIAL = re.compile(re.escape(PARTIAL) + "[0-9a-f]{16}")
+
+
+def partial_name() -> str:
+    """Return a name for a file that is being written, which no other has."""
+    return PARTIAL + secrets.token_hex(8)
+
+
+def is_partial_name(name: str) -> bool:
+    """Whether `partial_name` made this name: nobody else's file is called so."""
+    return bool(_PARTIAL.fullmatch(name))
 
 
 def is_partial(key: str) -> bool:

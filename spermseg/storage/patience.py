@@ -41,6 +41,8 @@ class Patience:
     """Whether no line tells the person who waits: for those who tell it themselves."""
     tell: Callable[[str], None] | None = field(default=None, compare=False)
     """What takes the line, too, where the person does not see what this process logs."""
+    guard: Callable[[], None] | None = field(default=None, compare=False)
+    """Called before each attempt; what it raises ends them all. For those who may not act any more after a wait."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.total_s < math.inf and 0 < self.longest_wait_s < math.inf):
@@ -58,9 +60,14 @@ class Patience:
             stop=stop_any(stop_after_delay(self.total_s), stop_when_event_set(_ends)),
             wait=self._wait_s,
             retry=retry_if_exception(is_passing),
+            before=self._before,
             before_sleep=None if self.silent else partial(_tell, place, self),
             reraise=True,
         )
+
+    def _before(self, _: RetryCallState) -> None:
+        if self.guard:
+            self.guard()
 
     def _wait_s(self, call: RetryCallState) -> float:
         """Return how long to wait now; the last attempt is made when the time is up, not a long wait later."""

@@ -131,6 +131,14 @@ class S3Backend:
         """Return the path itself: a bucket has no links."""
         return path
 
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002 (a bucket holds objects)
+        """Yield nothing: all is objects."""
+        return iter(())
+
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:  # noqa: ARG002 (a PUT leaves nothing)
+        """Yield nothing: what is not whole does not exist."""
+        return iter(())
+
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag)."""
         return self._head(path)

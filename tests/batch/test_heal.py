@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from dark_cells import PLANNED, night_over, picture, run_in_process, write_uploads
+from damaged_tables import DAMAGE, first_run, flip, ok_unit, rows_of, unit, write_anew
+from dark_cells import PLANNED, run_in_process
 
-from spermseg.batch import plan, run
+from spermseg.batch import heal
 from spermseg.batch.receipt import (
     list_runs,
     plan_location,
@@ -18,7 +19,7 @@ from spermseg.batch.receipt import (
     receipt_location,
     run_folder,
 )
-from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
+from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit
 from spermseg.batch.run import segment_night
 from spermseg.batch.verify import verify
 from spermseg.cli.export import Export
@@ -27,105 +28,14 @@ from spermseg.cli.verify import Verify
 from spermseg.storage.filesystem import Location
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
-VOLATILE = {"run_id", "decode_ms", "predict_ms", "measure_ms"}
 
 
 def nothing(progress) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory, model) -> Path:
-    """A folder with uploads and a table of two finished runs, to copy."""
-    folder = tmp_path_factory.mktemp("kept")
-    source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
-    write_uploads(source)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
-        patch.setattr(run, "run_pipeline", run_in_process)
-        segment_night(night_over(source, out, model), nothing)
-        source.child("patient-9/new.png").write_bytes(picture(6))
-        segment_night(night_over(source, out, model), nothing)
-    return folder
-
-
-@pytest.fixture
-def night(kept, model):
-    """The night over these uploads, where they were, so that they are the same; the table is as it was, to spoil."""
-    held = kept / "held"
-    if not held.exists():
-        shutil.copytree(kept / "results", held)
-    shutil.rmtree(kept / "results")
-    shutil.copytree(held, kept / "results")
-    return night_over(Location(str(kept / "uploads")), Location(str(kept / "results")), model)
-
-
-def rows_of(out: Location) -> dict[str, dict]:
-    rows = [row for table in read_units(out) for row in table.to_pylist()]
-    assert len(rows) == len({row["image_id"] for row in rows})
-    return {row["image_id"]: {name: row[name] for name in row if name not in VOLATILE} for row in rows}
-
-
-def flip(place: Location, at: int | None = None) -> None:
-    data = bytearray(place.read_bytes())
-    data[len(data) // 3 if at is None else at] ^= 4
-    place.write_bytes(bytes(data))
-
-
 def is_plain(row: dict) -> bool:
     return row["status"] == "ok" and not row["member"]
-
-
-def first_run(out: Location) -> str:
-    return next(iter(list_runs(out)))
-
-
-def unit(out: Location) -> Location:
-    """Return a unit with rows that are ok; which uploads come together depends on where the test's folder is."""
-    return next(unit for unit in list_units(out, first_run(out)) if "ok" in read_unit(unit)["status"].to_pylist())
-
-
-def write_anew(place: Location, **changes: object) -> None:
-    """Put other values into all rows of a unit that are ok, and seal it as whoever may write to a bucket can."""
-    rows = [row | (changes if row["status"] == "ok" else {}) for row in read_unit(place).to_pylist()]
-    schema = pa.schema([field.with_nullable(True) for field in SCHEMA], metadata=SCHEMA.metadata)
-    place.write_bytes(encode_unit(pa.Table.from_pylist(rows, schema=schema)))
-
-
-DAMAGE = {
-    **{
-        f"a unit, its {name} {value!r}": lambda out, name=name, value=value: write_anew(unit(out), **{name: value})
-        for name, value in [
-            *[(name, None) for name in ("width_px", "n_cells", "status", "image_id", "uri", "run_id")],
-            *(("status", "foo"), ("width_px", -1), ("run_id", "/../../../../escaped"), ("run_id", "a\0b")),
-        ]
-    },
-    "a unit, flipped": lambda out: flip(unit(out)),
-    "a unit, cut off": lambda out: unit(out).write_bytes(unit(out).read_bytes()[:-50]),
-    "a unit, lost": lambda out: unit(out).delete(),
-    "a unit, empty": lambda out: unit(out).write_bytes(b""),
-    "a unit, of other bytes": lambda out: unit(out).write_bytes(random.Random(1).randbytes(3000)),
-    "a unit, under another name": lambda out: Path(unit(out).path).rename(unit(out).path.replace("unit-", "unit-0")),
-    "a unit, twice": lambda out: shutil.copy(unit(out).path, unit(out).path.replace("unit-", "unit-0")),
-    "a unit, copied to another run": lambda out: shutil.copy(
-        unit(out).path, unit_location(out, list(list_runs(out))[1], "x").path.replace("unit-x.parquet", unit(out).name)
-    ),
-    "a plan, flipped": lambda out: flip(plan_location(out, first_run(out))),
-    "a plan, lost": lambda out: plan_location(out, first_run(out)).delete(),
-    "a plan, empty": lambda out: plan_location(out, first_run(out)).write_bytes(b""),
-    "a receipt, flipped": lambda out: flip(receipt_location(out, first_run(out))),
-    "a receipt, lost": lambda out: receipt_location(out, first_run(out)).delete(),
-    "a receipt, empty": lambda out: receipt_location(out, first_run(out)).write_bytes(b""),
-    "a receipt, of other types": lambda out: receipt_location(out, first_run(out)).write_bytes(b'{"planned": [1]}'),
-    "a plan and a receipt": lambda out: [
-        plan_location(out, first_run(out)).write_bytes(b"PAR1"),
-        receipt_location(out, first_run(out)).write_bytes(b"{"),
-    ],
-    "a plan and a unit": lambda out: [flip(plan_location(out, first_run(out))), flip(unit(out))],
-    "a unit of each run": lambda out: [flip(list_units(out, run_id)[0]) for run_id in list_runs(out)],
-    "all units of a run": lambda out: [place.write_bytes(b"") for place in list_units(out, first_run(out))],
-    "all of a run but its units": lambda out: shutil.rmtree(run_folder(out, first_run(out)).path),
-}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -194,7 +104,7 @@ def test_damage_of_another_model_is_left_and_stops_no_night(night, kind, caplog)
     stricter = replace(night.settings, cells=replace(night.settings.cells, min_area=300))
     DAMAGE[kind](night.out)
     held = {item.uri: item.etag for item in night.out.list()}
-    (receipt,) = segment_night(replace(night, settings=stricter), nothing)
+    (receipt,) = segment_night(replace(night, settings=stricter, check_files=True), nothing)
     assert receipt.planned == PLANNED + 1
     assert held.items() <= {item.uri: item.etag for item in night.out.list()}.items()
     if "plan" in kind:
@@ -263,7 +173,7 @@ def test_a_receipt_that_is_none_is_one_line_each(night, data, capsys):
 
 
 def test_what_a_unit_says_of_its_run_leads_nowhere_out_of_the_table(night):
-    write_anew(unit(night.out), run_id="/../../../../escaped")
+    write_anew(ok_unit(night.out), run_id="/../../../../escaped")
     around = Path(night.out.path).parent
     before = {path for path in around.parent.rglob("*") if "results" not in path.parts}
     segment_night(replace(night, check_files=True), nothing)
@@ -335,3 +245,42 @@ def test_random_flips_are_all_found_and_end_in_lines(night):
         assert any(place.name in line for line in found), (place.name, bit)
         place.write_bytes(whole)
     assert verify(out) == (PLANNED + 1, [])
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_the_command_that_mends_gives_no_advice_to_give_it(night, kind, caplog):
+    DAMAGE[kind](night.out)
+    segment_night(replace(night, check_files=True), nothing)
+    assert "--check-files" not in caplog.text
+
+
+def test_what_is_damaged_while_it_is_mended_is_told_without_advice_that_was_taken(night, monkeypatch):
+    def damaging(*arguments):
+        run_in_process(*arguments)
+        flip(unit(night.out))
+
+    unit(night.out).delete()
+    monkeypatch.setattr("spermseg.batch.run.run_pipeline", damaging)
+    with pytest.raises(RuntimeError, match=r"is damaged.*; the same command goes on") as caught:
+        segment_night(replace(night, check_files=True), nothing)
+    assert "--check-files" not in str(caught.value)
+    monkeypatch.setattr("spermseg.batch.run.run_pipeline", run_in_process)
+    segment_night(night, nothing)
+    assert verify(night.out) == (PLANNED + 1, [])
+
+
+def test_the_plan_of_another_model_is_not_read_whole_every_night(night, monkeypatch):
+    stricter = replace(night, settings=replace(night.settings, cells=replace(night.settings.cells, min_area=300)))
+    segment_night(stricter, nothing)
+    whole, read = [], heal.Plan
+
+    def spied(place, *, whole=False, _noted=whole):
+        if whole:
+            _noted.append(place.path.split("/")[-2])
+        return read(place, whole=whole)
+
+    monkeypatch.setattr(heal, "Plan", spied)
+    assert segment_night(stricter, nothing) == []
+    assert len(whole) == 1
+    assert segment_night(replace(stricter, check_files=True), nothing) == []
+    assert len(whole) == 1 + 3

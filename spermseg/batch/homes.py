@@ -1,0 +1,200 @@
+"""Files and runs of a table that lie in the wrong place, brought to where their rows belong, or put aside.
+
+Where a row belongs it says itself. That is the word of whoever wrote the file, so nothing goes by it but to a run that
+the table has, or under a name that a run can have.
+"""
+
+import logging
+import re
+from collections.abc import Container
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from spermseg.batch.counting import Count
+from spermseg.batch.ids import ImageIds
+from spermseg.batch.lease import Lease
+from spermseg.batch.plan import MOST_BYTES, Plan, Planned
+from spermseg.batch.receipt import list_runs, run_folder
+from spermseg.batch.results import list_units, read_unit, right_name, run_results
+from spermseg.errors import DamagedError, ObjectExistsError
+from spermseg.storage.filesystem import Location
+
+logger = logging.getLogger(__name__)
+
+ASIDE = "damaged"
+"""Folder of the table with what could not be read of runs that are lost, and with copies of runs; nothing reads it, and
+it may be deleted."""
+OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
+MADE_WITH = ("model_sha256", "recipe_sha256")
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+
+@dataclass(kw_only=True)
+class WholeUnits:
+    """What can be read of the units in a run's folder."""
+
+    own: dict[str, list[Planned]] = field(default_factory=dict)
+    """Right name of a unit whose rows name this run -> as far as rows tell how it was planned."""
+    runs: set[str] = field(default_factory=set)
+    """That rows name."""
+    makers: set[tuple[str, ...]] = field(default_factory=set)
+    """(Model, settings) that rows name."""
+
+
+def whole_units(out: Location, run_id: str) -> WholeUnits:
+    """Return what can be read of the units in a run's folder; a unit of another run's is not its own."""
+    found = WholeUnits()
+    for place in list_units(out, run_id):
+        with suppress(DamagedError):
+            rows = read_unit(place, (*OF_A_PLAN, *MADE_WITH, "run_id"), thorough=True).to_pylist()
+            runs = {row["run_id"] for row in rows}
+            found.runs |= runs
+            found.makers |= {tuple(row[name] for name in MADE_WITH) for row in rows}
+            if runs == {run_id}:
+                unit = [
+                    Planned(**{name: row[name] for name in OF_A_PLAN}, size=0, data_size=0, etag="") for row in rows
+                ]
+                found.own[right_name(one.image_id for one in unit)] = unit
+    return found
+
+
+def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease) -> None:
+    """Make room for the units that a run lacks: what cannot be read is deleted, what lies wrong goes where it belongs.
+
+    That is only ever a run that the table has: which one rows name is the word of whoever wrote the file.
+
+    Args:
+        out: the table.
+        run_id: the run.
+        plan: its plan.
+        count: of its files; afterwards it has the units that were brought back.
+        lease: of the table; it is looked at before each change.
+    """
+    out = lease.fenced(out)
+    folder, planned = run_results(out, run_id), set(plan.unit_files())
+    known = {run_id, *list_runs(out)}
+    for name in count.damaged:
+        folder.child(name).delete()
+    for name, (maker, right) in count.homes.items():
+        if maker == run_id and name in planned and name == right:
+            continue
+        count.units.discard(name)
+        if maker in known:
+            bring_home(folder.child(name), run_results(out, maker).child(right))
+            count.units.update({right} if maker == run_id else ())
+        elif name in planned:
+            put_aside(out, run_id, folder.child(name), name)
+            logger.warning(
+                "run %s: %s holds rows of a run that the table does not have; it was moved to %s",
+                *(run_id, name, out.child(ASIDE).uri),
+            )
+
+
+def _planned(row: dict[str, Any]) -> Planned:
+    return Planned(**{name: row[name] for name in OF_A_PLAN}, size=0, data_size=0, etag="")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a run can have this id."""
+    return bool(_RUN_ID.fullmatch(text))
+
+
+def find_copies(out: Location, planned: dict[str, ImageIds]) -> dict[str, str]:
+    """Return run -> the run that it is a copy of; either may be the one that is finished.
+
+    No two runs plan the same uploads. Where two do, their folders were copied, and rows tell whose they are.
+
+    Args:
+        out: the table.
+        planned: run -> the ids of its plan, all of the same model and settings.
+    """
+    if len(ImageIds.union(planned.values())) == sum(map(len, planned.values())):
+        return {}
+    copies: dict[str, str] = {}
+    kept: list[str] = []
+    for run_id in planned:
+        for other in kept:
+            copy = _copy_of_two(out, other, run_id, planned)
+            if copy:
+                copies[copy] = other if copy == run_id else run_id
+        kept = [one for one in [*kept, run_id] if one not in copies]
+    return copies
+
+
+def _copy_of_two(out: Location, first: str, second: str, planned: dict[str, ImageIds]) -> str | None:
+    """Return which of two runs is a copy of the other; None where both have something of their own."""
+    together = len(ImageIds.union((planned[first], planned[second])))
+    if together == len(planned[first]) + len(planned[second]):
+        return None
+    runs = whole_units(out, first).runs | whole_units(out, second).runs
+    if (first in runs) != (second in runs):
+        return second if first in runs else first
+    if together == len(planned[first]):
+        return second
+    return first if together == len(planned[second]) else None
+
+
+def send_home(table: Location, run_id: str, known: Container[str]) -> None:
+    """Give other runs their units that lie in a run's folder, where they are lost or damaged; the copies stay.
+
+    Args:
+        table: to write to.
+        run_id: whose folder is looked into.
+        known: the runs of the table.
+    """
+    for place in list_units(table, run_id):
+        with suppress(DamagedError):
+            rows = read_unit(place, ("image_id", "run_id"), thorough=True)
+            runs = set(rows["run_id"].to_pylist())
+            home = runs.pop() if len(runs) == 1 else run_id
+            if home != run_id and home in known:
+                _give(place, run_results(table, home).child(right_name(rows["image_id"].to_pylist())))
+
+
+def bring_home(place: Location, home: Location) -> None:
+    """Move a unit to where it belongs; what lies there stays if it is whole."""
+    if place.uri != home.uri:
+        _give(place, home)
+        place.delete()
+
+
+def _give(place: Location, home: Location) -> None:
+    data = place.read_bytes(MOST_BYTES)
+    try:
+        home.write_bytes(data, only_if_absent=True)
+    except ObjectExistsError:
+        try:
+            read_unit(home, ("image_id",), thorough=True)
+        except DamagedError:
+            home.write_bytes(data)
+
+
+def rename_run(table: Location, run_id: str, home: str) -> None:
+    """Move all of a run to another id, which no run of the table has; its receipt last: it stands for the rest."""
+    moves = (
+        (run_results(table, run_id), run_results(table, home)),
+        (run_folder(table, run_id), run_folder(table, home)),
+    )
+    for folder, target in moves:
+        for item in _receipt_last(folder):
+            target.child(item).write_bytes(folder.child(item).read_bytes(MOST_BYTES))
+            folder.child(item).delete()
+
+
+def set_aside(table: Location, run_id: str) -> None:
+    """Move a run out of the table; its receipt first: it stands for what is not there."""
+    for folder in (run_folder(table, run_id), run_results(table, run_id)):
+        for item in _receipt_last(folder)[::-1]:
+            put_aside(table, run_id, folder.child(item), item)
+
+
+def put_aside(table: Location, run_id: str, place: Location, name: str) -> None:
+    """Move a file of a run out of the table."""
+    with suppress(DamagedError):  # so large that it is none of ours
+        table.child(ASIDE, run_id, name).write_bytes(place.read_bytes(MOST_BYTES))
+    place.delete()
+
+
+def _receipt_last(folder: Location) -> list[str]:
+    return sorted((item.key for item in folder.list()), key=lambda name: name == "receipt.json")
