@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -288,16 +287,6 @@ def test_a_batch_that_the_workers_cannot_share_is_refused_before_anything_starts
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(workers=3), lambda report: None)
 
 
-class Board:
-    """A board that always has the same report."""
-
-    def __getattr__(self, name):
-        return self
-
-    def __call__(self):
-        return "report"
-
-
 @pytest.mark.parametrize(
     ("raised", "kind", "said"),
     [
@@ -312,28 +301,11 @@ def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
         raise ray.exceptions.RayTaskError("load", "Traceback ...", raised)
 
     monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(distributed, "_board_beside_driver", Board)
+    monkeypatch.setattr(distributed, "_board_beside_driver", lambda: None)
     monkeypatch.setattr(distributed, "_trainer", fail)
     with pytest.raises(SpermsegError, match=said) as caught:
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
     assert type(caught.value) is kind
-
-
-def test_progress_that_cannot_be_written_is_said_and_tried_again(monkeypatch):
-    monkeypatch.setattr(distributed, "REPORT_EVERY_S", 0.001)
-    monkeypatch.setattr(distributed.ray, "get", lambda report: report)
-    seen, said, written = [], [], threading.Event()
-    monkeypatch.setattr(distributed.logger, "warning", lambda text, *words: said.append(text % words))
-
-    def on_report(report):
-        seen.append(report)
-        if len(seen) < 3:
-            raise StorageError("the bucket is full")
-        written.set()
-
-    with distributed._polling(Board(), on_report):
-        assert written.wait(20)
-    assert said == ["the progress could not be written: the bucket is full"] * 2
 
 
 def test_the_cause_of_a_failed_training_is_what_a_worker_raised():
