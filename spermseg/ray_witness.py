@@ -17,6 +17,7 @@ from typing import IO, cast
 import psutil
 
 import spermseg
+from spermseg.errors import RunError, first_line
 from spermseg.ray_head import OwnProcesses
 
 LOOK_EVERY_S = 0.5
@@ -32,15 +33,11 @@ def witnessed(ray_folder: Path, goes_on: str) -> Iterator[Callable[[], None]]:
     Args:
         ray_folder: what Ray's own processes run out of.
         goes_on: what to tell how to go on.
+
+    Raises:
+        RunError: the machine starts no process.
     """
-    root = str(Path(spermseg.__file__).parents[1])
-    witness = subprocess.Popen(  # noqa: S603 (our own module)
-        [sys.executable, "-P", "-m", "spermseg.ray_witness", str(os.getpid()), str(ray_folder), goes_on],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
-        start_new_session=True,  # what ends all processes of a job at once is to leave this one
-    )
+    witness = _start(ray_folder, goes_on)
     told, heard = cast("IO[bytes]", witness.stdin), cast("IO[bytes]", witness.stdout)
 
     def silence() -> None:
@@ -55,6 +52,20 @@ def witnessed(ray_folder: Path, goes_on: str) -> Iterator[Callable[[], None]]:
         silence()
         heard.close()
         witness.wait()
+
+
+def _start(ray_folder: Path, goes_on: str) -> "subprocess.Popen[bytes]":
+    root = str(Path(spermseg.__file__).parents[1])
+    try:
+        return subprocess.Popen(  # noqa: S603 (our own module)
+            [sys.executable, "-P", "-m", "spermseg.ray_witness", str(os.getpid()), str(ray_folder), goes_on],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
+            start_new_session=True,  # what ends all processes of a job at once is to leave this one
+        )
+    except OSError as error:
+        raise RunError(f"no process could be started beside Ray ({first_line(error)}); is the machine full?") from error
 
 
 def _watch(parent: psutil.Process, ray_folder: Path, goes_on: str) -> None:

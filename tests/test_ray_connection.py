@@ -211,6 +211,19 @@ def test_what_ends_without_a_word_is_spoken_for_and_its_ray_is_ended(tmp_path, e
     assert not psutil.pid_exists(int(done.stdout.split()[0]))
 
 
+def test_a_machine_that_starts_no_process_more_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    with pytest.raises(RunError, match="no process could be started beside Ray"), connected(imitation(), "local"):
+        pytest.fail("it started")
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:0"])
+def test_the_native_code_of_ray_writes_no_log_to_the_terminal(monkeypatch, address):
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)
+    with connected(imitation(address="127.0.0.1:1"), address):
+        assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
+
+
 JOIN = """
 import os, ray
 ray.init(address=os.environ["WHERE"], logging_level="ERROR", log_to_driver=False)
