@@ -22,6 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from spermseg.errors import ConfigError, RunError, first_line
 from spermseg.ray_head import HeadWatch, OwnProcesses
 from spermseg.ray_settings import OWN, hidden_native_stderr, init_options, signals_afterwards
+from spermseg.ray_witness import witnessed
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,10 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
     """
     options = init_options(address)
     own = options["address"] == OWN
-    with _closed_to_others(ray) if own else _fresh_authentication(ray):
-        processes = OwnProcesses(Path(ray.__file__).parent)
-        watch = HeadWatch(processes, own=own, goes_on=goes_on)
+    folder = Path(ray.__file__).parent
+    with witnessed(folder, goes_on) as silence, _closed_to_others(ray) if own else _fresh_authentication(ray):
+        processes = OwnProcesses(folder)
+        watch = HeadWatch(processes, own=own, goes_on=goes_on, on_last_word=silence)
         try:
             _start(ray, options, processes)
             processes.note()

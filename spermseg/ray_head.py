@@ -35,16 +35,19 @@ class HeadGoneError(BaseException):
 
 
 class OwnProcesses:
-    """What Ray has started for this process: children that run out of Ray's folder, and theirs."""
+    """What Ray has started for a process, this one or another: children that run out of Ray's folder, and theirs."""
 
-    def __init__(self, ray_folder: Path) -> None:
-        self._folder = str(ray_folder)
+    def __init__(self, ray_folder: Path, parent: psutil.Process | None = None) -> None:
+        self._parent, self._folder = parent or psutil.Process(), str(ray_folder)
         self._others = set(self._children())
         self._found: set[psutil.Process] = set()
         self._vital: dict[str, psutil.Process] = {}
 
     def _children(self) -> list[psutil.Process]:
-        return [one for one in psutil.Process().children() if self._is_rays(one)]
+        try:
+            return [one for one in self._parent.children() if self._is_rays(one)]
+        except psutil.Error:  # it has ended
+            return []
 
     def _is_rays(self, process: psutil.Process) -> bool:
         try:
@@ -53,7 +56,8 @@ class OwnProcesses:
             return False
 
     def note(self) -> None:
-        """Take note of what runs now."""
+        """Take note of what runs now, and forget what has ended."""
+        self._found = {one for one in self._found if _runs(one)}
         for child in set(self._children()) - self._others:
             self._found.add(child)
             try:
@@ -87,8 +91,8 @@ class HeadWatch:
     the process ends here, with the same line and the same status.
     """
 
-    def __init__(self, processes: OwnProcesses, *, own: bool, goes_on: str) -> None:
-        self._processes, self._own, self._goes_on = processes, own, goes_on
+    def __init__(self, processes: OwnProcesses, *, own: bool, goes_on: str, on_last_word: Callable[[], None]) -> None:
+        self._processes, self._own, self._goes_on, self._on_last_word = processes, own, goes_on, on_last_word
         self._armed, self._closed = threading.Event(), threading.Event()
         self._before: Callable[[int, FrameType | None], object] | int | None = None
         self._address, self._lost = "", ""
@@ -146,6 +150,7 @@ class HeadWatch:
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
         if not self._closed.wait(GRACE_S):
             print(f"\nspermseg: {self.message}", file=sys.stderr, flush=True)
+            self._on_last_word()
             self._processes.end(wait_s=0)
             os._exit(FAILED)
 

@@ -31,10 +31,10 @@ def _quiet_environment(*, own_cluster: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # a cloud's GPU machine takes minutes
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # an epoch waits for one; else 2 s
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process, and of what it starts
     if not own_cluster:  # for as long Ray waits for a lost head: `ray_head.py` is there before, with a word
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
     else:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other load the workers would starve
         for name, wait in STARTING.items():
             os.environ.setdefault(name, wait)

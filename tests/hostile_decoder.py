@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from spermseg.batch.worker import Segmenting
+from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.tiling import View
+from spermseg.model.engine import OpenVinoEngine, TorchEngine
 
 MARK = b"hostile picture: "
 
@@ -52,6 +55,20 @@ def find_memory_taken() -> None:
         raise MemoryError
 
 
+def break_the_gpu() -> None:
+    """Leave this process as an error of CUDA's does: nothing that it computes succeeds any more."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    TorchEngine.__call__ = OpenVinoEngine.__call__ = fail  # type: ignore[assignment,method-assign]
+    Segmenting.check_device = check_gpu_that_is_broken  # type: ignore[method-assign]
+
+
+def check_gpu_that_is_broken(_: Segmenting) -> None:
+    raise ConfigError("the GPU of this machine cannot be used")
+
+
 def nothing() -> None:
     pass
 
@@ -65,6 +82,7 @@ DEEDS: dict[bytes, Callable[[], None]] = {
     b"exit": exit_quietly,
     b"crowd": find_memory_taken,
     b"fail": fail,  # an exception that no decoder should raise
+    b"cuda": break_the_gpu,
     b"poison": poison,  # the next picture will crash
     b"strange": nothing,  # what comes back is no picture
 }

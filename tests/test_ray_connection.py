@@ -161,7 +161,8 @@ import signal, sys, threading
 from pathlib import Path
 from spermseg import ray_head
 ray_head.KNOCK_EVERY_S = ray_head.GONE_S = ray_head.GRACE_S = 0.05
-watch = ray_head.HeadWatch(ray_head.OwnProcesses(Path("/nowhere/ray")), own=False, goes_on="it goes on")
+processes = ray_head.OwnProcesses(Path("/nowhere/ray"))
+watch = ray_head.HeadWatch(processes, own=False, goes_on="it goes on", on_last_word=lambda: None)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 watch.begin("127.0.0.1:1")
 threading.Event().wait(60)
@@ -173,6 +174,54 @@ def test_a_main_thread_that_cannot_be_woken_is_ended_with_the_same_line_and_stat
     assert done.returncode == 1
     said = "spermseg: the head of the Ray cluster at 127.0.0.1:1 did not answer for 0 s; what is written stays, and it"
     assert done.stderr.split("\n")[1].startswith(said)
+
+
+SILENT = """
+import os, subprocess, sys, time
+from unittest.mock import MagicMock
+from spermseg.ray_connection import connected
+
+def ray_init(**options):
+    quiet = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
+    print(subprocess.Popen([sys.executable, sys.argv[1] + "/raylet.py"], **quiet).pid, flush=True)
+    {end}
+
+with connected(MagicMock(init=ray_init, __file__=sys.argv[1] + "/__init__.py"), "local", goes_on="--resume goes on"):
+    print("in")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        ("time.sleep(3); os._exit(1)", 1, True),  # as Ray's native code does
+        ("time.sleep(3); os.kill(os.getpid(), 9)", -9, True),
+        ("sys.exit(1)", 1, False),
+        ("return", 0, False),
+    ],
+)
+def test_what_ends_without_a_word_is_spoken_for_and_its_ray_is_ended(tmp_path, end, status, words):
+    (tmp_path / "raylet.py").write_text("import time; time.sleep(300)")
+    command = [sys.executable, "-c", SILENT.format(end=end), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == status
+    line = "ended from outside: this process or its Ray was killed, or the machine ran out of memory; "
+    said = f"spermseg: {line}what is written stays, and --resume goes on"
+    assert done.stderr.split() == (said.split() if words else [])
+    assert not psutil.pid_exists(int(done.stdout.split()[0]))
+
+
+def test_a_machine_that_starts_no_process_more_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    with pytest.raises(RunError, match="no process could be started beside Ray"), connected(imitation(), "local"):
+        pytest.fail("it started")
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:0"])
+def test_the_native_code_of_ray_writes_no_log_to_the_terminal(monkeypatch, address):
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)
+    with connected(imitation(address="127.0.0.1:1"), address):
+        assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
 
 
 JOIN = """

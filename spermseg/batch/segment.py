@@ -20,6 +20,8 @@ from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import be_patient
 
 ResultRows = list[dict[str, Any]]
+BROKEN = 1
+"""Status of a process that ends since it can compute no more."""
 
 
 class SegmentUnit:
@@ -32,6 +34,7 @@ class SegmentUnit:
 
     def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
         be_patient(segmenting.patience)
+        self._segmenting = segmenting
         self.plan = open_plan(plan)
         self.out, self.run_id = out, segmenting.run_id
         self.unusable: ConfigError | None = None
@@ -61,8 +64,19 @@ class SegmentUnit:
             yield _done(row["unit"], rows, spent)
         except Exception as error:  # noqa: BLE001 (it is told as data)
             yield failure(row["unit"], error)
+            self._end_if_broken()
         finally:
             self._free_since = time.perf_counter()
+
+    def _end_if_broken(self) -> None:
+        """End this process where it has lost its GPU: after an error of CUDA's every later unit would fail, too.
+
+        Ray starts another in its place. That one tells what is wrong, where the GPU itself is gone.
+        """
+        try:
+            self._segmenting.check_device()
+        except ConfigError:
+            os._exit(BROKEN)
 
     def _segment(self, row: Row) -> Generator[Row, None, ResultRows]:
         """Return the rows of a unit; yield what is to be told of each before."""

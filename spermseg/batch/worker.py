@@ -60,6 +60,15 @@ class Segmenting:
         """What decodes, where that is a stage of its own."""
         return Decoder(provenance=self.provenance, settings=self.settings, read=self.decode)
 
+    def check_device(self) -> None:
+        """See that this process can compute.
+
+        Raises:
+            ConfigError: its GPU cannot be used.
+        """
+        if self.predict.device != "cpu":
+            check_gpu()
+
     def start(self, threads: int) -> UnitSegmenter:
         """Make this process one that segments: load the model, and bound the memory.
 
@@ -69,10 +78,9 @@ class Segmenting:
         Raises:
             ConfigError: the GPU cannot be used, or the engine is not there.
         """
+        self.check_device()
         if self.predict.device == "cpu":  # one process a CPU: more threads would only be in each other's way
             torch.set_num_threads(1)
-        else:
-            check_gpu()
         cv2.setNumThreads(1)
         segmenter = UnitSegmenter(
             decode_model(self.model),

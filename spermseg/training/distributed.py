@@ -1,12 +1,9 @@
 """Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
 
-import logging
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +25,10 @@ from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.fit import Fit, FitState, StepReport, Team
 from spermseg.training.job import DrawTile, LoadExample, TrainJob, examples_of
+from spermseg.training.progress import Board, seldom, shown
 from spermseg.training.sampling import Batch, Batches, Sampler, WorkingExample
 from spermseg.training.source import DrawnData
 
-logger = logging.getLogger(__name__)
-
-REPORT_EVERY_S = 0.5
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
 TILES_A_TASK = 4
@@ -90,7 +85,7 @@ def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[
         with heard(ray) as tell:
             patient = replace(job.patience, tell=tell)
             trainer = _trainer(replace(job, patience=patient), replace(run, patience=patient), scaling, board)
-            with _polling(board, on_report), own_sigint():
+            with shown(partial(_read, board), on_report), own_sigint():
                 result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             return read_state(Path(folder))
@@ -243,7 +238,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             state = read_state(Path(folder))
-    fit.run(state, on_epoch=lambda new: _report(new, rank), on_step=_poster(config["board"]) if rank == 0 else None)
+    fit.run(
+        state,
+        on_epoch=lambda new: _report(new, rank),
+        on_step=seldom(config["board"].post.remote) if rank == 0 else None,
+    )
 
 
 def _report(state: FitState, rank: int) -> None:
@@ -256,59 +255,15 @@ def _report(state: FitState, rank: int) -> None:
         ray.train.report(state.history[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-@ray.remote(num_cpus=0)
-class _Board:
-    """Where the first worker writes how far it is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.report: StepReport | None = None
-
-    def post(self, report: StepReport) -> None:
-        self.report = report
-
-    def read(self) -> StepReport | None:
-        return self.report
-
-
 def _board_beside_driver() -> Any:
     """Start a board on the node of this process: on any other it would end with that node, and the progress with it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def _poster(board: Any) -> Callable[[StepReport], None]:
-    last = -REPORT_EVERY_S
-
-    def post(report: StepReport) -> None:
-        nonlocal last
-        if report.step == report.steps or time.monotonic() - last > REPORT_EVERY_S:
-            last = time.monotonic()
-            board.post.remote(report)
-
-    return post
-
-
-@contextmanager
-def _polling(board: Any, on_report: Callable[[StepReport], None]) -> Iterator[None]:
-    """Hand what is on the board to `on_report` until the block ends."""
-    done = threading.Event()
-
-    def poll() -> None:
-        while not done.wait(REPORT_EVERY_S):
-            try:
-                report = ray.get(board.read.remote())
-            except ray.exceptions.RayError:  # what became of the board, or of all of Ray, is told where it matters
-                continue
-            if report is not None:
-                try:
-                    on_report(report)
-                except SpermsegError as error:  # the training goes on; what is written of it may be written next time
-                    logger.warning("the progress could not be written: %s", error.message)
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
+def _read(board: Any) -> StepReport | None:
     try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=10)
+        report: StepReport | None = ray.get(board.read.remote())
+    except ray.exceptions.RayError:  # what became of the board, or of all of Ray, is told where it matters
+        return None
+    return report

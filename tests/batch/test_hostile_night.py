@@ -32,6 +32,11 @@ HOSTILE = {
         b"memory",
         "crashed the decoder: it takes more memory than the largest picture allowed; export the picture again",
     ),
+    "patient-4/cuda.png": (
+        b"cuda",
+        "could not be segmented: RuntimeError: CUDA error: an illegal memory access was encountered; export the "
+        "picture again",
+    ),
     "patient-4/fail.png": (b"fail", "the decoder failed: ZeroDivisionError: no pixel"),
 }
 
@@ -64,8 +69,8 @@ def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every
     }
     cells = {(row["uri"], row["member"]): row["n_cells"] for row in rows if row["status"] == "ok"}
     assert {int((member or uri)[-5]): n for (uri, member), n in cells.items()} == {n: n for n in range(6)}
-    assert (receipt.planned, receipt.ok, receipt.rejected) == (32, 26, 6)
-    assert verify(out) == (32, [])
+    assert (receipt.planned, receipt.ok, receipt.rejected) == (33, 26, 7)
+    assert verify(out) == (33, [])
 
 
 def test_more_units_than_may_fail_at_first_are_done_in_isolation_where_others_were_done(cluster, tmp_path, out, model):
