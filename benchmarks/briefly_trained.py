@@ -8,9 +8,11 @@ from tqdm import tqdm
 from spermseg.micrograph.rasterise import rasterise
 from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.micrograph.tiling import Tiles
+from spermseg.model.description import ModelDescription
 from spermseg.model.precision import mask_agreement
-from spermseg.model.saved import ModelDescription, SavedModel, decode_model, encode_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.saved import SavedModel, decode_model, encode_model
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import full_cover
 from spermseg.training.fit import Fit

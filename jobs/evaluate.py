@@ -1,7 +1,6 @@
 """Run `spermseg evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py ...`."""
 
 from spermseg.cli import run_verb
-from spermseg.cli.evaluate import Evaluate
 
 if __name__ == "__main__":
-    run_verb(Evaluate)
+    run_verb("evaluate")

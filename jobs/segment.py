@@ -1,7 +1,6 @@
 """Run `spermseg segment` as a Ray job: `ray job submit --working-dir . -- python jobs/segment.py ...`."""
 
 from spermseg.cli import run_verb
-from spermseg.cli.segment import Segment
 
 if __name__ == "__main__":
-    run_verb(Segment)
+    run_verb("segment")

@@ -6,7 +6,7 @@ from typing import Literal
 from spermseg.cells.instances import CellConfig
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
 
 RecipeName = Literal["paper", "clinic"]

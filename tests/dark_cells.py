@@ -19,9 +19,11 @@ from spermseg.batch.transfer import FetchUnits
 from spermseg.cells.instances import CellConfig
 from spermseg.errors import RunError
 from spermseg.micrograph.tiling import Tiles
+from spermseg.model.description import ModelDescription
 from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import ModelDescription, encode_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.saved import encode_model
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 
 PALE, DARK = (225, 222, 236), (70, 20, 130)

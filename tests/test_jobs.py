@@ -23,7 +23,7 @@ from spermseg.batch.verify import verify
 from spermseg.micrograph.clinic import Clinic, ClinicConfig, write_clinic
 from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.model.saved import load_model
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.prepare import PrepareConfig, prepare_dataset
 from spermseg.training.split import SplitConfig

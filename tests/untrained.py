@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 
 from spermseg.micrograph.tiling import WholeFrame
-from spermseg.model.saved import ModelDescription, encode_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.description import ModelDescription
+from spermseg.model.saved import encode_model
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 
 SMALL = UNetConfig(filters=(4, 6), bridge=8)
 

@@ -2,10 +2,11 @@
 
 import argparse
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from threading import Event
 from types import FrameType
 from typing import Protocol
@@ -29,7 +30,7 @@ from spermseg.errors import (
 )
 from spermseg.storage.modes import owner_only
 from spermseg.storage.patience import Patience, be_patient, stop_waiting, wait_again
-from spermseg.texts import is_text
+from spermseg.texts import is_text, visible
 
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
@@ -45,6 +46,8 @@ VERBS = {
     "export": "a table -> one CSV or Parquet file: a line a micrograph, or a line a cell",
     "demo": "all of it, on drawn micrographs: start here",
 }
+MODEL_VERBS = frozenset({"train", "calibrate", "evaluate", "plan", "segment", "verify"})
+"""Those that are given a model."""
 FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 STATUSES = {
     LockedError: LOCKED,
@@ -79,26 +82,27 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do, as below")
-    verb = parser.parse_args([masked(word) for word in sys.argv[1:2]]).verb  # it shows what it does not know
-    module = importlib.import_module(f"spermseg.cli.{verb}")
-    run_verb(getattr(module, verb.capitalize()), sys.argv[2:], prog=f"spermseg {verb}")
+    verb = parser.parse_args([visible(masked(word)) for word in sys.argv[1:2]]).verb  # it shows what it does not know
+    run_verb(verb, sys.argv[2:], prog=f"spermseg {verb}")
 
 
-def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | None = None) -> None:
+def run_verb(verb: str | type[Verb], arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run one verb and exit with its status; what the user can mend is one line, not a stack trace.
 
     Args:
-        verb: its class.
+        verb: its name, or its class.
         arguments: the words of the command line; None takes the program's own.
         prog: how the command is called in its help.
     """
     prepare_terminal()
     terminated = Event()
     wait_again()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        _check_words(sys.argv[1:] if arguments is None else arguments)
+        _check_words(words)
         with _clean_stop_on_sigterm(terminated), owner_only():
-            given = tyro.cli(verb, args=arguments, prog=prog)
+            verb = _import(verb, words) if isinstance(verb, str) else verb
+            given = _parse(verb, words, prog)
             if (minutes := getattr(given, "patience", None)) is not None:
                 be_patient(Patience(total_s=60 * minutes))
             status = given.run()
@@ -113,6 +117,30 @@ def run_verb(verb: type[Verb], arguments: list[str] | None = None, prog: str | N
         say(f"spermseg: {how}; what is written stays, and {goes_on}", to=sys.stderr)
         status = TERMINATED if terminated.is_set() else INTERRUPTED
     sys.exit(status)
+
+
+def _import(verb: str, words: list[str]) -> type[Verb]:
+    """Return a verb's class; the models that it is given are looked at before, since its imports take seconds."""
+    if verb in MODEL_VERBS:
+        importlib.import_module("spermseg.cli.given_models").check_given_models(words)
+    found: type[Verb] = getattr(importlib.import_module(f"spermseg.cli.{verb}"), verb.capitalize())
+    return found
+
+
+def _parse(verb: type[Verb], words: list[str], prog: str | None) -> Verb:
+    """Return a verb with its arguments; where they are wrong, the parser shows the words, but not as a terminal acts.
+
+    Raises:
+        ConfigError: they are wrong as they are, and would not be wrong as they are shown.
+    """
+    shown = [visible(word) for word in words]
+    if shown == words:
+        return tyro.cli(verb, args=words, prog=prog)
+    unread = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(unread), redirect_stderr(unread):
+        return tyro.cli(verb, args=words, prog=prog)
+    tyro.cli(verb, args=shown, prog=prog)
+    raise ConfigError(f"got arguments that cannot be read: {' '.join(shown)}; leave out what is no letter")
 
 
 def _check_words(words: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, Optio
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
+from spermseg.model.description import describe_model, read_model
 from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
@@ -74,7 +74,7 @@ class Plan:
     def _segmenting(self) -> Segmenting:
         place = model_location(self.model, self.endpoint_url)
         model = read_model(place)
-        description = decode_model(model, place.uri).description
+        description = describe_model(model, place.uri)
         return Segmenting(
             model=model,
             settings=SegmentSettings(

@@ -38,9 +38,9 @@ from spermseg.cli.terminal import say
 from spermseg.credentials import without_secrets
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
+from spermseg.model.description import describe_model, read_model
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig, check_knows_heads
-from spermseg.model.saved import decode_model, read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.archives import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
@@ -158,7 +158,7 @@ class Segment:
     def _night(self) -> Night:
         place = model_location(self.model, self.endpoint_url)
         model = read_model(place)
-        description = decode_model(model, place.uri).description
+        description = describe_model(model, place.uri)
         headed = is_on(self.headed, description.headed)
         if headed:
             check_knows_heads(description.network.classes)

@@ -33,7 +33,7 @@ from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.model.shipped import model_location
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.storage.filesystem import Location
 from spermseg.training.augment import AugmentName

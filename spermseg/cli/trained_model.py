@@ -9,7 +9,8 @@ from tqdm import tqdm
 import spermseg
 from spermseg.cli.run_folder import MODEL, settings_of, snapshot_name
 from spermseg.micrograph.annotation import HEAD
-from spermseg.model.saved import ModelDescription, SavedModel, encode_model
+from spermseg.model.description import ModelDescription
+from spermseg.model.saved import SavedModel, encode_model
 from spermseg.model.unet import UNet
 from spermseg.recipes import Recipe
 from spermseg.report.model_card import render_model_card

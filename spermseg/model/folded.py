@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
-from spermseg.model.unet import DoubleConvolution, UNet, UNetConfig, doubled_kernel
+from spermseg.model.unet import DoubleConvolution, UNet, doubled_kernel
+from spermseg.model.unet_config import UNetConfig
 
 WHITE = 255
 """The largest value of a pixel."""

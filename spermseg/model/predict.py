@@ -22,7 +22,7 @@ from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
 from spermseg.model.folded import WHITE, Gives, cell_channel
 from spermseg.model.saved import SavedModel
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.ahead import map_ahead
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

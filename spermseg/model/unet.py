@@ -1,91 +1,16 @@
 """The U-Net of Melendez et al. (CBMS 2021), configurable in filters, channels and classes."""
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spermseg.errors import ConfigError, ShapeError
+from spermseg.errors import ShapeError
+from spermseg.model.unet_config import PAPER, UNetConfig
 
-MAX_LEVELS = 8
-"""More would halve a tile to nothing."""
-MAX_FILTERS = 4096
-MAX_SUBPIXEL = 8
-MAX_CLASSES = 32
 DOUBLED = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Along one axis, a kernel of 3 over doubled values as one of 4 that doubles itself: which of the 3 weights meet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """The network's shape. The defaults are the paper's: 412,865 parameters."""
-
-    filters: tuple[int, ...] = (16, 32, 48, 64)
-    """Filters of each encoder level, from the finest to the coarsest; the decoder has the same, reversed."""
-    bridge: int = 64
-    """Filters of the bridge, at 1 / 2**levels of the resolution."""
-    in_channels: int = 3
-    """Channels of the input; 3 for RGB."""
-    classes: tuple[str, ...] = ("cell",)
-    """One output channel a class, in this order."""
-    residual: bool = False
-    """Whether the second convolution of each level adds to what it sees (He et al., CVPR 2016)."""
-    subpixel: int = 1
-    """Pixels along each axis that go in, and come out, as channels of one (Shi et al., CVPR 2016): with 2, every level
-    works at half of its resolution."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.filters) <= MAX_LEVELS:
-            raise ConfigError(f"got {len(self.filters)} levels of filters; 1 to {MAX_LEVELS} are needed")
-        widths = (*self.filters, self.bridge, self.in_channels)
-        if not 1 <= min(widths) <= max(widths) <= MAX_FILTERS:
-            raise ConfigError(
-                f"got filters {self.filters}, bridge {self.bridge}, in_channels {self.in_channels}; "
-                f"1 to {MAX_FILTERS} of each is needed"
-            )
-        if not 1 <= self.subpixel <= MAX_SUBPIXEL:
-            raise ConfigError(f"got subpixel {self.subpixel}; 1 to {MAX_SUBPIXEL} is needed")
-        if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
-            named = f" ({', '.join(map(str, self.classes))})" if 0 < len(self.classes) <= MAX_CLASSES else ""
-            raise ConfigError(f"got {len(self.classes)} classes{named}; 1 to {MAX_CLASSES} different ones are needed")
-
-    @property
-    def multiple(self) -> int:
-        """Height and width of the input must be multiples of this, px."""
-        return int(self.subpixel * 2 ** len(self.filters))
-
-    @property
-    def reach(self) -> int:
-        """What is farther than this from a pixel, along either axis, has no part in its logits, px.
-
-        The convolutions see 6 x `multiple` - 4 px, and pooling joins whole blocks of `multiple` px; where a subpixel
-        is one of several, so many times as much, and its neighbours within.
-
-        >>> UNetConfig().reach
-        107
-        """
-        return 7 * self.multiple - 4 * self.subpixel - 1
-
-    @property
-    def bytes_a_pixel(self) -> float:
-        """What the widest level holds at once for a pixel of the input, before and after a convolution, and the maps.
-
-        >>> UNetConfig().bytes_a_pixel
-        132.0
-        """
-        sides = (self.subpixel * 2.0**level for level in range(len(self.filters)))
-        widest = max(width / side**2 for width, side in zip(self.filters, sides, strict=True))
-        return 4 * (2 * widest + len(self.classes))
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise ShapeError for a height or width that does not halve evenly at each level."""
-        if height % self.multiple or width % self.multiple or not height * width:
-            up = tuple(max(1, -(-side // self.multiple)) * self.multiple for side in (height, width))
-            raise ShapeError(
-                f"got {height} x {width} px; multiples of {self.multiple} are needed, for example {up[0]} x {up[1]}"
-            )
 
 
 class DoubleConvolution(nn.Sequential):
@@ -137,7 +62,7 @@ def doubled_kernel(kernel: Tensor) -> Tensor:
 class UNet(nn.Module):
     """Encoder, bridge, decoder with skips, and a 1x1 convolution to logits; the sigmoid is the caller's."""
 
-    def __init__(self, config: UNetConfig = UNetConfig()) -> None:
+    def __init__(self, config: UNetConfig = PAPER) -> None:
         super().__init__()
         self.config = config
         ways = config.subpixel**2

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from spermseg.model.saved import ModelDescription
+from spermseg.model.description import ModelDescription
 from spermseg.texts import markdown
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from spermseg.micrograph.tiling import View
 from spermseg.model.predict import network_input, predict_working, window_layout
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import target_of
 from spermseg.training.learner import Learner, Weights

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import View
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.patience import Patience, be_patient, patience
 from spermseg.training.config import TrainConfig
 from spermseg.training.learner import Weights

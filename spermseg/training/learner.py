@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from spermseg.errors import ConfigError
 from spermseg.model.engine import runs_bfloat16_fast
 from spermseg.model.saved import SavedModel
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
 from spermseg.training.losses import segmentation_loss
 from spermseg.training.optimizers import make_optimizers

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import spermseg.cli
-from spermseg.cli import run_verb
+from spermseg.cli import main, run_verb
 from spermseg.cli.terminal import OneLine, prepare_terminal, say
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
@@ -36,6 +36,38 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_verb(Verify, [str(tmp_path)])
     assert capsys.readouterr().err == f"spermseg: {SHOWN} is damaged\n"
+
+
+@pytest.mark.parametrize("words", [[], ["results"], ["results", "--patience"], ["results", "--deep="]])
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[2J\x1b[31mred", "--\x1b]0;title\x07", "a\nspermseg: verified", "\u202egnp.exe"]
+)
+def test_words_that_the_parser_does_not_take_are_shown_as_letters(words, hostile, capfd, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as ended:
+        run_verb(Verify, [*words, *([] if words else ["results"]), hostile, "--unknown", hostile])
+    said = "".join(capfd.readouterr())
+    assert ended.value.code == 2
+    assert said.replace("\n", "").isprintable()
+    assert "\nspermseg: verified" not in said
+
+
+def test_a_verb_that_is_none_is_shown_as_letters(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["spermseg", "--\x1b[31mred"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "".join(capfd.readouterr())
+    assert ended.value.code == 2
+    assert said.replace("\n", "").isprintable()
+
+
+def test_a_place_may_have_a_name_of_which_no_letter_is_shown(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(Verify, "run", lambda self: given.append(self.out) or 0)
+    with pytest.raises(SystemExit) as ended:
+        run_verb(Verify, [f"{tmp_path}/a\x1b[31m"])
+    assert ended.value.code == 0
+    assert given == [f"{tmp_path}/a\x1b[31m"]
 
 
 def test_a_place_whose_name_is_no_text_is_refused_in_one_line(tmp_path, capsys):

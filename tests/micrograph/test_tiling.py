@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import ALIGNMENT, Tiles, View, WholeFrame, resize, to_native
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.recipes import recipe
 
 lengths = st.integers(1, 300)

@@ -11,7 +11,7 @@ from untrained import SMALL, trained_looking
 from spermseg.errors import ConfigError
 from spermseg.model import engine
 from spermseg.model.engine import choose_device, choose_engine, choose_precision, make_engine
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -5,7 +5,7 @@ import torch
 from untrained import SMALL, trained_looking
 
 from spermseg.model.folded import CellProbability, FoldedUNet
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 
 CONFIGS = [
     SMALL,

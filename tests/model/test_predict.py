@@ -16,9 +16,11 @@ from spermseg.errors import ConfigError, ShapeError
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize, to_native
+from spermseg.model.description import ModelDescription
 from spermseg.model.predict import GPU_BATCHES, PredictConfig, Predictor, network_input, predict_working, window_layout
-from spermseg.model.saved import ModelDescription, SavedModel
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.saved import SavedModel
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.ahead import map_ahead
 
 THRESHOLD = 0.5

@@ -14,10 +14,12 @@ from safetensors.torch import save
 
 from spermseg.errors import ConfigError, ModelFileError, ObjectMissingError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model import saved
+from spermseg.model import description, saved
 from spermseg.model.confidence import Confidence
-from spermseg.model.saved import ModelDescription, decode_model, encode_model, load_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.description import ModelDescription, digest_of
+from spermseg.model.saved import decode_model, encode_model, load_model
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 
 DESCRIPTION = ModelDescription(
@@ -55,7 +57,7 @@ def description_fields() -> dict:
 def forge(weights: dict[str, torch.Tensor] = WEIGHTS, **changes: object) -> bytes:
     """Write a file with other fields, whose digest is right: not damage but another writer."""
     fields = {name: value for name, value in (description_fields() | changes).items() if name != "sha256"}
-    fields["sha256"] = saved._digest(fields, weights)
+    fields["sha256"] = digest_of(fields, saved.stored(weights))
     return save(weights, metadata={"spermseg": json.dumps(fields)})
 
 
@@ -236,12 +238,14 @@ def test_a_file_of_which_too_much_would_be_parsed_is_refused_before(monkeypatch,
     def fail(*_):
         raise AssertionError("it was parsed")
 
-    huge = save(WEIGHTS, metadata={"spermseg": json.dumps({"format": 1, "settings": "x" * saved.DESCRIPTION_BYTES})})
+    huge = save(
+        WEIGHTS, metadata={"spermseg": json.dumps({"format": 1, "settings": "x" * description.DESCRIPTION_BYTES})}
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "load", fail)
-        assert "is not a model file" in refused((saved.HEADER_BYTES + 1).to_bytes(8, "little") + b"{" * 100)
+        patch.setattr(description, "deserialize", fail)
+        assert "is not a model file" in refused((description.HEADER_BYTES + 1).to_bytes(8, "little") + b"{" * 100)
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "_is_deep", fail)
+        patch.setattr(description, "_is_deep", fail)
         assert "a description of 1048605 characters; at most 1048576 are read" in refused(huge)
     with (tmp_path / "night.safetensors").open("wb") as file:
         file.truncate(2**40)
@@ -268,14 +272,19 @@ def test_settings_that_are_nested_deeper_than_calls_are_refused(opening, depth):
     ],
     ids=str,
 )
-def test_weights_that_do_not_fit_are_refused_before_memory_is_taken(network, monkeypatch):
+def test_weights_that_do_not_fit_are_refused_before_a_network_is_built(network, monkeypatch):
+    monkeypatch.setattr(saved, "UNet", lambda _: pytest.fail("a network was built"))
+    message = refused(forge(network=network))
+    assert "do not fit" in message or "cannot be used" in message
+
+
+def test_a_network_is_built_without_memory_of_its_own(monkeypatch):
     def build(config: UNetConfig) -> UNet:
         assert torch.get_default_device().type == "meta"
         return UNet(config)
 
     monkeypatch.setattr(saved, "UNet", build)
-    message = refused(forge(network=network))
-    assert "do not fit" in message or "cannot be used" in message
+    decode_model(MODEL)
 
 
 def test_weights_of_another_type_or_name_are_refused():

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from spermseg.errors import ConfigError, ShapeError
-from spermseg.model.unet import MAX_LEVELS, DoubleConvolution, UNet, UNetConfig, count_parameters
+from spermseg.model.unet import DoubleConvolution, UNet, count_parameters
+from spermseg.model.unet_config import MAX_LEVELS, UNetConfig
 
 CONFIGS = {
     "paper": UNetConfig(),
@@ -176,3 +177,12 @@ def test_a_residual_level_adds_what_its_second_convolution_sees():
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_residual_network_has_no_more_parameters(residual):
     assert count_parameters(UNet(UNetConfig(residual=residual))) == 412_865
+
+
+@configs
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_layout_that_is_told_without_pytorch_is_the_networks_own(config, residual):
+    config = replace(config, residual=residual)
+    with torch.device("meta"):
+        weights = UNet(config).state_dict()
+    assert config.layout == {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in weights.items()}

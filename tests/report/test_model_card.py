@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from spermseg.micrograph.tiling import Tiles
-from spermseg.model.saved import ModelDescription
-from spermseg.model.unet import UNetConfig
+from spermseg.model.description import ModelDescription
+from spermseg.model.unet_config import UNetConfig
 from spermseg.report.model_card import render_model_card
 from spermseg.report.scores import markdown_table
 

@@ -7,7 +7,7 @@ from untrained import write_untrained_model
 from spermseg.cli.calibrate import Calibrate
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.saved import load_model
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 
 

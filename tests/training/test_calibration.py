@@ -7,7 +7,8 @@ import torch
 from spermseg.cells.instances import CellConfig
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.confidence import Confidence
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.calibration import LEVELS, Calibrator, dice_curve, whole_cell
 from spermseg.training.cover import FULL, full_cover
 from spermseg.training.metrics import confusion

@@ -17,7 +17,7 @@ from spermseg.micrograph.tiling import Tiles, to_native
 from spermseg.model.headed import headless
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.dataset import open_dataset
 from spermseg.training.detection import match_centres

@@ -9,7 +9,7 @@ import torch
 
 from spermseg.errors import ConfigError, ModelFileError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import full_cover

@@ -9,7 +9,7 @@ from untrained import write_untrained_model
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.saved import load_model
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.cover import FULL, UNKNOWN
 from spermseg.training.incomplete import NEAR, forget_cut_off, loose_pieces

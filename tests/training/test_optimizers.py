@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.training.optimizers import Muon, make_optimizers, orthogonal
 
 NETWORK = UNetConfig(filters=(4, 6), bridge=8)

@@ -10,7 +10,8 @@ from untrained import write_untrained_model
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import load_model
-from spermseg.model.unet import UNet, UNetConfig
+from spermseg.model.unet import UNet
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
 from spermseg.training.cover import UNKNOWN

@@ -11,7 +11,7 @@ from spermseg.cli.train import Train
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import SHIPPED
-from spermseg.model.unet import UNetConfig
+from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.source import DrawnData
 

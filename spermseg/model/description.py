@@ -1,0 +1,212 @@
+"""What a model file says of itself, and whether that is true: told without PyTorch, which takes seconds to import.
+
+A model is one file: safetensors weights with their description as JSON in the file's own metadata. No pickle. The JSON
+also has the digest of the description and the weights, so a damaged file is told from a whole one. It is no signature:
+who can write the file can write the digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import deserialize
+
+from spermseg.errors import ConfigError, ModelFileError, ShapeError
+from spermseg.micrograph.tiling import LONGEST_SIDE, Tiles, WholeFrame
+from spermseg.model.confidence import Confidence
+from spermseg.model.unet_config import UNetConfig
+from spermseg.storage.filesystem import Location
+
+FORMAT_VERSION = 1
+METADATA_KEY = "spermseg"
+"""The one key of the metadata: with several, safetensors would not write the same bytes twice."""
+RGB = 3
+DIGEST = "sha256"
+"""Name of the digest beside the description's own fields."""
+MESSAGE_LENGTH = 120
+"""Characters of a parser's message that are shown."""
+MODEL_BYTES = 512 * 2**20
+"""Largest model file that is read; the paper's has 1.6 MB."""
+HEADER_BYTES = 4 * 2**20
+"""Largest header of the file, which holds the description, escaped, and the places of the tensors."""
+DESCRIPTION_BYTES = 2**20
+"""Largest description; more is not parsed."""
+DEPTH = 32
+"""How deeply the settings of a training may be nested; ours are 3 deep."""
+WINDOW_BYTES = 8 * 2**30
+"""Most memory that one window may take in the network."""
+TYPES = {"F32": "torch.float32", "I64": "torch.int64", "F16": "torch.float16", "BF16": "torch.bfloat16"}
+"""Type of a tensor in the file -> what PyTorch calls it; a network has no others than the first two."""
+Stored = tuple[str, str, list[int], bytes | memoryview]
+"""Name, type as PyTorch calls it, shape and bytes of a tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """What a model file says of itself."""
+
+    network: UNetConfig
+    """The network's shape."""
+    view: Annotated[WholeFrame | Tiles, Field(discriminator="kind")]
+    """How the network sees a micrograph."""
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    """Probability from which a pixel is in the mask, 0-1."""
+    min_area: Annotated[int, Field(ge=0, le=10**9)]
+    """Least area of a cell, px at native resolution."""
+    headed: bool = False
+    """Whether what hangs together with no head is dropped; it needs the class `head`."""
+    recipe: str
+    """Name of the recipe that trained it."""
+    settings: dict[str, Any]
+    """Every setting of the training."""
+    training_data_sha256: str
+    """Digest of the dataset that it was trained on."""
+    um_per_px: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Pixel size of the pictures that it was trained on; None where unknown."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Scores on the validation split, at network resolution; those that are no number are left out of the file."""
+    mask_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """IoU of its masks in bfloat16 with those in float32, on the validation split (`model.precision`); None where
+    unknown."""
+    confidence: Confidence = field(default_factory=Confidence)
+    """How it judges its masks."""
+    calibration_data_sha256: str = ""
+    """Digest of the data that threshold, mask agreement and confidence are fitted to."""
+    version: str = ""
+    """Version of spermseg that trained it."""
+    format: int = FORMAT_VERSION
+    """Version of this description."""
+
+
+DESCRIPTION = TypeAdapter(ModelDescription)
+
+
+def read_model(location: Location) -> bytes:
+    """Return the bytes of a model file, for `decode_model`.
+
+    Raises:
+        ModelFileError: it is larger than any model.
+        ObjectMissingError: it is not there.
+    """
+    size = location.stat().size
+    if size > MODEL_BYTES:
+        raise ModelFileError(f"{location.uri} is not a model file: it has {size} bytes; at most {MODEL_BYTES} are read")
+    return location.read_bytes()
+
+
+def describe_model(data: bytes, name: str = "the model") -> ModelDescription:
+    """Return what a model file says of itself, once the file is found to be whole, and its weights to fit.
+
+    Args:
+        data: its bytes.
+        name: for error messages.
+
+    Raises:
+        ModelFileError: not a safetensors file, damaged, not of spermseg, of a newer format, not to be used, or its
+            weights do not fit.
+    """
+    weights, text = _read_safetensors(data, name)
+    fields, digest = _read_fields(text, name)
+    if digest != digest_of(fields, weights):
+        raise ModelFileError(f"{name} is damaged: its content does not fit its digest; copy it again")
+    description = _read_description(fields, name)
+    if description.network.layout != {one: (kind, tuple(shape)) for one, kind, shape, _ in weights}:
+        raise ModelFileError(f"{name}: its weights do not fit the network of its description; train again")
+    _check_view(description, name)
+    return description
+
+
+def digest_of(fields: dict[str, Any], weights: Iterable[Stored]) -> str:
+    """Return the SHA-256 of the description and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for name, kind, shape, data in sorted(weights, key=lambda one: one[0]):
+        digest.update(json.dumps([name, kind, shape]).encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _read_safetensors(data: bytes, name: str) -> tuple[list[Stored], str | None]:
+    """Return the tensors, and the description as text."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        if length > HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes; at most {HEADER_BYTES} are read")
+        weights = [
+            (one, TYPES.get(its["dtype"], its["dtype"]), list(its["shape"]), its["data"])
+            for one, its in deserialize(data)
+        ]
+        return weights, json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
+    except Exception as error:  # safetensors' own, and whatever else untrusted bytes lead to
+        raise ModelFileError(
+            f"{name} is not a model file or is damaged ({_brief(error)}); a .safetensors file written by "
+            "`spermseg train` is needed"
+        ) from error
+
+
+def _read_fields(text: str | None, name: str) -> tuple[dict[str, Any], Any]:
+    """Return the description's fields, and the digest."""
+    if text is None:
+        raise ModelFileError(f"{name} has no spermseg description; a file written by `spermseg train` is needed")
+    if len(text) > DESCRIPTION_BYTES:
+        raise ModelFileError(
+            f"{name} has a description of {len(text)} characters; at most {DESCRIPTION_BYTES} are read"
+        )
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{name} is damaged: its description is not JSON: {_brief(error)}") from error
+    if not isinstance(fields, dict):
+        raise ModelFileError(f"{name} is damaged: its description is no JSON object")
+    if _is_deep(fields):
+        raise ModelFileError(f"{name} has a description that is nested more than {DEPTH} deep; train again")
+    if fields.get("format") != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{name} has format {_brief(fields.get('format'))}; this version reads format {FORMAT_VERSION}"
+        )
+    return fields, fields.pop(DIGEST, None)
+
+
+def _is_deep(fields: dict[str, Any]) -> bool:
+    """Whether JSON is nested so deeply that what walks through it may run out of calls."""
+    level: list[Any] = [fields]
+    for _ in range(DEPTH):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [one for item in containers for one in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
+def _read_description(fields: dict[str, Any], name: str) -> ModelDescription:
+    try:
+        return DESCRIPTION.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = _brief(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise ModelFileError(f"{name} has a description that cannot be used: {problem}") from error
+
+
+def _check_view(description: ModelDescription, name: str) -> None:
+    """See that the network can read what the view shows it, in memory that a machine has."""
+    network, view = description.network, description.view
+    if network.in_channels != RGB:
+        raise ModelFileError(f"{name} reads pictures of {network.in_channels} channels; {RGB} are needed")
+    side = view.tile if isinstance(view, WholeFrame) else 4 * LONGEST_SIDE  # of a picture larger than any window
+    try:
+        layout = view.layout((side, side), reach=network.reach, window_px=1, multiple=network.multiple)
+        network.check_size(*layout.window)
+    except (ConfigError, ShapeError) as error:
+        raise ModelFileError(f"{name} has a view that its network cannot read: {_brief(error)}") from error
+    needed = layout.window[0] * layout.window[1] * network.bytes_a_pixel
+    if needed > WINDOW_BYTES:
+        raise ModelFileError(
+            f"{name}: its network takes {needed / 2**30:.0f} GiB for a window of {layout.window[0]} x "
+            f"{layout.window[1]} px; at most {WINDOW_BYTES / 2**30:.0f} GiB are given"
+        )
+
+
+def _brief(said: object) -> str:
+    """Return what a file or a parser said, fit for one line: some list all that they would have taken."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(said))
+    return text if len(text) <= MESSAGE_LENGTH else f"{text[:MESSAGE_LENGTH]}..."
