@@ -22,8 +22,9 @@ from spermseg.cells.interpret import interpret
 from spermseg.cells.measure import Cell, measure_cells
 from spermseg.errors import ShapeError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
+from spermseg.model.description import ModelDescription
 from spermseg.model.predict import PredictConfig, Predictor
-from spermseg.model.saved import ModelDescription, SavedModel
+from spermseg.model.saved import SavedModel
 from spermseg.model.saved import load_model as read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location

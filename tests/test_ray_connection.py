@@ -315,6 +315,7 @@ def ray_init(**options):
     {meanwhile}
 
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 try:
     ray = MagicMock(init=ray_init, __file__="/nowhere/ray/__init__.py")
     ray._private.utils.set_sigterm_handler = set_sigterm_handler

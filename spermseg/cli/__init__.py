@@ -46,7 +46,7 @@ VERBS = {
     "export": "a table -> one CSV or Parquet file: a line a micrograph, or a line a cell",
     "demo": "all of it, on drawn micrographs: start here",
 }
-MODEL_VERBS = frozenset({"train", "calibrate", "evaluate", "plan", "segment", "verify"})
+MODEL_VERBS = frozenset({"train", "calibrate", "evaluate", "plan", "preview", "segment", "verify"})
 """Those that are given a model."""
 FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 STATUSES = {

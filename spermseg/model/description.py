@@ -136,7 +136,7 @@ def _read_safetensors(data: bytes, name: str) -> tuple[list[Stored], str | None]
             raise ValueError(f"a header of {length} bytes; at most {HEADER_BYTES} are read")
         weights = [
             (one, TYPES.get(its["dtype"], its["dtype"]), list(its["shape"]), its["data"])
-            for one, its in deserialize(data)
+            for one, its in deserialize(data)  # type: ignore[no-untyped-call]
         ]
         return weights, json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
     except Exception as error:  # safetensors' own, and whatever else untrusted bytes lead to

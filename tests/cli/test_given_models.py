@@ -23,6 +23,7 @@ main()
 COMMANDS = {
     "segment": ["uploads", "--out", "results", "--max-rejected", "5%", "--model", "MODEL", "--no-forecast"],
     "plan": ["uploads", "--model=MODEL"],
+    "preview": ["slide.png", "--out", "preview", "--model", "MODEL"],
     "evaluate": ["--model", "MODEL", "--dataset", "dataset", "--out", "evaluation"],
     "calibrate": ["--dataset", "dataset", "--out", "fitted.safetensors", "--model", "MODEL"],
     "verify": ["results", "--deep", "--model", "MODEL"],

@@ -24,9 +24,8 @@ from spermseg import ray_waits
 from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
-from spermseg.model.unet import (UNetConfig)
-from spermseg.model.unet_config import (UNetConfig)
-from spermseg.storage import (patience)
+from spermseg.model.unet_config import UNetConfig
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.training import distributed
 from spermseg.training.config import TrainConfig
