@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from spermseg.micrograph.rasterise import rasterise
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
+from spermseg.annotation.rasterise import rasterise
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.description import ModelDescription
 from spermseg.model.precision import mask_agreement
 from spermseg.model.saved import SavedModel, decode_model, encode_model
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import full_cover
+from spermseg.training.data.cover import full_cover
+from spermseg.training.data.sampling import Sampler, WorkingExample
 from spermseg.training.fit import Fit
-from spermseg.training.sampling import Sampler, WorkingExample
 
 SCALE = 0.5
 """Of the drawn cells."""

@@ -15,11 +15,11 @@ import psutil
 from chaos_night import Differences, compare
 from chaos_stage import NODES, Stage, title
 
-from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import list_runs, plan_location
-from spermseg.batch.results import list_units, read_units
-from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Plan
+from spermseg.table.receipt import list_runs, plan_location
+from spermseg.table.results import list_units, read_units
+from spermseg.table.verify import verify
 
 EARLIEST, LATEST = -0.1, 0.9
 """Share of the units that is done when something happens; below 0 is before they are planned."""

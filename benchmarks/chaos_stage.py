@@ -37,7 +37,7 @@ ENVIRONMENT = {
 COMMAND = """
 import functools, pathlib, sys
 from chaos_night import noting_decode
-from spermseg.batch import plan
+from spermseg.table import plan
 from spermseg.cli import main, segment
 
 plan.UNIT_MICROGRAPHS = int(sys.argv.pop(1))

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from tqdm import tqdm
 
+from spermseg.cells.confidence import Confidence, moved_thresholds, stability
+from spermseg.dataset.dataset import open_dataset
+from spermseg.evaluation.pixel_metrics import confusion
+from spermseg.evaluation.readers import FLIPS
+from spermseg.evaluation.reliability import JudgedMap, Reliability, fit_confidence
 from spermseg.micrograph.quality import measure_quality
-from spermseg.model.confidence import Confidence, moved_thresholds, stability
 from spermseg.model.predict import Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
-from spermseg.training.confidence import JudgedMap, Reliability, fit_confidence
-from spermseg.training.dataset import open_dataset
-from spermseg.training.metrics import confusion
-from spermseg.training.readers import FLIPS
 
 SHIFTS = (0.5, 1.0, 2.0, 3.0, 4.0)
 """Logits by which the threshold is moved."""

@@ -26,17 +26,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from spermseg.dataset.dataset import open_dataset
+from spermseg.evaluation.pixel_metrics import confusion
 from spermseg.micrograph.decode import JPEG_FLAGS, decode_micrograph
 from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.reduction import figure_pixels
-from spermseg.micrograph.synthetic import draw_micrograph
 from spermseg.micrograph.tiling import View, resize
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import load_model
 from spermseg.recipes import recipe
 from spermseg.storage.filesystem import Location
-from spermseg.training.dataset import open_dataset
-from spermseg.training.metrics import confusion
+from spermseg.synthetic.draw import draw_micrograph
 
 SIZES = {"1.3": (1024, 1280), "5": (1944, 2592), "20": (3888, 5184)}
 """Megapixels -> shape, as of cameras."""

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from conftest import KEYS
 from fault_proxy import Fault, FaultProxy, Kind
 
-from spermseg.batch import fetch
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.plan import Identity, Planned
+from spermseg.batch.worker import fetch
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Identity, Planned
 
 
 @dataclass(frozen=True, kw_only=True)

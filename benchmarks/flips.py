@@ -17,10 +17,10 @@ from pathlib import Path
 
 import tyro
 
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location
-from spermseg.batch.results import list_units, read_units
-from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, plan_location, receipt_location
+from spermseg.table.results import list_units, read_units
+from spermseg.table.verify import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ def make_table(folder: Path) -> Location:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from dark_cells import darkness_model, night_over, run_in_process, write_uploads
 
-    from spermseg.batch import plan, run
+    from spermseg.batch import run
+    from spermseg.table import plan
 
     source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
     write_uploads(source)

@@ -24,7 +24,7 @@ from laws.bounded_child import BoundedChild, Outcome
 from laws.kinds import KINDS
 from laws.mutations import mutate
 
-from spermseg.batch.results import reason_kind
+from spermseg.table.results import reason_kind
 
 RESULTS = ("accepted", "rejected", "failed")
 

@@ -28,14 +28,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 from dark_cells import darkness_model, night_over, picture  # noqa: E402
 from hostile_decoder import decode, marked  # noqa: E402
 
-from spermseg.batch import plan  # noqa: E402
-from spermseg.batch.current import read_current  # noqa: E402
-from spermseg.batch.losses import LossLimits  # noqa: E402
 from spermseg.batch.pipeline import Workers  # noqa: E402
-from spermseg.batch.results import OK, reason_kind  # noqa: E402
 from spermseg.batch.run import segment_night  # noqa: E402
-from spermseg.batch.verify import verify  # noqa: E402
+from spermseg.batch.worker.loss_limits import LossLimits  # noqa: E402
 from spermseg.storage.filesystem import Location  # noqa: E402
+from spermseg.table import plan  # noqa: E402
+from spermseg.table.latest import read_current  # noqa: E402
+from spermseg.table.results import OK, reason_kind  # noqa: E402
+from spermseg.table.verify import verify  # noqa: E402
 
 HOSTILE, OTHER = "clinic-a", "clinic-b"
 

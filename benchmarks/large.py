@@ -3,8 +3,8 @@
     python benchmarks/large.py
 
 A worker may have 2 GiB and 48 bytes for each pixel of `--max-megapixels` beside what it begins with
-(`batch/worker.py`); the system refuses it more. Each picture is segmented in a fresh process, and its peak is shown
-beside that bound. Prints a table and, as its last line, one JSON list of the figures.
+(`batch/worker/process.py`); the system refuses it more. Each picture is segmented in a fresh process, and its peak is
+shown beside that bound. Prints a table and, as its last line, one JSON list of the figures.
 """
 
 import json
@@ -17,16 +17,16 @@ import numpy as np
 import tyro
 from briefly_trained import briefly_trained
 
-from spermseg.batch.fetch import Fetched
-from spermseg.batch.isolation import IsolatedSegmenter
-from spermseg.batch.plan import Planned
-from spermseg.batch.results import OK
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.fetch import Fetched
+from spermseg.batch.worker.isolation import IsolatedSegmenter
+from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.predict import PredictConfig
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
+from spermseg.table.plan import Planned
+from spermseg.table.results import OK
 
 GIB = 2**30
 

@@ -24,12 +24,12 @@ from tqdm import tqdm
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.verify import verify
-from spermseg.micrograph.synthetic import draw_micrograph
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
+from spermseg.synthetic.draw import draw_micrograph
+from spermseg.table.verify import verify
 
 MIB = 2**20
 

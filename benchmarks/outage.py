@@ -30,11 +30,11 @@ from chaos import upload  # noqa: E402
 from chaos_stage import ENVIRONMENT, moto  # noqa: E402
 from fault_proxy import Fault, FaultProxy, Kind  # noqa: E402
 
-from spermseg.batch.plan import Plan  # noqa: E402
-from spermseg.batch.receipt import list_runs, plan_location  # noqa: E402
-from spermseg.batch.results import list_units  # noqa: E402
-from spermseg.batch.verify import verify  # noqa: E402
 from spermseg.storage.filesystem import Location  # noqa: E402
+from spermseg.table.plan import Plan  # noqa: E402
+from spermseg.table.receipt import list_runs, plan_location  # noqa: E402
+from spermseg.table.results import list_units  # noqa: E402
+from spermseg.table.verify import verify  # noqa: E402
 
 COMMAND = "from spermseg.batch import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
 AWAY_AT = 1 / 3

@@ -41,21 +41,21 @@ from briefly_trained import briefly_trained
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch import plan
-from spermseg.batch.fetch import Fetched
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.plan import Planned
 from spermseg.batch.run import segment_night
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.units import UnitSegmenter
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.fetch import Fetched
+from spermseg.batch.worker.segmenter import UnitSegmenter
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.micrograph.tiling import Tiles, resize
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
+from spermseg.table import plan
+from spermseg.table.plan import Planned
+from spermseg.table.verify import verify
 
 SETTINGS = SegmentSettings(view=Tiles())
 """Half of the resolution."""

@@ -173,11 +173,11 @@ def run_step(options: Options) -> Measured:
     from dark_cells import night_over
 
     from spermseg.batch.heal import survey_runs
-    from spermseg.batch.lease import hold_lease
-    from spermseg.batch.plan import Plan
-    from spermseg.batch.receipt import list_runs, plan_location
-    from spermseg.batch.todo import plan_run
+    from spermseg.batch.planning import plan_run
     from spermseg.storage.filesystem import Location
+    from spermseg.table.lease import hold_lease
+    from spermseg.table.plan import Plan
+    from spermseg.table.receipt import list_runs, plan_location
 
     out = Location(str(options.folder))
     night = night_over(Location("s3://clinic/uploads", options.endpoint_url), out, b"a model")
@@ -204,8 +204,8 @@ def run_step(options: Options) -> Measured:
 
 def pretend_finished(out: Any, run_id: str) -> None:
     """Write a receipt that a listing without any unit fits."""
-    from spermseg.batch.plan import Plan
-    from spermseg.batch.receipt import files_digest, plan_location, store_receipt
+    from spermseg.table.plan import Plan
+    from spermseg.table.receipt import files_digest, plan_location, store_receipt
 
     said = {"files_sha256": files_digest([]), "plan_sha256": Plan(plan_location(out, run_id)).seal}
     store_receipt(out, run_id, said)

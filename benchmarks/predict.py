@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from spermseg.micrograph.layout import aligned
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
 from spermseg.model.predict import PredictConfig, Predictor, network_input
 from spermseg.model.saved import SavedModel
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 
 Way = Callable[[list[NDArray[np.uint8]]], list[NDArray[np.float32]]]
 PX_A_CELL = 80_000

@@ -24,14 +24,14 @@ import tyro
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.run import segment_night
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
+from spermseg.table import plan
+from spermseg.table.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dark_cells import CELLS, VIEW, darkness_model, picture

@@ -21,17 +21,17 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.cli.prepare import Prepare
-from spermseg.micrograph.clinic import ClinicConfig, write_clinic
+from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.recipes import paper
 from spermseg.storage.filesystem import Location
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 from spermseg.training.checkpoint import write_state
 from spermseg.training.config import TrainConfig
-from spermseg.training.dataset import Dataset, open_dataset
+from spermseg.training.data.sampling import Sampler
+from spermseg.training.data.source import AnnotatedData
 from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.fit import Fit, FitState, StepReport
 from spermseg.training.job import TrainJob
-from spermseg.training.sampling import Sampler
-from spermseg.training.source import AnnotatedData
 
 
 @dataclass(frozen=True, kw_only=True)

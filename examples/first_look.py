@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import spermseg
-from spermseg.micrograph.clinic import ClinicConfig, write_clinic
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 
 if len(sys.argv) > 1:
     pictures = Path(sys.argv[1])

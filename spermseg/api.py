@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spermseg.batch.current import read_current
 from spermseg.cells.instances import CellConfig
 from spermseg.cells.interpret import interpret
 from spermseg.cells.measure import Cell, measure_cells
@@ -28,6 +27,7 @@ from spermseg.model.saved import SavedModel
 from spermseg.model.saved import load_model as read_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
+from spermseg.table.latest import read_current
 
 if TYPE_CHECKING:
     import pandas as pd

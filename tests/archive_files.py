@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 
 from spermseg.errors import SpermsegError
-from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_members, unpack_member
+from spermseg.storage.archives.directory import TAR_GZ, Member, list_members, stream_members, unpack_member
 
 LIMIT = 1 << 20
 """Bytes that a member may unpack to."""

@@ -14,13 +14,21 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
-from dark_cells import run_in_process, write_uploads
+from dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from spermseg.batch import run
-from spermseg.storage import patience, s3
+from spermseg.batch.run import segment_night
+from spermseg.dataset.dataset import Dataset, open_dataset
+from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
+from spermseg.dataset.split import SplitConfig
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import backend as s3
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
+from spermseg.synthetic.draw import DrawConfig
+from spermseg.table import plan
 
 settings.register_profile("calm", deadline=None)  # a busy machine is no failure
 settings.load_profile("calm")
@@ -178,3 +186,57 @@ def uploads(tmp_path: Path) -> Location:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipeline's stages one after the other in this process."""
     monkeypatch.setattr(run, "run_pipeline", run_in_process)
+
+
+@pytest.fixture(scope="session")
+def model() -> bytes:
+    return darkness_model()
+
+
+@pytest.fixture
+def out(tmp_path) -> Location:
+    return Location(str(tmp_path / "results"))
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Units of four micrographs, so that a few files make several."""
+    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 4)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, model) -> Path:
+    """A folder with uploads and a table of two finished runs, to copy."""
+    folder = tmp_path_factory.mktemp("kept")
+    source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
+    write_uploads(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
+        patch.setattr(run, "run_pipeline", run_in_process)
+        segment_night(night_over(source, out, model), lambda _: None)
+        source.child("patient-9/new.png").write_bytes(picture(6))
+        segment_night(night_over(source, out, model), lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def night(kept, model):
+    """The night over these uploads, where they were, so that they are the same; the table is as it was, to spoil."""
+    held = kept / "held"
+    if not held.exists():
+        shutil.copytree(kept / "results", held)
+    shutil.rmtree(kept / "results")
+    shutil.copytree(held, kept / "results")
+    return night_over(Location(str(kept / "uploads")), Location(str(kept / "results")), model)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> Dataset:
+    """Twelve small micrographs of six patients: 8 to train on, 2 to validate, 2 to test."""
+    folder = tmp_path_factory.mktemp("tiny")
+    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=6, fields=2, upload_fields=1, drawing=drawing))
+    out = Location(str(folder / "dataset"))
+    split = SplitConfig(fractions=(0.66, 0.17, 0.17), group_pattern="(patient-[0-9]+)")
+    prepare_dataset(clinic.images, clinic.annotations, out, PrepareConfig(split=split))
+    return open_dataset(out)

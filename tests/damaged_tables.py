@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location, run_folder
-from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, plan_location, receipt_location, run_folder
+from spermseg.table.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
 
 VOLATILE = {"run_id", "decode_ms", "predict_ms", "measure_ms"}
 

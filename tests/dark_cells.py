@@ -13,9 +13,9 @@ import torch
 
 from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, unit_done
 from spermseg.batch.run import Night
-from spermseg.batch.segment import SegmentUnit
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.transfer import FetchUnits
+from spermseg.batch.worker.messages import FetchUnits
+from spermseg.batch.worker.segment import SegmentUnit
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
 from spermseg.errors import RunError
 from spermseg.micrograph.tiling import Tiles

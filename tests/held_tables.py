@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 
-from spermseg.batch.holder import Holder, encode_holder, this_process
 from spermseg.storage.filesystem import Location
+from spermseg.table.lease_holder import Holder, encode_holder, this_process
 
 
 def holder_of(place: Location) -> dict:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.process import Segmenting
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.tiling import View

@@ -9,27 +9,27 @@ from untrained import trained_looking
 
 from spermseg.batch import run
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.results import read_units
 from spermseg.batch.run import Night, segment_night
-from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker.settings import SegmentSettings
+from spermseg.cells.confidence import Confidence
 from spermseg.cells.instances import CellConfig
 from spermseg.cells.measure import decode_mask
-from spermseg.micrograph.clinic import ClinicConfig, write_clinic
-from spermseg.micrograph.synthetic import DrawConfig
+from spermseg.dataset.dataset import open_dataset
+from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
+from spermseg.dataset.split import SplitConfig
+from spermseg.evaluation.evaluate import Evaluator
+from spermseg.evaluation.pixel_metrics import confusion
+from spermseg.evaluation.readers import ModelReader
 from spermseg.micrograph.tiling import Tiles, WholeFrame
-from spermseg.model.confidence import Confidence
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import ModelDescription, decode_model, encode_model
 from spermseg.model.unet import UNetConfig
 from spermseg.storage.filesystem import Location
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
+from spermseg.synthetic.draw import DrawConfig
+from spermseg.table.results import read_units
 from spermseg.training.calibration import Calibrator
-from spermseg.training.dataset import open_dataset
-from spermseg.training.evaluate import Evaluator
-from spermseg.training.metrics import confusion
-from spermseg.training.prepare import PrepareConfig, prepare_dataset
-from spermseg.training.readers import ModelReader
-from spermseg.training.source import AnnotatedData
-from spermseg.training.split import SplitConfig
+from spermseg.training.data.source import AnnotatedData
 
 NETWORK = UNetConfig(filters=(4, 6), bridge=8, classes=("cell", "head"))
 

@@ -16,12 +16,12 @@ from autoscaling_cluster import AutoscalingCluster, autoscaling_cluster
 from dark_cells import darkness_model, night_over, picture
 from hostile_decoder import waiting_decode
 
-from spermseg.batch import plan
 from spermseg.batch.pipeline import PipelineJob, Workers
 from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.verify import verify
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.process import Segmenting
 from spermseg.storage.filesystem import Location
+from spermseg.table import plan
+from spermseg.table.verify import verify
 
 PICTURES, UNIT, NODES = 64, 2, 2
 DECODING_S = 0.3

@@ -12,7 +12,7 @@ from chaos_night import OF_ITS_RUN, compare, uploads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spermseg.batch.results import SCHEMA
+from spermseg.table.results import SCHEMA
 
 CHAOS = Path(__file__).parents[1] / "benchmarks/chaos.py"
 FAULTS = {"worker killed", "model's process killed", "node removed", "command killed", "storage fault burst"}

@@ -12,10 +12,10 @@ import pytest
 import tyro
 from PIL import Image
 
-from spermseg.batch.results import OK, REJECTED, encode_unit, results_table
 from spermseg.cells.measure import encode_mask
 from spermseg.cli import VERBS
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
+from spermseg.table.results import OK, REJECTED, encode_unit, results_table
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])

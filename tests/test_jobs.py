@@ -17,16 +17,16 @@ import pytest
 from ray_processes import end, free_port
 from untrained import write_untrained_model
 
-from spermseg.batch.receipt import list_runs, read_receipt
-from spermseg.batch.results import read_units
-from spermseg.batch.verify import verify
-from spermseg.micrograph.clinic import Clinic, ClinicConfig, write_clinic
-from spermseg.micrograph.synthetic import DrawConfig
+from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
+from spermseg.dataset.split import SplitConfig
 from spermseg.model.saved import load_model
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.prepare import PrepareConfig, prepare_dataset
-from spermseg.training.split import SplitConfig
+from spermseg.synthetic.clinic import Clinic, ClinicConfig, write_clinic
+from spermseg.synthetic.draw import DrawConfig
+from spermseg.table.receipt import list_runs, read_receipt
+from spermseg.table.results import read_units
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.ray
 

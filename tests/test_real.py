@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spermseg.batch.receipt import list_runs, read_receipt
-from spermseg.batch.results import read_units
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, read_receipt
+from spermseg.table.results import read_units
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "sperm-parsing"

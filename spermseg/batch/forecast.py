@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
 
-from spermseg.batch.fetch import fetch_all
-from spermseg.batch.isolation import IsolatedSegmenter
-from spermseg.batch.losses import LossCount, LossLimits
-from spermseg.batch.plan import Plan, Planned
-from spermseg.batch.results import OK, encode_unit, results_table
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.fetch import fetch_all
+from spermseg.batch.worker.isolation import IsolatedSegmenter
+from spermseg.batch.worker.loss_limits import LossCount, LossLimits
+from spermseg.batch.worker.process import Segmenting
 from spermseg.model.predict import window_layout
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Plan, Planned
+from spermseg.table.results import OK, encode_unit, results_table
 
 SAMPLED = 16
 """Uploads that are segmented for a forecast; the first one that is ok is not timed, since it warms the process."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import tee
 
-from spermseg.batch.fetch import Fetched, fetch_all
-from spermseg.batch.plan import Planned
+from spermseg.batch.worker.fetch import Fetched, fetch_all
 from spermseg.errors import SpermsegError
 from spermseg.micrograph.header import read_header
-from spermseg.storage.archives import TAR
+from spermseg.storage.archives.directory import TAR
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Planned
 
 HEADER_BYTES = 1 << 16
 """Read of a file to find its header; where it is not in there, as in many a TIFF, all of the file is read."""

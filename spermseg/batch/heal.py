@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any
 
 import spermseg
-from spermseg.batch.counting import count_rows
 from spermseg.batch.homes import (
     ASIDE,
     MADE_WITH,
@@ -24,18 +23,21 @@ from spermseg.batch.homes import (
     set_aside,
     whole_units,
 )
-from spermseg.batch.ids import ImageIds
-from spermseg.batch.lease import Lease
 from spermseg.batch.night import Night
-from spermseg.batch.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
-from spermseg.batch.receipt import (
+from spermseg.errors import DamagedError, ObjectMissingError
+from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.table.counting import count_rows
+from spermseg.table.image_ids import ImageIds
+from spermseg.table.lease import Lease
+from spermseg.table.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
+from spermseg.table.receipt import (
     files_digest,
     list_runs,
     plan_location,
     read_receipt,
     store_receipt,
 )
-from spermseg.batch.results import (
+from spermseg.table.results import (
     REJECTED,
     SCHEMA_VERSION,
     is_unit,
@@ -43,9 +45,7 @@ from spermseg.batch.results import (
     run_results,
     without_advice,
 )
-from spermseg.batch.verify import contradictions, differences, makers
-from spermseg.errors import DamagedError, ObjectMissingError
-from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.table.verify import contradictions, differences, makers
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from spermseg.batch.counting import Count
-from spermseg.batch.ids import ImageIds
-from spermseg.batch.lease import Lease
-from spermseg.batch.plan import MOST_BYTES, Plan, Planned
-from spermseg.batch.receipt import list_runs, run_folder
-from spermseg.batch.results import list_units, read_unit, right_name, run_results
 from spermseg.errors import DamagedError, ObjectExistsError
 from spermseg.storage.filesystem import Location
+from spermseg.table.counting import Count
+from spermseg.table.image_ids import ImageIds
+from spermseg.table.lease import Lease
+from spermseg.table.plan import MOST_BYTES, Plan, Planned
+from spermseg.table.receipt import list_runs, run_folder
+from spermseg.table.results import list_units, read_unit, right_name, run_results
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from spermseg.batch.plan import CHANGED, DENIED, GONE, Identity, Planned
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError
 from spermseg.micrograph.diagnose import picture_format
-from spermseg.storage.ahead import map_ahead, threads_ahead
-from spermseg.storage.archives import (
+from spermseg.storage.archives.directory import (
     MAX_UNPACKED,
     TAR_GZ,
     Member,
@@ -19,7 +17,9 @@ from spermseg.storage.archives import (
     stored_kind,
 )
 from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.prefetch import map_ahead, threads_ahead
 from spermseg.storage.system_files import SYSTEM_FILES, is_system_file
+from spermseg.table.plan import CHANGED, DENIED, GONE, Identity, Planned
 from spermseg.texts import composed
 
 ARCHIVES_AT_ONCE = 4

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.plan import Identity
-from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig
-from spermseg.storage.archives import MAX_UNPACKED
+from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,21 +13,21 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from spermseg.batch.decoding import Decode
-from spermseg.batch.fetch import fetch_jobs
-from spermseg.batch.losses import CRASHED, NOT_TRIED, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.pool import MAX_WORKERS, Pool, Waiting, pool_for
-from spermseg.batch.segment import IsolateUnit, SegmentUnit
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.spent import Spent
-from spermseg.batch.transfer import DecodeUnits, FetchUnits, Tell, open_plan
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.decode import Decode
+from spermseg.batch.worker.fetch import fetch_jobs
+from spermseg.batch.worker.loss_limits import CRASHED, NOT_TRIED, LossCount, Losses, LossLimits, Trial
+from spermseg.batch.worker.messages import DecodeUnits, FetchUnits, Tell, open_plan
+from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.segment import IsolateUnit, SegmentUnit
+from spermseg.batch.worker.settings import SegmentSettings
+from spermseg.batch.worker.timing import Spent
+from spermseg.cluster.connection import connected
+from spermseg.cluster.settings import configure_ray_data, is_own
+from spermseg.cluster.waits import heard
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
-from spermseg.ray_connection import connected
-from spermseg.ray_settings import configure_ray_data, is_own
-from spermseg.ray_waits import heard
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import patience
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from spermseg.batch.spent import Spent
+from spermseg.batch.worker.timing import Spent
 
 WAITING = 0.1
 """Share of the workers' time that they must wait for a stage before it is called the bottleneck."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spermseg.batch.receipt import Receipt
 from spermseg.errors import ConfigError, TooManyRejectedError
+from spermseg.table.receipt import Receipt
 
 SHOWN_REASONS = 3
 

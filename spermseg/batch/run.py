@@ -6,17 +6,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from spermseg.batch.counting import Count, count_rows
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
 from spermseg.batch.heal import survey_runs
 from spermseg.batch.homes import tidy_run
-from spermseg.batch.lease import Lease, hold_lease
-from spermseg.batch.leftovers import remove_leftovers
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
-from spermseg.batch.plan import Plan
+from spermseg.batch.planning import OnListed, plan_run
 from spermseg.batch.profile import Profile
-from spermseg.batch.receipt import (
+from spermseg.errors import RunError, SpermsegError
+from spermseg.model.predict import read_predict_config
+from spermseg.table.counting import Count, count_rows
+from spermseg.table.lease import Lease, hold_lease
+from spermseg.table.leftovers import remove_leftovers
+from spermseg.table.plan import Plan
+from spermseg.table.receipt import (
     Receipt,
     count_starts,
     make_receipt,
@@ -25,11 +28,8 @@ from spermseg.batch.receipt import (
     write_receipt,
     write_start,
 )
-from spermseg.batch.results import REJECTED, without_advice
-from spermseg.batch.todo import OnListed, plan_run
-from spermseg.batch.verify import differences
-from spermseg.errors import RunError, SpermsegError
-from spermseg.model.predict import read_predict_config
+from spermseg.table.results import REJECTED, without_advice
+from spermseg.table.verify import differences
 
 logger = logging.getLogger(__name__)
 

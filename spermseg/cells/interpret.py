@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spermseg.cells.confidence import Confidence
+from spermseg.cells.heads import count_heads, headless
 from spermseg.cells.instances import CellConfig, label_cells
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import View, to_native
-from spermseg.model.confidence import Confidence
-from spermseg.model.headed import count_heads, headless
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

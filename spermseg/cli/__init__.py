@@ -122,7 +122,7 @@ def run_verb(verb: str | type[Verb], arguments: list[str] | None = None, prog: s
 def _import(verb: str, words: list[str]) -> type[Verb]:
     """Return a verb's class; the models that it is given are looked at before, since its imports take seconds."""
     if verb in MODEL_VERBS:
-        importlib.import_module("spermseg.cli.given_models").check_given_models(words)
+        importlib.import_module("spermseg.cli.arguments.models").check_given_models(words)
     found: type[Verb] = getattr(importlib.import_module(f"spermseg.cli.{verb}"), verb.capitalize())
     return found
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.given_data import given_dataset
-from spermseg.cli.options import (
+from spermseg.cli.arguments.dataset import given_dataset
+from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     EndpointUrl,
     ModelFile,
@@ -14,15 +14,15 @@ from spermseg.cli.options import (
     is_on,
 )
 from spermseg.cli.terminal import say
-from spermseg.cli.trained_model import show_calibration
+from spermseg.cli.training_run.model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.evaluation.reliability import LEAST_PICTURES
 from spermseg.model.predict import check_knows_heads
 from spermseg.model.saved import encode_model, load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.training.calibration import Calibrator, judged_classes
-from spermseg.training.confidence import LEAST_PICTURES
-from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
+from spermseg.training.data.source import AnnotatedData, DrawnData, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from tqdm import tqdm
 from spermseg.cli.evaluate import Evaluate
 from spermseg.cli.prepare import Prepare
 from spermseg.cli.report import Report
-from spermseg.cli.run_folder import MODEL
 from spermseg.cli.segment import Segment
 from spermseg.cli.terminal import say
 from spermseg.cli.train import Train
+from spermseg.cli.training_run.folder import MODEL
 from spermseg.cli.verify import Verify
 from spermseg.errors import ConfigError, RunError
-from spermseg.micrograph.clinic import ClinicConfig, write_clinic
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 
 MARKER = ".spermseg-demo"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spermseg.cli.options import (
+from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     EndpointUrl,
     ModelFile,
@@ -18,18 +18,18 @@ from spermseg.cli.options import (
     is_on,
 )
 from spermseg.cli.terminal import say
+from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.errors import ConfigError
+from spermseg.evaluation.baselines import BaselineName
+from spermseg.evaluation.evaluate import Evaluator, Scored, rank, tabulate
+from spermseg.evaluation.readers import BaselineReader, ModelReader, RaterReader
+from spermseg.evaluation.shape_metrics import TOLERANCE
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import model_location
 from spermseg.report.charts import confidence_figure
 from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.report.scores import foretold, markdown_table
 from spermseg.storage.filesystem import Location
-from spermseg.training.baselines import BaselineName
-from spermseg.training.dataset import Dataset, open_dataset
-from spermseg.training.evaluate import Evaluator, Scored, rank, tabulate
-from spermseg.training.readers import BaselineReader, ModelReader, RaterReader
-from spermseg.training.shape_metrics import TOLERANCE
 
 EMPTY_MASK_RULE = "neither mask has a pixel: every score is 1; just one of them has none: every score is 0"
 

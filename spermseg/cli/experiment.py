@@ -8,25 +8,25 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, Address, EndpointUrl, Gpu, PatienceMinutes, wants_gpu
 from spermseg.cli.evaluate import ranked_figure
-from spermseg.cli.options import PATIENCE_MINUTES, Address, EndpointUrl, Gpu, PatienceMinutes, wants_gpu
-from spermseg.cli.run_folder import snapshot_name
-from spermseg.cli.side_by_side import train_side_by_side
 from spermseg.cli.terminal import say
 from spermseg.cli.train import Train
+from spermseg.cli.training_run.folder import snapshot_name
+from spermseg.cli.training_run.side_by_side import train_side_by_side
+from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.errors import ConfigError
+from spermseg.evaluation.evaluate import Evaluator, rank, tabulate
+from spermseg.evaluation.readers import ModelReader
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure
 from spermseg.report.figures import panel_figure
 from spermseg.report.study import FAILED_BELOW, Row, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
-from spermseg.training.augment import PAPER_VARIANTS, Augmentation
 from spermseg.training.config import PrecisionName
-from spermseg.training.dataset import Dataset, open_dataset
+from spermseg.training.data.augment import PAPER_VARIANTS, Augmentation
 from spermseg.training.distributed import Scaling, room_for_trainings
-from spermseg.training.evaluate import Evaluator, rank, tabulate
-from spermseg.training.readers import ModelReader
 
 STUDIES = Literal["paper"]
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import tyro
 
-from spermseg.batch.current import read_current
-from spermseg.batch.results import SCHEMA
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.incomplete_table import warn_of_damage
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
 from spermseg.storage.filesystem import Location
+from spermseg.table.latest import read_current
+from spermseg.table.results import SCHEMA
 
 LIGHT = [name for name in SCHEMA.names if name not in ("mask", "cells")]
 """Columns of a line of a micrograph."""

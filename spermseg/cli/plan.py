@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from spermseg.batch.forecast import Forecast, Uploads, cpus, extrapolate, measure_sample
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.plan import Identity, Planned
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalInt, PatienceMinutes
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalInt, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
@@ -22,6 +21,7 @@ from spermseg.model.description import describe_model, read_model
 from spermseg.model.predict import PredictConfig
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Identity, Planned
 
 GPUS = (1, 4, 16)
 DECODE_THREADS = 2

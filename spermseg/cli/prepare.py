@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalText, PatienceMinutes
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
+from spermseg.dataset.prepare import PrepareConfig, PrepareSummary, prepare_dataset
+from spermseg.dataset.split import SplitConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.prepare import PrepareConfig, PrepareSummary, prepare_dataset
-from spermseg.training.split import SplitConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.api import Model, Segmentation, load_model
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalFloat, PatienceMinutes
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalFloat, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError, MicrographError, TooManyRejectedError
 from spermseg.micrograph.decode import decode_micrograph

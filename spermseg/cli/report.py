@@ -11,18 +11,18 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from spermseg.batch.current import OnDamage, count_replaced, read_current
-from spermseg.batch.fetch import LARGEST_FILE
-from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt
+from spermseg.batch.worker.fetch import LARGEST_FILE
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.incomplete_table import warn_of_damage
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError, DamagedError, MicrographError, ObjectDeniedError, RunError, StorageError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.html import ReportConfig, render_report
-from spermseg.storage.archives import TAR_GZ, Member, list_members, stored_kind, stream_members, unpack_member
+from spermseg.storage.archives.directory import TAR_GZ, Member, list_members, stored_kind, stream_members, unpack_member
 from spermseg.storage.filesystem import Location
+from spermseg.table.latest import OnDamage, count_replaced, read_current
+from spermseg.table.plan import Plan
+from spermseg.table.receipt import list_runs, plan_location, read_receipt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,11 @@ from tqdm import tqdm
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.pool import MAX_WORKERS
-from spermseg.batch.receipt import Receipt
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig
-from spermseg.cli.options import (
+from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     Address,
     EndpointUrl,
@@ -42,8 +41,9 @@ from spermseg.model.description import describe_model, read_model
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig, check_knows_heads
 from spermseg.model.shipped import model_location
-from spermseg.storage.archives import MAX_UNPACKED
+from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import Receipt
 
 GB = 2**30
 SHOW_LISTING_AFTER_S = 3

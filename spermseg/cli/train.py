@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar
 
-from spermseg.cli.given_data import given_dataset
-from spermseg.cli.options import (
+from spermseg.annotation.annotation import HEAD, WHOLE_CELL
+from spermseg.cli.arguments.dataset import given_dataset
+from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     RECIPES,
     Address,
@@ -23,12 +24,11 @@ from spermseg.cli.options import (
     is_on,
     wants_gpu,
 )
-from spermseg.cli.run_folder import MODEL, check_run, keep_settings, settings_of, snapshot_name
 from spermseg.cli.terminal import say
-from spermseg.cli.trained_model import write_models
-from spermseg.cli.training_record import TrainingRecord
+from spermseg.cli.training_run.folder import MODEL, check_run, keep_settings, settings_of, snapshot_name
+from spermseg.cli.training_run.model import write_models
+from spermseg.cli.training_run.record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
-from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.saved import SavedModel, load_model
@@ -36,14 +36,14 @@ from spermseg.model.shipped import model_location
 from spermseg.model.unet_config import UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.storage.filesystem import Location
-from spermseg.training.augment import AugmentName
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
+from spermseg.training.data.augment import AugmentName
+from spermseg.training.data.source import AnnotatedData, DrawnData, TrainingData
 from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.job import TrainJob
 from spermseg.training.learner import first_weights
 from spermseg.training.losses import LossName
 from spermseg.training.optimizers import OptimizerName
-from spermseg.training.source import AnnotatedData, DrawnData, TrainingData
 
 OF_ANNOTATED = ("ignore_border", "ignore_loose", "expansion", "places", "superpose")
 """Options that say nothing of drawn micrographs: they are annotated whole, and each tile of an epoch is a new one."""

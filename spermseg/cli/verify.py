@@ -7,13 +7,13 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from spermseg.batch.deep import DeepVerifier
-from spermseg.batch.results import MEND
-from spermseg.batch.verify import verify
-from spermseg.cli.options import PATIENCE_MINUTES, EndpointUrl, OptionalInt, OptionalText, PatienceMinutes
+from spermseg.batch.reproduce import DeepVerifier
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, OptionalInt, OptionalText, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
+from spermseg.table.results import MEND
+from spermseg.table.verify import verify
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import deserialize
 
+from spermseg.cells.confidence import Confidence
 from spermseg.errors import ConfigError, ModelFileError, ShapeError
 from spermseg.micrograph.tiling import LONGEST_SIDE, Tiles, WholeFrame
-from spermseg.model.confidence import Confidence
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 

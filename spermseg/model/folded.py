@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
+from spermseg.annotation.annotation import HEAD, WHOLE_CELL
 from spermseg.model.unet import DoubleConvolution, UNet, doubled_kernel
 from spermseg.model.unet_config import UNetConfig
 

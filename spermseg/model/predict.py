@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from spermseg.annotation.annotation import HEAD, WHOLE_CELL
 from spermseg.errors import ConfigError, first_line
-from spermseg.micrograph.annotation import HEAD, WHOLE_CELL
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
 from spermseg.micrograph.tiling import View, to_native
@@ -23,7 +23,7 @@ from spermseg.model.engine import EngineName, Precision, choose_device, choose_e
 from spermseg.model.folded import WHITE, Gives, cell_channel
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet_config import UNetConfig
-from spermseg.storage.ahead import map_ahead
+from spermseg.storage.prefetch import map_ahead
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Tiles (N, Y, X, 3) uint8 -> maps (N, ..., Y, X) float32."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from spermseg.storage.local_uploads import Listed
+from spermseg.storage.local.uploads import Listed
 from spermseg.storage.open_files import Parts
 
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from spermseg.annotation.annotation import WHOLE_CELL
+from spermseg.cells.confidence import UNFITTED, Confidence
 from spermseg.cells.instances import CellConfig
 from spermseg.cells.interpret import interpret
-from spermseg.micrograph.annotation import WHOLE_CELL
+from spermseg.evaluation.pixel_metrics import confusion
+from spermseg.evaluation.reliability import JudgedMap, fit_confidence
 from spermseg.micrograph.layout import Shape
 from spermseg.micrograph.tiling import View, to_native
-from spermseg.model.confidence import UNFITTED, Confidence
 from spermseg.model.folded import CellProbability
 from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
-from spermseg.training.confidence import JudgedMap, fit_confidence
-from spermseg.training.cover import UNKNOWN, covered
-from spermseg.training.metrics import confusion
-from spermseg.training.sampling import WorkingExample
-from spermseg.training.source import TrainingData
+from spermseg.training.data.cover import UNKNOWN, covered
+from spermseg.training.data.sampling import WorkingExample
+from spermseg.training.data.source import TrainingData
 
 AGREEMENT_PICTURES = 20
 """Of the validation split, on which half precision is held against full precision."""

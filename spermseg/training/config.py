@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spermseg.errors import ConfigError
-from spermseg.training.augment import AugmentName, check_expansion
+from spermseg.training.data.augment import AugmentName, check_expansion
 from spermseg.training.losses import LossName
 from spermseg.training.optimizers import OptimizerName
 

@@ -15,19 +15,19 @@ import ray.train.torch
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from spermseg.cluster.connection import connected
+from spermseg.cluster.settings import configure_ray_data, is_own, own_sigint
+from spermseg.cluster.waits import heard
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
 from spermseg.model.engine import check_gpu
-from spermseg.ray_connection import connected
-from spermseg.ray_settings import configure_ray_data, is_own, own_sigint
-from spermseg.ray_waits import heard
 from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
+from spermseg.training.data.sampling import Batch, Batches, Sampler, WorkingExample
+from spermseg.training.data.source import DrawnData
 from spermseg.training.fit import Fit, FitState, StepReport, Team
 from spermseg.training.job import DrawTile, LoadExample, TrainJob, examples_of
 from spermseg.training.progress import Board, seldom, shown
-from spermseg.training.sampling import Batch, Batches, Sampler, WorkingExample
-from spermseg.training.source import DrawnData
 
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""

@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spermseg.evaluation.pixel_metrics import Confusion, confusion
 from spermseg.micrograph.tiling import View
 from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import target_of
+from spermseg.training.data.cover import target_of
+from spermseg.training.data.sampling import Batches, WorkingExample
 from spermseg.training.learner import Learner, Weights
 from spermseg.training.losses import leave_out, segmentation_loss
-from spermseg.training.metrics import Confusion, confusion
-from spermseg.training.sampling import Batches, WorkingExample
 
 
 @dataclass(frozen=True, kw_only=True)

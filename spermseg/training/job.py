@@ -14,9 +14,9 @@ from spermseg.micrograph.tiling import View
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.patience import Patience, be_patient, patience
 from spermseg.training.config import TrainConfig
+from spermseg.training.data.sampling import WorkingExample
+from spermseg.training.data.source import DrawnData, TrainingData
 from spermseg.training.learner import Weights
-from spermseg.training.sampling import WorkingExample
-from spermseg.training.source import DrawnData, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from hostile_decoder import decode
 
 from spermseg.batch import run
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.results import OK, REJECTED, read_units, reason_kind
-from spermseg.batch.segment import IsolateUnit
-from spermseg.batch.settings import SegmentSettings
+from spermseg.batch.worker.segment import IsolateUnit
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.storage.filesystem import Location
+from spermseg.table.results import OK, REJECTED, read_units, reason_kind
 
 GUIDE = Path(__file__).parents[2] / "docs/operations.md"
 HEADING = "## What is rejected, and why"

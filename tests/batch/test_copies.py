@@ -9,11 +9,11 @@ import pytest
 from damaged_tables import first_run, flip, rows_of
 from dark_cells import PLANNED
 
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location, run_folder
-from spermseg.batch.results import list_units, run_results
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, plan_location, receipt_location, run_folder
+from spermseg.table.results import list_units, run_results
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

@@ -10,14 +10,14 @@ import pytest
 from damaged_tables import rows_of
 from dark_cells import PLANNED, picture
 
-from spermseg.batch.current import read_current
-from spermseg.batch.receipt import list_runs, plan_location, read_receipt, receipt_location
-from spermseg.batch.results import list_units, read_unit
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.storage.filesystem import Location
+from spermseg.table.latest import read_current
+from spermseg.table.receipt import list_runs, plan_location, read_receipt, receipt_location
+from spermseg.table.results import list_units, read_unit
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

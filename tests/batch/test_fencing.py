@@ -8,17 +8,17 @@ import pytest
 from damaged_tables import DAMAGE, first_run, flip
 from held_tables import foreign
 
-from spermseg.batch.counting import count_rows
 from spermseg.batch.homes import tidy_run
-from spermseg.batch.lease import hold_lease
-from spermseg.batch.plan import Plan
-from spermseg.batch.receipt import list_runs, plan_location
-from spermseg.batch.results import list_units
 from spermseg.batch.run import segment_night
 from spermseg.errors import RunError, StorageError
-from spermseg.storage import local
 from spermseg.storage.filesystem import Location
+from spermseg.storage.local import backend as local
 from spermseg.storage.patience import Patience
+from spermseg.table.counting import count_rows
+from spermseg.table.lease import hold_lease
+from spermseg.table.plan import Plan
+from spermseg.table.receipt import list_runs, plan_location
+from spermseg.table.results import list_units
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

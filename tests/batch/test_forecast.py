@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from spermseg.batch import run
 from spermseg.batch.forecast import SAMPLED, START_S, Sample, Uploads, draw_planned, extrapolate, measure_sample
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.plan import Identity, Plan, Planned, encode_plan
-from spermseg.batch.receipt import read_receipt
 from spermseg.batch.run import segment_night
-from spermseg.batch.settings import SegmentSettings
-from spermseg.batch.worker import Segmenting
+from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Identity, Plan, Planned, encode_plan
+from spermseg.table.receipt import read_receipt
 
 seconds = st.floats(0, 100)
 samples = st.builds(

@@ -9,11 +9,11 @@ import pytest
 from damaged_tables import first_run, unit
 from dark_cells import PLANNED
 
-from spermseg.batch.receipt import plan_location, receipt_location
-from spermseg.batch.results import list_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
 from spermseg.errors import StorageError
+from spermseg.table.receipt import plan_location, receipt_location
+from spermseg.table.results import list_units
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

@@ -12,20 +12,20 @@ from damaged_tables import DAMAGE, first_run, flip, ok_unit, rows_of, unit, writ
 from dark_cells import PLANNED, run_in_process
 
 from spermseg.batch import heal
-from spermseg.batch.receipt import (
+from spermseg.batch.run import segment_night
+from spermseg.cli.export import Export
+from spermseg.cli.report import Report
+from spermseg.cli.verify import Verify
+from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import (
     list_runs,
     plan_location,
     read_receipt,
     receipt_location,
     run_folder,
 )
-from spermseg.batch.results import SCHEMA, encode_unit, list_units, read_unit
-from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
-from spermseg.cli.export import Export
-from spermseg.cli.report import Report
-from spermseg.cli.verify import Verify
-from spermseg.storage.filesystem import Location
+from spermseg.table.results import SCHEMA, encode_unit, list_units, read_unit
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 
@@ -205,7 +205,7 @@ def test_too_little_memory_is_no_damage(night, monkeypatch):
 
     place = unit(night.out)
     before = place.read_bytes()
-    monkeypatch.setattr("spermseg.batch.results.open_parquet", no_memory)
+    monkeypatch.setattr("spermseg.table.results.open_parquet", no_memory)
     with pytest.raises(RuntimeError, match="this process has too little memory left"):
         segment_night(replace(night, check_files=True), nothing)
     assert place.read_bytes() == before

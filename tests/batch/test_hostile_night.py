@@ -11,15 +11,16 @@ from archive_files import tar_gz_of
 from dark_cells import name_of, night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
-from spermseg.batch import pipeline, plan
-from spermseg.batch.current import read_current
-from spermseg.batch.losses import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
+from spermseg.batch import pipeline
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
-from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import Patience, be_patient, patience
+from spermseg.table import plan
+from spermseg.table.latest import read_current
+from spermseg.table.results import read_units
+from spermseg.table.verify import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
 

@@ -10,17 +10,17 @@ import pytest
 from dark_cells import night_over, picture
 from hostile_decoder import logging_decode
 
-from spermseg.batch import plan
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.receipt import list_runs
-from spermseg.batch.results import list_units, read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.segment import SegmentUnit
-from spermseg.batch.spent import Spent
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.segment import SegmentUnit
+from spermseg.batch.worker.timing import Spent
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
+from spermseg.table import plan
+from spermseg.table.receipt import list_runs
+from spermseg.table.results import list_units, read_units
+from spermseg.table.verify import verify
 
 PICTURES, UNIT = 160, 4
 WORKERS = 2

@@ -10,19 +10,19 @@ from archive_files import tar_gz_of, tar_with, zip_of
 from dark_cells import night_over, picture, run_in_process, tar_of
 
 from spermseg.batch import run
-from spermseg.batch.fetch import Fetched, fetch_all
 from spermseg.batch.group_limit import within_group_limit
 from spermseg.batch.listing import NO_FILE, SYSTEM_FILES_ONLY, list_uploads
-from spermseg.batch.plan import CHANGED, DENIED, Identity, Planned
-from spermseg.batch.results import REJECTED, read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.fetch import Fetched, fetch_all
 from spermseg.errors import ConfigError
-from spermseg.storage.archives import Member
+from spermseg.storage.archives.directory import Member
 from spermseg.storage.filesystem import Location
-from spermseg.storage.local_uploads import LEADS_OUT, LINKED
-from spermseg.storage.local_uploads import NO_FILE as NOT_A_FILE
+from spermseg.storage.local.uploads import LEADS_OUT, LINKED
+from spermseg.storage.local.uploads import NO_FILE as NOT_A_FILE
 from spermseg.storage.system_files import SYSTEM_FILES
+from spermseg.table.plan import CHANGED, DENIED, Identity, Planned
+from spermseg.table.results import REJECTED, read_units
+from spermseg.table.verify import verify
 
 IDENTITY = Identity(model_sha256="m", settings_sha256="s")
 APART, TOGETHER = "Mu\u0308ller", "M\u00fcller"

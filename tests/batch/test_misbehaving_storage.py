@@ -11,17 +11,19 @@ import pytest
 from dark_cells import night_over, picture, run_in_process
 from fault_proxy import Fault, FaultProxy, Kind
 
-from spermseg.batch import holder, run
-from spermseg.batch.receipt import list_runs
-from spermseg.batch.results import list_units, read_units
+from spermseg.batch import run
 from spermseg.batch.run import segment_night
-from spermseg.batch.segment import SegmentUnit
-from spermseg.batch.transfer import FetchUnits
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.messages import FetchUnits
+from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import RunError, StorageError
-from spermseg.storage import patience, s3
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import Patience
+from spermseg.storage.s3 import backend as s3
+from spermseg.table import lease_holder as holder
+from spermseg.table.receipt import list_runs
+from spermseg.table.results import list_units, read_units
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

@@ -8,15 +8,15 @@ from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_p
 
 from spermseg.batch import pipeline, run
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, Workers, run_pipeline
-from spermseg.batch.plan import Planned, encode_plan
-from spermseg.batch.receipt import run_folder
-from spermseg.batch.results import read_units
 from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.segment import SegmentUnit
-from spermseg.batch.transfer import failure
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.messages import failure
+from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Planned, encode_plan
+from spermseg.table.receipt import run_folder
+from spermseg.table.results import read_units
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.ray
 
@@ -45,7 +45,7 @@ def rows_of(out: Location, source: Location) -> dict[str, dict]:
 def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
     new_place, cluster, model, expected, monkeypatch
 ):
-    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 4)
+    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     uploads, out = new_place().child("uploads"), new_place().child("results")
     write_uploads(uploads)
     night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster))
@@ -60,7 +60,7 @@ def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
 
 
 def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out, cluster, model, expected, monkeypatch):
-    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 2)
+    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 2)
     monkeypatch.setattr("spermseg.batch.pipeline.MOST_BLOCKS", 2)
     seen: list[Progress] = []
     (receipt,) = segment_night(night_over(uploads, out, model, workers=Workers(count=1, address=cluster)), seen.append)
@@ -69,7 +69,7 @@ def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out,
 
 
 def test_decoding_in_tasks_of_their_own_gives_the_same_rows(uploads, out, cluster, model, expected, monkeypatch):
-    monkeypatch.setattr("spermseg.batch.plan.UNIT_MICROGRAPHS", 4)
+    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     seen: list[Progress] = []
     night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster, decode_apart=True))
     segment_night(night, seen.append)
@@ -164,7 +164,7 @@ def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(up
         raise RuntimeError("Found no NVIDIA driver on your system.\nPlease install one")
 
     monkeypatch.setattr(torch, "zeros", no_driver)
-    monkeypatch.setattr("spermseg.batch.segment.open_plan", lambda plan: None)
+    monkeypatch.setattr("spermseg.batch.worker.segment.open_plan", lambda plan: None)
     night = night_over(uploads, out, model)
     segmenting = pipeline_job(night, out).segmenting(Workers(), use_gpu=True)
     rows = list(SegmentUnit(out, out, segmenting, 1)({"unit": 3, "failure": ""}))

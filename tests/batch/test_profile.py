@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spermseg.batch.profile import Profile
-from spermseg.batch.spent import Spent, peak_bytes
+from spermseg.batch.worker.timing import Spent, peak_bytes
 
 amounts = st.floats(0, 1e6)
 spents = st.builds(Spent, **{one.name: amounts for one in fields(Spent)})

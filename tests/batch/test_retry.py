@@ -9,18 +9,19 @@ import pytest
 from archive_files import tar_gz_of
 from dark_cells import EXPECTED, GOOD, PLANNED, REASONS, name_of, night_over, picture, run_in_process
 
-from spermseg.batch import plan, run
-from spermseg.batch.current import count_replaced, read_current
-from spermseg.batch.losses import BRIEFLY_TRIED, CRASHED, NOT_TRIED, STRANGE
+from spermseg.batch import run
 from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.plan import GONE, Plan, retry_id
-from spermseg.batch.receipt import list_runs, plan_location, receipt_location
-from spermseg.batch.results import read_units
 from spermseg.batch.run import segment_night
-from spermseg.batch.verify import verify
+from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, STRANGE
 from spermseg.errors import ConfigError, MicrographError
 from spermseg.storage.filesystem import Location
+from spermseg.table import plan
+from spermseg.table.latest import count_replaced, read_current
+from spermseg.table.plan import GONE, Plan, retry_id
+from spermseg.table.receipt import list_runs, plan_location, receipt_location
+from spermseg.table.results import read_units
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

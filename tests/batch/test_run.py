@@ -16,20 +16,21 @@ from dark_cells import (
     zip_of,
 )
 
-from spermseg.batch import run, todo
+from spermseg.batch import planning as todo
+from spermseg.batch import run
 from spermseg.batch.listing import list_uploads
-from spermseg.batch.plan import CHANGED, GONE
-from spermseg.batch.receipt import (
+from spermseg.batch.run import Night, Progress, segment_night
+from spermseg.errors import ConfigError, RunError
+from spermseg.storage.filesystem import Location
+from spermseg.table.plan import CHANGED, GONE
+from spermseg.table.receipt import (
     list_runs,
     read_receipt,
     receipt_location,
     run_folder,
 )
-from spermseg.batch.results import list_units, read_units, reason_kind, unit_location
-from spermseg.batch.run import Night, Progress, segment_night
-from spermseg.batch.verify import verify
-from spermseg.errors import ConfigError, RunError
-from spermseg.storage.filesystem import Location
+from spermseg.table.results import list_units, read_units, reason_kind, unit_location
+from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from spermseg.batch import segment
-from spermseg.batch.segment import SegmentUnit
+from spermseg.batch.worker import segment
+from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 

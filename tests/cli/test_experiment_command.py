@@ -9,14 +9,14 @@ import tyro
 from ray.cluster_utils import Cluster
 
 from spermseg.cli.experiment import Experiment
-from spermseg.cli.side_by_side import command_line, train_side_by_side
 from spermseg.cli.train import Train
+from spermseg.cli.training_run.side_by_side import command_line, train_side_by_side
+from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
+from spermseg.dataset.split import SplitConfig
 from spermseg.errors import ConfigError, RunError
-from spermseg.micrograph.clinic import ClinicConfig, write_clinic
-from spermseg.micrograph.synthetic import DrawConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.prepare import PrepareConfig, prepare_dataset
-from spermseg.training.split import SplitConfig
+from spermseg.synthetic.clinic import ClinicConfig, write_clinic
+from spermseg.synthetic.draw import DrawConfig
 
 
 @pytest.fixture(scope="module")

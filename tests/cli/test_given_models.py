@@ -10,7 +10,7 @@ import pytest
 from dark_cells import darkness_model
 
 from spermseg.cli import MODEL_VERBS, VERBS
-from spermseg.cli.given_models import check_given_models
+from spermseg.cli.arguments.models import check_given_models
 from spermseg.errors import ModelFileError, ObjectMissingError
 from spermseg.storage import patience
 

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from dark_cells import PLANNED, darkness_model, write_uploads
 
-from spermseg.batch.receipt import list_runs, read_receipt
-from spermseg.batch.results import list_units
-from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, read_receipt
+from spermseg.table.results import list_units
+from spermseg.table.verify import verify
 
 IN_STEPS = """
 import sys
 from dark_cells import run_in_process
-from spermseg.batch import holder, plan, run
+from spermseg.table import lease_holder as holder
+from spermseg.table import plan
+from spermseg.batch import run
 from spermseg.cli import main
 
 def pipeline(job, numbers, workers, on_unit):

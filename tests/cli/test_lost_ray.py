@@ -10,14 +10,14 @@ import psutil
 import pytest
 from dark_cells import darkness_model, picture
 
-from spermseg.batch.results import list_units
-from spermseg.batch.verify import verify
 from spermseg.storage.filesystem import Location
+from spermseg.table.results import list_units
+from spermseg.table.verify import verify
 
 PICTURES = 24
 KILLED = "gcs_server"
 COMMAND = """
-from spermseg.batch import plan
+from spermseg.table import plan
 plan.UNIT_MICROGRAPHS = 1
 from spermseg.cli import main
 main()

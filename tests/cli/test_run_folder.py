@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from spermseg.cli.run_folder import check_run, keep_settings
+from spermseg.cli.training_run.folder import check_run, keep_settings
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 

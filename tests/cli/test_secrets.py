@@ -19,7 +19,7 @@ from spermseg.cli.verify import Verify
 from spermseg.credentials import carries_credentials, secrets_among, without_secrets
 from spermseg.errors import ConfigError, RunError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.s3 import resolve_endpoint
+from spermseg.storage.s3.backend import resolve_endpoint
 
 MARK = "zqx"
 """No message has it, so where a part of a secret is shown, it is seen."""

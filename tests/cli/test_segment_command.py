@@ -14,10 +14,8 @@ import pytest
 from dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
 
 from spermseg.batch.profile import Profile
-from spermseg.batch.receipt import list_runs, read_receipt, store_receipt
-from spermseg.batch.results import MEND, read_units
 from spermseg.batch.run import Progress
-from spermseg.batch.spent import Spent
+from spermseg.batch.worker.timing import Spent
 from spermseg.cli import run_verb
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
@@ -33,6 +31,8 @@ from spermseg.errors import (
     StorageRefusedError,
 )
 from spermseg.storage.filesystem import Location
+from spermseg.table.receipt import list_runs, read_receipt, store_receipt
+from spermseg.table.results import MEND, read_units
 
 SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
 SUMMARY = (

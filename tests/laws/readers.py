@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from laws.kinds import ARCHIVES, HEIGHT, PICTURES, WIDTH
 
+from spermseg.annotation.annotation import Annotation, check_inside, drawn_frame, list_parts, part_flags
+from spermseg.annotation.formats import read_annotations
 from spermseg.errors import SpermsegError
-from spermseg.micrograph.annotation import Annotation, check_inside, drawn_frame, list_parts, part_flags
-from spermseg.micrograph.annotation_formats import read_annotations
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.header import Header, read_header
 from spermseg.micrograph.tiling import Tiles, View
-from spermseg.storage.archives import TAR_GZ, Member, list_members, stream_members, unpack_member
+from spermseg.storage.archives.directory import TAR_GZ, Member, list_members, stream_members, unpack_member
 
 MAX_MEGAPIXELS = 1.0
 REDUCING = [Tiles(scale=scale, tile=16, halo=0) for scale in (0.5, 0.25, 0.125)]

@@ -21,8 +21,8 @@ from laws.kinds import HEIGHT, WIDTH
 from picture_files import encode, encode_tiff
 from PIL import Image, PngImagePlugin
 
-from spermseg.micrograph.rasterise import rasterise
-from spermseg.micrograph.synthetic import DrawConfig, DrawnMicrograph, draw_micrograph, labelme_annotation
+from spermseg.annotation.rasterise import rasterise
+from spermseg.synthetic.draw import DrawConfig, DrawnMicrograph, draw_micrograph, labelme_annotation
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from PIL import Image
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.reduction import exact_reduction, figure_pixels
-from spermseg.micrograph.synthetic import draw_micrograph
 from spermseg.micrograph.tiling import Tiles, View, WholeFrame, resize
+from spermseg.synthetic.draw import draw_micrograph
 
 sides = st.integers(1, 3000)
 shapes = st.tuples(sides, sides)

@@ -21,7 +21,7 @@ from spermseg.model.predict import GPU_BATCHES, PredictConfig, Predictor, networ
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
-from spermseg.storage.ahead import map_ahead
+from spermseg.storage.prefetch import map_ahead
 
 THRESHOLD = 0.5
 

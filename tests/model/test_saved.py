@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from spermseg.cells.confidence import Confidence
 from spermseg.errors import ConfigError, ModelFileError, ObjectMissingError
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model import description, saved
-from spermseg.model.confidence import Confidence
 from spermseg.model.description import ModelDescription, digest_of
 from spermseg.model.saved import decode_model, encode_model, load_model
 from spermseg.model.unet import UNet

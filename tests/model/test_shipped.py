@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
-from spermseg.micrograph.synthetic_domain import annotate
+from spermseg.evaluation.pixel_metrics import confusion, pooled
 from spermseg.model.predict import Predictor
 from spermseg.model.saved import load_model
 from spermseg.model.shipped import SHIPPED, model_location
 from spermseg.recipes import PARTS, recipe
-from spermseg.training.metrics import confusion, pooled
+from spermseg.synthetic.domain import annotate
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 
 UNSEEN = range(10**6, 10**6 + 4)
 """Seeds."""

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from spermseg.batch.results import results_table
 from spermseg.errors import ConfigError, StorageError
 from spermseg.report.figures import OUTLINE
 from spermseg.report.html import ReportConfig, render_report
+from spermseg.table.results import results_table
 
 HEIGHT, WIDTH = 96, 128
 

@@ -21,10 +21,10 @@ from spermseg.errors import (
     ObjectMissingError,
     StorageError,
 )
-from spermseg.storage import s3
-from spermseg.storage.archives import list_members, unpack_member
+from spermseg.storage.archives.directory import list_members, unpack_member
 from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import backend as s3
 
 UNUSUAL = [
     "a b.jpg",

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError, StorageError
-from spermseg.storage import local_uploads, patience
+from spermseg.storage import patience
 from spermseg.storage.filesystem import NOT_TEXT, Location
-from spermseg.storage.local_uploads import (
+from spermseg.storage.local import uploads as local_uploads
+from spermseg.storage.local.uploads import (
     LEADS_IN_CIRCLES,
     LEADS_NOWHERE,
     LEADS_OUT,

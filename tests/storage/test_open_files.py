@@ -15,9 +15,10 @@ from fault_proxy import TRANSIENT, Fault, FaultProxy, Kind
 from places import keys, put
 
 from spermseg.errors import StorageError, StorageRefusedError
-from spermseg.storage import local_parts, open_files, patience
+from spermseg.storage import open_files, patience
 from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
+from spermseg.storage.local import parts as local_parts
 from spermseg.storage.patience import Patience
 
 PART = 5 << 20  # the smallest that S3 takes

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spermseg.batch.plan import PLAN_SCHEMA, Plan
-from spermseg.batch.receipt import plan_location
-from spermseg.batch.results import SCHEMA, read_unit, unit_location
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.cli.verify import Verify
 from spermseg.errors import DamagedError
 from spermseg.storage.filesystem import Location
 from spermseg.storage.parquet import encode_parquet, open_parquet
+from spermseg.table.plan import PLAN_SCHEMA, Plan
+from spermseg.table.receipt import plan_location
+from spermseg.table.results import SCHEMA, read_unit, unit_location
 
 PICKLED = b"ray.data.arrow_pickled_object"
 TENSORS = {
@@ -33,8 +33,8 @@ import os, sys
 from contextlib import suppress
 import pyarrow.parquet as pq
 import ray.data
-from spermseg.batch.plan import Plan
-from spermseg.batch.results import read_unit
+from spermseg.table.plan import Plan
+from spermseg.table.results import read_unit
 from spermseg.errors import DamagedError
 from spermseg.storage.filesystem import Location
 

@@ -11,8 +11,9 @@ import pytest
 from places import put
 
 from spermseg.errors import ConfigError, ObjectExistsError, StorageError
-from spermseg.storage import local, patience
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
+from spermseg.storage.local import backend as local
 from spermseg.storage.patience import Patience
 
 PASSING = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EHOSTDOWN]

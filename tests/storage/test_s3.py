@@ -8,8 +8,9 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from spermseg.errors import ObjectExistsError, StorageError
-from spermseg.storage import patience, s3
+from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import backend as s3
 
 
 @pytest.fixture(autouse=True)

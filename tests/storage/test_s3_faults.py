@@ -27,9 +27,10 @@ from spermseg.errors import (
     StorageError,
     StorageRefusedError,
 )
-from spermseg.storage import patience, s3
+from spermseg.storage import patience
 from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import backend as s3
 
 PASSING = [*TRANSIENT, Kind.TRUNCATED]
 PICTURE = os.urandom(100_000)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from places import put
 
 from spermseg.errors import StorageError
-from spermseg.storage import s3, s3_listing
-from spermseg.storage.ahead import search
-from spermseg.storage.s3 import S3Backend
-from spermseg.storage.s3_listing import KeyListing, read_quickly
+from spermseg.storage.prefetch import search
+from spermseg.storage.s3 import backend as s3
+from spermseg.storage.s3 import listing as s3_listing
+from spermseg.storage.s3.backend import S3Backend
+from spermseg.storage.s3.listing import KeyListing, read_quickly
 
 names = st.text(alphabet="ab/!0é\U0010ffff", min_size=1, max_size=7)
 folders = st.builds(

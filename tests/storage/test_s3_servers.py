@@ -10,9 +10,10 @@ from spermseg.errors import (
     ObjectMissingError,
     StorageError,
 )
-from spermseg.storage import patience, s3
+from spermseg.storage import patience
 from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
+from spermseg.storage.s3 import backend as s3
 
 
 def test_a_bucket_is_no_object(radosgw):

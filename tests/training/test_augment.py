@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spermseg.errors import ConfigError
-from spermseg.training.augment import Augmentation, check_expansion
-from spermseg.training.cover import FULL, UNKNOWN
+from spermseg.training.data.augment import Augmentation, check_expansion
+from spermseg.training.data.cover import FULL, UNKNOWN
 
 SIZE = 64
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from spermseg.cells.confidence import Confidence
 from spermseg.cells.instances import CellConfig
+from spermseg.evaluation.pixel_metrics import confusion
 from spermseg.micrograph.tiling import WholeFrame
-from spermseg.model.confidence import Confidence
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.calibration import LEVELS, Calibrator, dice_curve, whole_cell
-from spermseg.training.cover import FULL, full_cover
-from spermseg.training.metrics import confusion
-from spermseg.training.sampling import WorkingExample
+from spermseg.training.data.cover import FULL, full_cover
+from spermseg.training.data.sampling import WorkingExample
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])

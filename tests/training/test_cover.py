@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from spermseg.micrograph.tiling import Tiles
-from spermseg.training.cover import FULL, UNKNOWN, cover_of, covered, full_cover, target_of
+from spermseg.training.data.cover import FULL, UNKNOWN, cover_of, covered, full_cover, target_of
 from spermseg.training.losses import IGNORED
 
 VIEW = Tiles(scale=0.5, tile=32, halo=0)

@@ -20,7 +20,7 @@ import torch
 from fault_proxy import Fault, FaultProxy, Kind
 from ray.cluster_utils import Cluster
 
-from spermseg import ray_waits
+from spermseg.cluster import waits as ray_waits
 from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
@@ -29,12 +29,12 @@ from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.training import distributed
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import cover_of
+from spermseg.training.data.cover import cover_of
+from spermseg.training.data.sampling import Sampler, WorkingExample
+from spermseg.training.data.source import AnnotatedData, DrawnData
 from spermseg.training.distributed import Scaling, cause_of, train_on_ray
 from spermseg.training.fit import Fit, FitState
 from spermseg.training.job import TrainJob
-from spermseg.training.sampling import Sampler, WorkingExample
-from spermseg.training.source import AnnotatedData, DrawnData
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 

@@ -12,9 +12,9 @@ from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import full_cover
+from spermseg.training.data.cover import full_cover
+from spermseg.training.data.sampling import Sampler, WorkingExample
 from spermseg.training.fit import Fit, Team
-from spermseg.training.sampling import Sampler, WorkingExample
 
 SMALL = UNetConfig(filters=(8, 8), bridge=8)
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=1e-2, augment="paper", expansion=2, seed=3)

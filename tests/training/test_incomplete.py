@@ -11,9 +11,9 @@ from spermseg.micrograph.tiling import Tiles
 from spermseg.model.saved import load_model
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.cover import FULL, UNKNOWN
-from spermseg.training.incomplete import NEAR, forget_cut_off, loose_pieces
-from spermseg.training.source import AnnotatedData
+from spermseg.training.data.cover import FULL, UNKNOWN
+from spermseg.training.data.incomplete import NEAR, forget_cut_off, loose_pieces
+from spermseg.training.data.source import AnnotatedData
 
 SCALE = 0.25
 EDGE = int(NEAR * SCALE)

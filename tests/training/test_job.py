@@ -5,8 +5,8 @@ import os
 import pytest
 
 from spermseg.recipes import recipe
+from spermseg.training.data.source import DrawnData
 from spermseg.training.job import DrawTile, TrainJob
-from spermseg.training.source import DrawnData
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system has no such thing")

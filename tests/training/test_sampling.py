@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spermseg.model.headed import LEAST_HEAD
+from spermseg.cells.heads import LEAST_HEAD
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import FULL, UNKNOWN, covered, full_cover
-from spermseg.training.sampling import Sampler, WorkingExample, random_tile
+from spermseg.training.data.cover import FULL, UNKNOWN, covered, full_cover
+from spermseg.training.data.sampling import Sampler, WorkingExample, random_tile
 
 TILE = 32
 

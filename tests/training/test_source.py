@@ -14,9 +14,9 @@ from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import UNKNOWN
+from spermseg.training.data.cover import UNKNOWN
+from spermseg.training.data.source import AnnotatedData, DrawnData
 from spermseg.training.learner import first_weights
-from spermseg.training.source import AnnotatedData, DrawnData
 
 NETWORK = UNetConfig(filters=(4, 6), bridge=8)
 VIEW = Tiles(scale=0.25, tile=128, halo=32)

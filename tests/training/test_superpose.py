@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from spermseg.errors import ConfigError
-from spermseg.micrograph.synthetic import DrawConfig, draw_micrograph
+from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 from spermseg.training.config import TrainConfig
-from spermseg.training.cover import FULL, UNKNOWN, covered
-from spermseg.training.sampling import Sampler, WorkingExample
-from spermseg.training.superpose import superpose
+from spermseg.training.data.cover import FULL, UNKNOWN, covered
+from spermseg.training.data.sampling import Sampler, WorkingExample
+from spermseg.training.data.superpose import superpose
 
 SIDE = 64
 tiles = npst.arrays(np.uint8, (8, 8, 3))

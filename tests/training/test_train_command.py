@@ -13,7 +13,7 @@ from spermseg.model.saved import load_model
 from spermseg.model.shipped import SHIPPED
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.source import DrawnData
+from spermseg.training.data.source import DrawnData
 
 
 class HandedOverError(Exception):

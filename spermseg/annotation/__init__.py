@@ -1,0 +1,1 @@
+"""LabelMe, VIA and COCO annotations -> masks, by one pixel rule."""

@@ -1,0 +1,157 @@
+"""What there is to do tonight: the plan of a new run."""
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import spermseg
+from spermseg.batch.group_limit import within_group_limit
+from spermseg.batch.heal import KnownRun
+from spermseg.batch.listing import list_uploads
+from spermseg.batch.night import Night
+from spermseg.batch.worker.loss_limits import Tried, how_far
+from spermseg.errors import ConfigError, ObjectExistsError
+from spermseg.storage.filesystem import Location
+from spermseg.table.image_ids import ImageIds
+from spermseg.table.lease import Lease
+from spermseg.table.plan import PASSED_OVER, RETRY, Planned, encode_plan, retry_id, split_units
+from spermseg.table.receipt import plan_location
+from spermseg.table.results import REJECTED, read_units
+
+SHOWN_EVERY = 1000
+"""Uploads that are listed between two words on how many there are."""
+
+OnListed = Callable[[int], None]
+"""Called with the number of uploads that were listed so far."""
+
+
+def plan_run(
+    night: Night, started: datetime, lease: Lease, known: Sequence[KnownRun], on_listed: OnListed = lambda _: None
+) -> str | None:
+    """Store the plan of what has no row yet, or of what is to be tried again, before anything else is done.
+
+    Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
+
+    Args:
+        night: what is to be done.
+        started: when.
+        lease: of the table.
+        known: the runs of this model and these settings, from `survey_runs`.
+        on_listed: called now and then while uploads are listed.
+
+    Returns:
+        The id of the new run; None where nothing is to do.
+
+    Raises:
+        ConfigError: the input holds no file, or an upload is planned by an unfinished run over another input.
+        RunError: the table is another job's by now.
+    """
+    finished = ImageIds.union(run.ids for run in known if run.finished)
+    unfinished = {run.run_id: run.ids for run in known if not run.finished}
+    passed_over: Counter[str] = Counter()
+    listed = _counted(list_uploads(night.source, night.identity, passed_over, night.max_unpacked), on_listed)
+    if night.retry_rejected:
+        todo = _to_retry(listed, finished, _rejected(night, known))
+    else:
+        todo = (one for one in listed if one.image_id not in finished)
+    limits = night.max_megapixels_per_group, night.settings.max_megapixels
+    todo = within_group_limit(_free(todo, unfinished), night.source, *limits)
+    said, notes = _metadata(night, started), lambda: {PASSED_OVER: json.dumps(passed_over)}
+    data, planned = encode_plan(split_units(todo), said, notes)
+    if planned == 0:
+        if not finished and not night.retry_rejected:
+            beside = "".join(f" ({count} {kind} were passed over)" for kind, count in sorted(passed_over.items()))
+            raise ConfigError(
+                f"got {night.source.uri}, which holds no file{beside}; a folder with micrographs is needed"
+            )
+        return None
+    run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    _write_once(plan_location(lease.fenced(night.out), run_id), data)
+    return run_id
+
+
+def _metadata(night: Night, started: datetime) -> dict[str, str]:
+    """Return what a plan says of its run, so that it can be continued, proved and done again."""
+    return {
+        "input": night.source.uri,
+        **night.model_and_settings,
+        "version": spermseg.__version__,
+        "started": started.isoformat(timespec="seconds"),
+        "settings": night.settings.text,
+        "model": night.model_uri,
+        "predict": night.predict.text,
+        "arguments": json.dumps(night.arguments),
+        **(RETRY if night.retry_rejected else {}),
+    }
+
+
+def _write_once(place: Location, data: bytes) -> None:
+    """Store a plan. A storage that answered too late is asked again, and finds the plan that it has just stored."""
+    try:
+        place.write_bytes(data, only_if_absent=True)
+    except ObjectExistsError:
+        if place.read_bytes() != data:
+            raise
+
+
+def _counted(planned: Iterable[Planned], on_listed: OnListed) -> Iterator[Planned]:
+    number = 0
+    for number, one in enumerate(planned, start=1):
+        if number % SHOWN_EVERY == 0:
+            on_listed(number)
+        yield one
+    on_listed(number)
+
+
+def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterator[Planned]:
+    """Yield what is planned, and see that no unfinished run has planned it too."""
+    for one in planned:
+        for run_id, ids in unfinished.items():
+            if one.image_id in ids:
+                raise ConfigError(
+                    f"{one.uri} is planned by run {run_id}, which has not finished; segment the input of that run "
+                    f"again, or delete runs/{run_id} and results/run={run_id}"
+                )
+        yield one
+
+
+def _rejected(night: Night, known: Sequence[KnownRun]) -> list[ImageIds]:
+    """Return the image ids of the rejected rows of finished runs, by how far each was tried."""
+    some = [run.run_id for run in known if run.finished and run.rejected]
+    tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status", "reason")) for run_id in some)
+    found: list[list[pa.ChunkedArray]] = [[] for _ in Tried]
+    for table in tables:
+        rejected = table.filter(pc.equal(table["status"], REJECTED))
+        far = pa.array([how_far(reason or "") for reason in rejected["reason"].to_pylist()], pa.int8())
+        for tried in Tried:
+            found[tried].append(rejected.filter(pc.equal(far, int(tried)))["image_id"])
+    return [ImageIds(ids.to_pylist() for ids in batches) for batches in found]
+
+
+def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: Sequence[ImageIds]) -> Iterator[Planned]:
+    """Yield the uploads whose latest row is rejected, under the id of their next try.
+
+    Those that ended their process come last: else the same ones would use up the time of their group on every retry,
+    and what lies behind them would never be tried. They alone are held in memory, and that time bounds their number.
+    """
+    anyhow = ImageIds.union(rejected)
+    later: list[list[Planned]] = [[] for _ in Tried]
+    for one in listed:
+        latest = one.image_id
+        while (following := retry_id(latest)) in finished:
+            latest = following
+        if latest in finished and latest in anyhow:
+            again = replace(one, image_id=following, retry_of=latest)
+            tried = next(tried for tried in Tried if latest in rejected[tried])
+            if tried is Tried.NEVER:
+                yield again
+            else:
+                later[tried].append(again)
+    yield from chain.from_iterable(later)

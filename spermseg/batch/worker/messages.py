@@ -1,0 +1,128 @@
+"""What travels through the pipeline, and its first stages. No Ray; no PyTorch either: these processes start often."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import lru_cache
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from spermseg.batch.worker.bounds import Limits, Watch, limit_memory
+from spermseg.batch.worker.decode import Decoded, Decoder
+from spermseg.batch.worker.fetch import Fetched, fetch_all
+from spermseg.batch.worker.timing import Spent
+from spermseg.errors import ConfigError, StorageError, StorageRefusedError, first_line
+from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import be_patient, patience
+from spermseg.table.plan import Plan
+
+Tell = Callable[[str], None]
+Row = dict[str, Any]
+"""A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
+
+
+def failure(unit: int, error: Exception) -> Row:
+    """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
+    outage, unusable = isinstance(error, StorageError), isinstance(error, ConfigError)
+    said = first_line(error) if outage or unusable else f"{type(error).__name__}: {first_line(error)}"
+    refused = isinstance(error, StorageRefusedError)
+    return {"unit": unit, "failure": said, "outage": outage, "refused": refused, "unusable": unusable}
+
+
+@lru_cache(maxsize=1)
+def open_plan(location: Location) -> Plan:
+    """Open a run's plan once a process: it never changes, and a worker does many units."""
+    return Plan(location)
+
+
+class FetchUnits:
+    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass.
+
+    Args:
+        plan: the run's.
+        source: where the uploads were listed.
+        tell: takes what is to be said to the person while this waits for the storage.
+    """
+
+    def __init__(self, plan: Location, source: Location, tell: Tell | None = None) -> None:
+        self.plan, self.source = plan, source
+        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
+
+    def __call__(self, row: Row) -> Iterator[Row]:
+        """Fetch some units, one after the other."""
+        be_patient(self.patience)
+        number = row["units"][0]
+        try:
+            plan = open_plan(self.plan)
+            planned = chain.from_iterable(map(plan.unit, row["units"]))
+            fetched = fetch_all(planned, self.source)
+            for number in row["units"]:
+                started = time.perf_counter()
+                unit = list(islice(fetched, plan.unit_sizes[number]))
+                spent = Spent(fetch_s=time.perf_counter() - started, fetched_bytes=sum(len(one.data) for one in unit))
+                reasons = [one.reason or "" for one in unit]
+                data = [one.data for one in unit]
+                yield {"unit": number, "failure": "", "spent": asdict(spent), "data": data, "reasons": reasons}
+        except Exception as error:  # noqa: BLE001 (it is told as data)
+            yield failure(number, error)
+
+
+def unpack_fetched(row: Row) -> list[Fetched]:
+    """Return what `FetchUnits` has put into a row."""
+    return [Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)]
+
+
+class DecodeUnits:
+    """The bytes of a unit's micrographs -> their pixels at the working resolution, in a stage of its own.
+
+    Args:
+        plan: the run's.
+        decoder: what decodes.
+        limits: of the time that a picture may take, or else the process ends.
+        memory: bytes that the process may have beside what it has.
+        tell: takes what is to be said to the person while this waits for the storage.
+    """
+
+    def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int, tell: Tell | None = None) -> None:
+        self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
+        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
+
+    def __call__(self, row: Row) -> Row:
+        """Decode one unit."""
+        if row["failure"]:
+            return row
+        _limit_memory_once(self.memory)
+        be_patient(self.patience)
+        try:
+            unit = open_plan(self.plan).unit(row["unit"])  # may wait for its storage, which is no picture that hangs
+            with Watch(self.limits) as watch:
+                decoded = []
+                for one, fetched in zip(unit, unpack_fetched(row), strict=True):
+                    watch.decoding()
+                    decoded.append(pack_decoded(self.decoder.decode(one, fetched)))
+        except Exception as error:  # noqa: BLE001 (it is told as data)
+            return failure(row["unit"], error)
+        return {"unit": row["unit"], "failure": "", "spent": row["spent"], "decoded": decoded}
+
+
+@lru_cache(maxsize=1)
+def _limit_memory_once(more: int) -> None:
+    limit_memory(more)
+
+
+def pack_decoded(one: Decoded) -> Row:
+    """Return a decoded micrograph as what travels between processes: text, numbers and bytes."""
+    height, width = (0, 0) if one.pixels is None else one.pixels.shape[:2]
+    pixels = b"" if one.pixels is None else one.take_pixels().tobytes()
+    return {"row": json.dumps(one.row), "height": height, "width": width, "pixels": pixels}
+
+
+def unpack_decoded(packed: list[Row]) -> Iterator[Decoded]:
+    """Yield what `pack_decoded` has packed; the pixels are views of its bytes."""
+    for one in packed:
+        shape = (one["height"], one["width"], 3)
+        pixels = np.frombuffer(one["pixels"], np.uint8).reshape(shape) if one["height"] else None
+        yield Decoded(row=json.loads(one["row"]), pixels=pixels)

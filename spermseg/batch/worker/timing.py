@@ -1,0 +1,68 @@
+"""What a unit of work took, stage by stage."""
+
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from spermseg.table.results import OK
+
+KIB = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Seconds, bytes and megapixels of some units of work. Stages that work in threads count the seconds of each."""
+
+    fetch_s: float = 0.0
+    """In the tasks that fetch bytes."""
+    fetched_bytes: float = 0.0
+    idle_s: float = 0.0
+    """That a worker waited for the bytes of its next unit."""
+    wait_s: float = 0.0
+    """That the network waited for decoded pictures."""
+    decode_s: float = 0.0
+    """In the threads that decode."""
+    network_s: float = 0.0
+    """In the network."""
+    measure_s: float = 0.0
+    """In the threads that find and measure cells."""
+    segment_s: float = 0.0
+    """From the first byte of a unit to its last row."""
+    write_s: float = 0.0
+    written_bytes: float = 0.0
+    megapixels: float = 0.0
+    """Of the pictures that are ok, at their native resolution."""
+    peak_bytes: float = 0.0
+    """The most memory that a worker has had."""
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]], *, wall_s: float, waited_s: float, network_s: float) -> "Spent":
+        """Return what segmenting a unit took.
+
+        Args:
+            rows: its result rows.
+            wall_s: from its first byte to its last row.
+            waited_s: of that, what the network waited for decoded pictures.
+            network_s: of that, what the network took.
+        """
+        done = [row for row in rows if row["status"] == OK]
+        return cls(
+            wait_s=waited_s,
+            network_s=network_s,
+            segment_s=wall_s,
+            decode_s=sum(row["decode_ms"] for row in done) / 1000,
+            measure_s=sum(row["measure_ms"] for row in done) / 1000,
+            megapixels=sum(row["width_px"] * row["height_px"] for row in done) / 1e6,
+            peak_bytes=peak_bytes(),
+        )
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Return the sums of both, and the larger peak."""
+        sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        return Spent(**(sums | {"peak_bytes": max(self.peak_bytes, other.peak_bytes)}))
+
+
+def peak_bytes() -> float:
+    """Return the most memory that this process has had."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB)

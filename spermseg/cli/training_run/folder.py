@@ -1,0 +1,88 @@
+"""The folder of a training: what its files are called, its settings, and whether a command may begin or go on there."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from spermseg.errors import ConfigError
+from spermseg.model.saved import SavedModel
+from spermseg.recipes import Recipe
+from spermseg.storage.filesystem import Location
+from spermseg.training.data.source import TrainingData
+
+MODEL = "model.safetensors"
+SETTINGS = "settings.json"
+HISTORY = "history.csv"
+
+
+def snapshot_name(epoch: int) -> str:
+    """Return the name of the model file of an epoch."""
+    return f"model-epoch-{epoch}.safetensors"
+
+
+def settings_of(chosen: Recipe, begun: SavedModel | None, data: TrainingData) -> dict[str, Any]:
+    """Return all settings of a training; `start` is `chance`, or the digest of the model that it started from."""
+    return asdict(chosen) | {"start": "chance" if begun is None else begun.sha256, "data": data.settings}
+
+
+def check_run(out: Location, *, resume: bool) -> None:
+    """Raise ConfigError where a training lies that is not to go on, or none that is."""
+    present = next(iter(out.child("checkpoints").list()), None) is not None or out.child(MODEL).exists()
+    if present and not resume:
+        raise ConfigError(f"{out.uri} already holds a training; give --resume to go on with it, or another --out")
+    if resume and not present:
+        raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
+
+
+def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Write down the settings of a training, `snapshots` among them, and return them.
+
+    Where it goes on, the snapshots that were asked for before are among them, as far as it goes.
+
+    Raises:
+        ConfigError: a training that is to go on was begun with others; only epochs, and snapshots, that are not done
+            yet may be others.
+    """
+    place = out.child(SETTINGS)
+    settings: dict[str, Any] = json.loads(json.dumps(given))
+    if resume and place.exists():
+        before = _read(place)
+        _check_goes_on(out, before, settings)
+        asked = {epoch for epoch in before["snapshots"] if epoch <= settings["train"]["epochs"]}
+        settings["snapshots"] = sorted(asked | {*settings["snapshots"]})
+    place.write_bytes((json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    return settings
+
+
+def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]) -> None:
+    done = epochs_done(out)
+    if now["train"]["epochs"] < done:
+        raise ConfigError(f"got --epochs {now['train']['epochs']}; {out.uri} has done {done}: as many, or more")
+    late = [epoch for epoch in now["snapshots"] if epoch <= done and epoch not in before["snapshots"]]
+    if late:
+        raise ConfigError(
+            f"got --snapshots {late[0]}; {out.uri} has done that epoch, and has not kept it: leave it out, or give "
+            "another --out"
+        )
+    same = {**before, "snapshots": now["snapshots"], "train": {**before["train"], "epochs": now["train"]["epochs"]}}
+    if same != now:
+        names = ", ".join(sorted(name for name in now if now[name] != same.get(name)))
+        raise ConfigError(f"{out.uri} was begun with other settings ({names}); resume with the same, or another --out")
+
+
+def epochs_done(out: Location) -> int:
+    """Return how many epochs of a training are written down."""
+    place = out.child(HISTORY)
+    return max(0, len(place.read_bytes().splitlines()) - 1) if place.exists() else 0
+
+
+def _read(place: Location) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads(place.read_bytes())
+        settings["train"]["epochs"], {*settings["snapshots"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{place.uri} is damaged, or of an earlier version; train again, with another --out"
+        ) from error
+    return settings

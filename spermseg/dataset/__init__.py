@@ -1,0 +1,1 @@
+"""Annotated micrographs prepared: pairs, split, index."""

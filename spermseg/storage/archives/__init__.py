@@ -1,0 +1,1 @@
+"""zip, tar and tar.gz archives as byte ranges."""

@@ -1,0 +1,271 @@
+"""Files of this machine, or of a disk that all machines share."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from tenacity import Retrying
+
+from spermseg.errors import (
+    ObjectChangedError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageRefusedError,
+)
+from spermseg.storage.local.errors import is_passing, local_errors
+from spermseg.storage.local.folders import delete_folder, make_folder, open_folder, open_partial
+from spermseg.storage.local.parts import LocalParts
+from spermseg.storage.local.uploads import (
+    Listed,
+    etag_of,
+    list_uploads,
+    native,
+    open_upload,
+    real_path,
+)
+from spermseg.storage.names import EMPTY, is_partial_name
+from spermseg.storage.patience import Patience, patience
+
+Result = TypeVar("Result")
+ABANDONED_NS = 24 * 3600 * 10**9
+"""A file that is being written and was not changed for so long is written by nobody any more."""
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Local files; `path` is absolute."""
+
+    root: str | None = None
+    """The folder of uploads below which no link is followed; None for files of our own, where links lead on."""
+    patience: Patience | None = field(default=None, compare=False)
+    """How long to try; None asks the process each time."""
+
+    def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
+        """Yield (path, size, etag) of every regular file at or below a path, in the order of the paths.
+
+        Links to files count as files; links to folders are not followed, since they can go round in circles.
+        """
+        try:
+            described = self._patiently(path, _described, path, "listed")
+        except ObjectMissingError:
+            yield from self._walk(path)
+        else:
+            yield path, *described
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        pending = self._patiently(folder, _entries, folder)[::-1]  # a stack: folders can be nested deeper than calls
+        while pending:
+            entry = pending.pop()
+            if entry.is_dir(follow_symlinks=False):
+                pending += self._patiently(entry.path, _entries, entry.path)[::-1]
+                continue
+            try:
+                described = self._patiently(entry.path, _described, entry.path, "listed")
+            except ObjectMissingError:  # no file, or removed since the folder was read
+                continue
+            yield entry.path, *described
+
+    def list_uploads(self, path: str) -> Iterator[Listed]:
+        """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
+        with suppress(ObjectMissingError), local_errors(path, "listed"):
+            yield from list_uploads(path, lambda place, *call: self._patiently(place, _listing, place, *call))
+
+    def real_path(self, path: str) -> str:
+        """Return where a path leads, through all links that are there."""
+        return self._patiently(path, _real_path, path)
+
+    def no_files(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            found = self._patiently(folder, _entries, folder)
+            if not found and folder != path and Path(folder).is_dir():
+                yield folder, EMPTY
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not _is_file(entry):
+                    yield entry.path, "a link" if entry.is_symlink() else "a pipe, a socket or a device"
+
+    def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
+        """Yield the files in a folder that somebody began to write, a day before another file was written last."""
+        before = self._patiently(latest, _modified_ns, latest) - ABANDONED_NS
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            for entry in self._patiently(folder, _entries, folder):
+                if deep and entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif is_partial_name(entry.name) and _is_old_file(entry, before):
+                    yield entry.path
+
+    def stat(self, path: str) -> tuple[int, str]:
+        """Return (size, etag) of a regular file."""
+        return self._patiently(path, _stat, self.root, path)
+
+    def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
+        """Return up to `size` bytes from `start`, provided size and modification time still give this etag."""
+        return self._patiently(path, _read_range, self.root, path, start, size, etag)
+
+    def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
+        """Write whole or not at all. A file that an earlier attempt of this very call left there is a success."""
+        retrying = self._retrying(path)
+        try:
+            retrying(_write, path, data, only_if_absent, if_etag)
+        except (ObjectExistsError, ObjectChangedError):
+            if retrying.statistics["attempt_number"] == 1 or self.read_range(path, 0, len(data) + 1, None) != data:
+                raise
+
+    def begin(self, path: str) -> LocalParts:
+        """Begin a file that is written in parts."""
+        return LocalParts(path, partial(self._retrying, path))
+
+    def delete(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        self._patiently(path, _delete, path)
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder with all that is in it, if it is there."""
+        self._patiently(path, delete_folder, Path(path))
+
+    def _retrying(self, path: str) -> Retrying:
+        return (self.patience or patience()).retrying(path, is_passing)
+
+    def _patiently(self, path: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        return self._retrying(path)(function, *arguments)
+
+
+def _real_path(path: str) -> str:
+    try:
+        with local_errors(path, "read"):
+            return os.fsdecode(real_path(native(path)))
+    except (ObjectMissingError, ObjectDeniedError):  # what is not there, or not to be seen, is no link that we know
+        return os.path.realpath(path)
+
+
+def _stat(root: str | None, path: str) -> tuple[int, str]:
+    if root is None:
+        return _described(path, "read")
+    with local_errors(path, "read"), open_upload(root, path) as handle:
+        status = os.fstat(handle)
+    return status.st_size, etag_of(status)
+
+
+def _read_range(root: str | None, path: str, start: int, size: int | None, etag: str | None) -> bytes:
+    with local_errors(path, "read"), _opened(root, path) as file:
+        file.seek(start)
+        there = max(0, os.fstat(file.fileno()).st_size - start)  # room is made for all that is asked for
+        data = file.read(-1 if size is None else min(size, there))
+        if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
+            raise ObjectChangedError(f"{path} changed since planned")
+    return data
+
+
+@contextmanager
+def _opened(root: str | None, path: str) -> Iterator[BinaryIO]:
+    if root is None:
+        _described(path, "read")  # to open what is no file, a pipe for one, can take for ever
+        with Path(path).open("rb") as file:
+            yield file
+    else:
+        with open_upload(root, path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+
+
+def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
+    """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
+
+    After that a power cut takes nothing back. A disk that is full leaves what was there, and nothing else. Who may
+    read it, `modes` says.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    with local_errors(path, "written"), open_folder(target.parent) as folder:
+        temporary, handle = open_partial(target)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if only_if_absent:
+                os.link(temporary, target)  # unlike a rename, fails where the name is taken
+            elif if_etag:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # until the folder is closed
+                _replace_this(target, temporary, if_etag)
+            else:
+                temporary.replace(target)
+        except (FileExistsError, IsADirectoryError) as error:
+            if target.is_file():
+                raise
+            raise StorageRefusedError(
+                f"{path} could not be written: a folder, a link or a pipe has its name: move that away, and the same "
+                "command goes on"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        os.fsync(folder)
+
+
+def _replace_this(target: Path, temporary: Path, etag: str) -> None:
+    """Replace a file that has this etag by one that has another."""
+    if etag_of(target.stat()) != etag:
+        raise ObjectChangedError(f"{target} changed")
+    status = temporary.stat()
+    if etag_of(status) == etag:  # as large, and written in the same tick of the clock
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    temporary.replace(target)
+
+
+def _delete(path: str) -> None:
+    with suppress(ObjectMissingError), local_errors(path, "removed"), open_folder(Path(path).parent) as folder:
+        Path(path).unlink()
+        os.fsync(folder)
+
+
+def _listing(place: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    with local_errors(place, "listed"):
+        return function(*arguments)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in the order of S3: with the slash, a folder sorts where its files do."""
+    with suppress(ObjectMissingError), local_errors(folder, "listed"), os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
+    return []
+
+
+def _modified_ns(path: str) -> int:
+    with local_errors(path, "read"):
+        return os.stat(native(path)).st_mtime_ns  # noqa: PTH116 (a path in bytes)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in circles
+        return False
+
+
+def _is_old_file(entry: os.DirEntry[str], before_ns: int) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # its writer has just given it its name
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < before_ns
+
+
+def _described(path: str, verb: str) -> tuple[int, str]:
+    """Return (size, etag) of a regular file."""
+    with local_errors(path, verb):
+        status = os.stat(native(path))  # noqa: PTH116 (a path in bytes)
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissingError(f"{path} is not a file")
+    return status.st_size, etag_of(status)

@@ -1,0 +1,54 @@
+"""Folders of this machine: made to last, opened to be synced, given new files, and removed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from spermseg.errors import ObjectMissingError
+from spermseg.storage.local.errors import local_errors, storage_error
+from spermseg.storage.modes import file_mode, folder_mode
+from spermseg.storage.names import partial_name
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and what is missing above it, to last: a folder's name is kept by the one above."""
+    try:
+        missing = [made for made in (folder, *folder.parents) if not made.exists()]
+        for made in missing[::-1] or [folder]:
+            made.mkdir(mode=folder_mode(), exist_ok=True)
+        for made in missing:
+            with open_folder(made.parent) as above:
+                os.fsync(above)
+    except OSError as error:  # a file in the way is not the object that is there already
+        raise storage_error(str(folder), "made", error) from error
+
+
+def delete_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, if it is there. Links in it are removed, and not followed."""
+    with suppress(ObjectMissingError), local_errors(str(folder), "removed"):
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int]:
+    """Open a folder, to fsync or lock it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def open_partial(target: Path) -> tuple[Path, int]:
+    """Return (a new file beside another, which will have its name; its handle, to write).
+
+    Raises:
+        StorageError: the folder takes none.
+    """
+    partial = target.with_name(partial_name())
+    try:
+        return partial, os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode=file_mode())
+    except OSError as error:  # that there is none, as a folder of the system says, is not the file's being missing
+        raise storage_error(str(target), "written", error) from error

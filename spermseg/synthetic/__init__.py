@@ -1,0 +1,1 @@
+"""Micrographs drawn with exact masks."""

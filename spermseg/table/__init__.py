@@ -1,0 +1,1 @@
+"""The results as a table: plan, units, receipt, lease, and the proof that nothing was lost."""

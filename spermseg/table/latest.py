@@ -1,0 +1,95 @@
+"""The table as readers want it: whole units, without the rejected rows that a later try replaced."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from spermseg.errors import DamagedError, ObjectMissingError, RunError
+from spermseg.storage.filesystem import Location
+from spermseg.table.plan import Plan
+from spermseg.table.receipt import list_runs, plan_location
+from spermseg.table.results import MEND, SCHEMA, list_units, read_unit, right_name, run_of
+
+OnDamage = Callable[[str], object]
+"""Called with a line on each file that cannot be shown, in place of its error: the rest of the table is whole."""
+
+
+def read_current(
+    out: Location,
+    columns: Sequence[str] | None = None,
+    *,
+    finished_only: bool = False,
+    on_damage: OnDamage | None = None,
+) -> Iterator[pa.Table]:
+    """Yield the current rows of each unit file, one file at a time, so that memory does not grow with the archive.
+
+    A row that was tried again is left out as soon as the run that tried again is finished.
+
+    Args:
+        out: the folder that `spermseg segment` wrote to.
+        columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
+        finished_only: whether runs that have not finished are left out.
+        on_damage: told of each file that is left out, since it is damaged or a copy; None raises.
+
+    Raises:
+        RunError: there is no run, or a file is damaged.
+    """
+    runs = list_runs(out)
+    if not runs:
+        raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
+    on_damage = on_damage or _raise
+    replaced = replaced_ids(out, on_damage)
+    wanted = list(SCHEMA.names if columns is None else columns)
+    needed = [*wanted, *(name for name in ("image_id", "run_id") if name not in wanted)]
+    for place in list_units(out):
+        if runs.get(run_of(place)) or not finished_only:
+            for table in _read(place, needed, on_damage):
+                kept = [image_id not in replaced for image_id in table["image_id"].to_pylist()]
+                yield table.filter(pa.array(kept, pa.bool_())).select(wanted)
+
+
+def _raise(line: str) -> None:
+    raise DamagedError(line)
+
+
+def _read(place: Location, columns: Sequence[str], on_damage: OnDamage) -> Iterator[pa.Table]:
+    """Yield a unit, unless it is damaged or its rows belong elsewhere: their uploads would be shown twice."""
+    try:
+        table = read_unit(place, columns)
+    except DamagedError as error:
+        on_damage(error.message)
+        return
+    home = (right_name(table["image_id"].to_pylist()), set(table["run_id"].to_pylist()))
+    if home == (place.name, {run_of(place)}):
+        yield table
+    else:
+        on_damage(f"{place.uri} holds rows that belong elsewhere, and is left out; {MEND}")
+
+
+def replaced_ids(out: Location, on_damage: OnDamage = _raise) -> set[str]:
+    """Return the image ids of the rows that the rows of a finished run replace. Plans tell: they are small."""
+    finished = [run_id for run_id, is_finished in list_runs(out).items() if is_finished]
+    return {image_id for _, plan in _plans(out, finished, on_damage) for image_id in plan.replaced_ids()}
+
+
+def count_replaced(out: Location, on_damage: OnDamage = _raise) -> Counter[str]:
+    """Return run -> rows of it that are replaced."""
+    replaced = replaced_ids(out, on_damage)
+    if not replaced:
+        return Counter()
+    plans = _plans(out, list_runs(out), on_damage)
+    return Counter({run_id: sum(image_id in replaced for image_id in plan.image_ids()) for run_id, plan in plans})
+
+
+def _plans(out: Location, runs: Iterable[str], on_damage: OnDamage) -> Iterator[tuple[str, Plan]]:
+    """Yield (run, its plan) of those whose plan can be read, one in memory at a time."""
+    for run_id in runs:
+        try:
+            plan = Plan(plan_location(out, run_id), whole=True)
+        except DamagedError as error:
+            on_damage(error.message)
+        except ObjectMissingError:
+            on_damage(f"run {run_id} has no plan; {MEND}")
+        else:
+            yield run_id, plan

@@ -1,0 +1,267 @@
+"""The results contract: one Parquet row a micrograph, every column with its unit and meaning."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spermseg.errors import DamagedError
+from spermseg.storage.filesystem import Location, StoredObject
+from spermseg.storage.parquet import VERSION, check_seal, encode_parquet, open_parquet, reading
+from spermseg.table.image_ids import digest
+
+SCHEMA_VERSION = 6
+ADDED = {"retry_of", "n_heads", "bits", "clipped_fraction"}
+"""Columns that files of earlier versions lack; they are read as null."""
+MACHINE_KEY = b"spermseg_machine"
+"""Key of a unit file's own metadata that names the host which segmented it."""
+MEND = "the same `spermseg segment` command with --check-files mends it"
+"""What to do about a damaged file of a table."""
+MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 29
+"""Of a unit file; one of ours has some hundred rows, and some megabytes."""
+SCALED = "at half scale (1/4 or 1/8 where the network works at that)"
+"""Of the figures of quality, whatever the format (`spermseg.micrograph.reduction`)."""
+SATURATED = f"{SCALED}, where a single one is lost in the mean of its neighbours"
+BITS = "bits of the camera, of whose numbers the picture's 8 bits are the highest"
+CLIPPED = "cut to them: a scale bar, hot pixels, or bits told wrongly; null for a file of 8 bits"
+MEASURED = ("width_px", "height_px", "n_cells")
+"""What every row that is ok has."""
+OK = "ok"
+REJECTED = "rejected"
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "", nullable: bool = True) -> pa.Field:
+    metadata = {"meaning": meaning, **({"unit": unit} if unit else {})}
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+CELL = pa.struct(
+    [
+        _field("x", pa.int32(), "left edge of the bounding box", "px"),
+        _field("y", pa.int32(), "top edge of the bounding box", "px"),
+        _field("width", pa.int32(), "width of the bounding box", "px"),
+        _field("height", pa.int32(), "height of the bounding box", "px"),
+        _field("area", pa.int32(), "pixels of the cell", "px"),
+        _field("area_um2", pa.float32(), "area; null where the pixel size is unknown", "um2"),
+        _field("touches_border", pa.bool_(), "whether the edge of the picture cuts the cell"),
+        _field("confidence", pa.float32(), "mean probability over the cell's pixels", "0-1"),
+        _field("mask", pa.string(), "COCO run-length string of the cell within its bounding box"),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        _field("image_id", pa.string(), "digest of uri, member, size, etag, model and recipe", nullable=False),
+        _field("uri", pa.string(), "the file, or the archive that holds it", nullable=False),
+        _field("member", pa.string(), "name inside the archive; null for a plain file"),
+        _field("content_sha256", pa.string(), "digest of the picture's bytes; twice the same: a sample mix-up?"),
+        _field("group", pa.string(), "patient, slide or session: first folder below the input, or within an archive"),
+        _field("run_id", pa.string(), "the run that wrote the row", nullable=False),
+        _field("retry_of", pa.string(), "image_id of the rejected row that this one replaces; null for a first try"),
+        _field("model_sha256", pa.string(), "digest of the model file", nullable=False),
+        _field("recipe_sha256", pa.string(), "digest of the settings used", nullable=False),
+        _field("version", pa.string(), "version of spermseg", nullable=False),
+        _field("status", pa.string(), "ok or rejected", nullable=False),
+        _field("reason", pa.string(), "why it was rejected; null where ok"),
+        _field("width_px", pa.int32(), "width as shown (after EXIF rotation)", "px"),
+        _field("height_px", pa.int32(), "height as shown (after EXIF rotation)", "px"),
+        _field("um_per_px", pa.float32(), "pixel size; null where unknown", "um/px"),
+        _field("bits", pa.int32(), f"{BITS}; null for a file of 8 bits", "bits"),
+        _field("clipped_fraction", pa.float32(), f"share of pixels above those bits, {CLIPPED}", "0-1"),
+        _field("focus", pa.float32(), f"variance of the green channel's Laplacian, {SCALED}: low is blurred", "grey2"),
+        _field("brightness", pa.float32(), f"mean of the grey picture, {SCALED}", "grey"),
+        _field("saturated_fraction", pa.float32(), f"share of pixels at 0 or 255 in every channel, {SATURATED}", "0-1"),
+        _field("unevenness", pa.float32(), f"range of the background's light over its mean, {SCALED}", "ratio"),
+        _field("foreground_fraction", pa.float32(), "share of pixels in the mask", "0-1"),
+        _field("confidence", pa.float32(), "Dice expected of the mask; before version 4, its mean probability", "0-1"),
+        _field("mask", pa.string(), "COCO run-length string of the whole mask, height_px x width_px"),
+        _field("n_cells", pa.int32(), "connected components of the mask above the least area", "count"),
+        _field("n_heads", pa.int32(), "heads in the mask: how many sperm; null where none were looked for", "count"),
+        _field("cells", pa.list_(CELL), "one struct a cell"),
+        _field("decode_ms", pa.float32(), "time to decode, resize and judge", "ms"),
+        _field("predict_ms", pa.float32(), "share of the unit's time in the network", "ms"),
+        _field("measure_ms", pa.float32(), "time from probability map to cells", "ms"),
+    ],
+    metadata={VERSION: str(SCHEMA_VERSION)},
+)
+
+
+PROMISED = (*(field.name for field in SCHEMA if not field.nullable), *MEASURED)
+"""Columns that are looked at whenever a unit is read."""
+
+
+def without_advice(message: str) -> str:
+    """Return a message without the advice for those who only read the table, for the command that mends it."""
+    return message.replace(f"; {MEND}", "")
+
+
+def reason_kind(reason: str) -> str:
+    """Return a reason with an ellipsis for each number and checksum: uploads broken alike have the same kind.
+
+    >>> reason_kind("40000 x 30000 px is 1200 megapixels; at most 200 are allowed")
+    '… x … px is … megapixels; at most … are allowed'
+    """
+    return re.sub(r"\b(?:[0-9a-f]{8}|\d+)\b", "…", reason)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows, given as mappings from column name to value, as a table of the contract's schema."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def encode_unit(table: pa.Table, machine: str = "") -> bytes:
+    """Return a unit's table as the bytes of one sealed Parquet file, which names the host that segmented it."""
+    metadata = {**table.schema.metadata, MACHINE_KEY: machine.encode()} if machine else table.schema.metadata
+    return encode_parquet(table.replace_schema_metadata(metadata))
+
+
+def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
+    """Return where a unit's result lies: `OUT/results/run=<run_id>/unit-<digest>.parquet`."""
+    return run_results(out, run_id).child(unit_name(unit_id))
+
+
+def run_results(out: Location, run_id: str) -> Location:
+    """Return the folder of a run's results."""
+    return out.child("results", f"run={run_id}")
+
+
+def unit_name(unit_id: str) -> str:
+    """Return the name of a unit's result file."""
+    return f"unit-{unit_id}.parquet"
+
+
+def right_name(image_ids: Iterable[str]) -> str:
+    """Return the name of the file that holds the rows of these micrographs, in this order."""
+    return unit_name(digest(image_ids))
+
+
+def is_unit(name: str) -> bool:
+    """Whether this is how a unit's result file is named, in the folder of its run."""
+    return name.startswith("unit-") and name.endswith(".parquet") and "/" not in name
+
+
+def list_units(out: Location, run_id: str | None = None) -> list[Location]:
+    """Return the unit files that are there, of one run or of all, in the order of their names."""
+    found: Iterable[StoredObject]
+    if run_id is None:
+        found = chain.from_iterable(files for run, files in list_results(out).items() if run)
+    else:
+        found = run_results(out, run_id).list()
+    return [Location(item.uri, out.endpoint_url) for item in found if is_unit(item.key)]
+
+
+def list_results(out: Location) -> dict[str, list[StoredObject]]:
+    """Return run -> what lies in its folder of results, in one listing of all; under "" what lies in no run's."""
+    found: dict[str, list[StoredObject]] = {}
+    for item in out.child("results").list():
+        folder, _, name = item.key.rpartition("/")
+        run_id = folder.removeprefix("run=") if folder.startswith("run=") and "/" not in folder else ""
+        found.setdefault(run_id, []).append(replace(item, key=name) if run_id else item)
+    return found
+
+
+def run_of(unit: Location) -> str:
+    """Return the id of the run whose folder holds a unit file; empty where none does."""
+    folder = unit.path.split("/")[-2]
+    return folder.removeprefix("run=") if folder.startswith("run=") else ""
+
+
+def read_unit(place: Location, columns: Sequence[str] | None = None, *, thorough: bool = False) -> pa.Table:
+    """Return the table of one unit file, all of whose bytes are proved to be those that were written.
+
+    Args:
+        place: the file, as `list_units` returns it.
+        columns: which columns; None reads all.
+        thorough: of a file of an earlier version, which has no digest of its own, decode every column.
+
+    Raises:
+        DamagedError: the file is damaged, or is no unit.
+        StorageError: it could not be read.
+    """
+    wanted = list(SCHEMA.names if columns is None else columns)
+    with reading(place.uri, MEND):
+        table = _decode_unit(place.read_bytes(MOST_BYTES), wanted, thorough)
+        _check_values(table)
+    for name in set(wanted).difference(table.column_names):
+        table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(wanted)
+
+
+def _decode_unit(data: bytes, wanted: Sequence[str], thorough: bool) -> pa.Table:
+    sealed = check_seal(data)
+    file = open_parquet(pa.BufferReader(data), {field.name: field.type for field in SCHEMA}, SCHEMA_VERSION)
+    if file.metadata.num_rows > MOST_ROWS:
+        raise DamagedError(f"it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
+    there = file.schema_arrow.names
+    if lacking := {*wanted, *PROMISED}.difference(ADDED, there):
+        raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
+    if thorough and not sealed:
+        return file.read(columns=[name for name in SCHEMA.names if name in there])
+    return file.read(columns=[name for name in SCHEMA.names if name in {*wanted, *PROMISED}.intersection(there)])
+
+
+def _check_values(table: pa.Table) -> None:
+    """See that the columns hold what the contract promises: a file that is whole may be of somebody else's making.
+
+    Raises:
+        DamagedError: they do not.
+    """
+    there = table.column_names
+    empty = [name for name in there if not SCHEMA.field(name).nullable and table[name].null_count]
+    if empty:
+        raise DamagedError(f"its column {empty[0]} has rows without a value")
+    if not set(table["status"].to_pylist()) <= {OK, REJECTED}:
+        raise DamagedError(f"it has a status that is neither {OK} nor {REJECTED}")
+    done = table.filter(pc.equal(table["status"], OK))
+    for name in {*MEASURED}.intersection(there):
+        if done[name].null_count or pc.any(pc.less(done[name], 0)).as_py():
+            raise DamagedError(f"a row that is {OK} has no {name}")
+
+
+def read_units(out: Location, run_id: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the table of each unit file, one at a time, so that memory does not grow with the archive.
+
+    Args:
+        out: the folder that `spermseg segment` wrote to.
+        run_id: one run; None reads all.
+        columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    for place in list_units(out, run_id):
+        yield read_unit(place, columns)
+
+
+def schema_markdown() -> str:
+    """Return the contract as the Markdown of `docs/results-schema.md`."""
+    lines = [
+        f"# The results table, schema version {SCHEMA_VERSION}",
+        "",
+        "One row a micrograph, in `OUT/results/run=<run_id>/unit-<digest>.parquet`. The Parquet files say the same in",
+        "the metadata of each column. Written by `python -m spermseg.table.results > docs/results-schema.md`.",
+        "",
+        *_markdown_table(SCHEMA),
+        "",
+        "## Fields of a cell",
+        "",
+        *_markdown_table(CELL),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(fields: Iterable[pa.Field]) -> Iterator[str]:
+    yield "| column | type | unit | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for field in fields:
+        said = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        kind = "list of cells" if field.type == pa.list_(CELL) else str(field.type)
+        yield f"| `{field.name}` | {kind} | {said.get('unit', '')} | {said['meaning']} |"
+
+
+if __name__ == "__main__":
+    print(schema_markdown(), end="")

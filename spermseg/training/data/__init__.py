@@ -1,0 +1,1 @@
+"""What a network learns from: datasets and drawings, tiles, augmentation, soft labels."""

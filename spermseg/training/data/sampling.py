@@ -1,0 +1,126 @@
+"""Which examples a step sees: a function of (seed, epoch, step) alone.
+
+So a resumed training sees what an uninterrupted one would have seen, and one worker and many see the same global batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.training.config import TrainConfig
+from spermseg.training.data.augment import Augmentation
+from spermseg.training.data.cover import covered
+from spermseg.training.data.incomplete import forget_cut_off
+from spermseg.training.data.superpose import FADED, superpose
+
+T = TypeVar("T")
+Tile = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Pixels (tile, tile, 3) and their cover (tile, tile, classes)."""
+Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Tiles (N, tile, tile, 3) and their cover (N, tile, tile, classes)."""
+
+
+class Batches(Protocol):
+    """What an epoch is made of."""
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkingExample:
+    """An annotated micrograph at the working resolution."""
+
+    pixels: NDArray[np.uint8]
+    """(Y, X, 3) RGB."""
+    cover: NDArray[np.uint8]
+    """(Y, X, classes), how much of each pixel is in the class (`training.cover`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Cuts the epochs into global batches, and the batches into the shares of the workers."""
+
+    examples: Sequence[WorkingExample]
+    tile: int
+    """Side of what the network reads, px; larger examples are cropped at random, smaller ones mirrored."""
+    scale: float
+    """Resolution of the examples over the native one."""
+    config: TrainConfig
+    """Batch size, seed, and what is done to an example."""
+    classes: tuple[str, ...] = ()
+    """What there is cover of."""
+    rank: int = 0
+    workers: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch; the last one is filled up from the start of the epoch."""
+        return -(-len(self.examples) * self.config.expansion // self.config.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the slots of an epoch (steps, batch_size): slot s is variant s // n of example s % n."""
+        rng = np.random.default_rng((self.config.seed, epoch))
+        slots = rng.permutation(len(self.examples) * self.config.expansion)
+        return np.resize(slots, (self.steps, self.config.batch_size))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), cover (N, tile, tile, classes).
+
+        The next batch is made in a thread while the network works on this one.
+        """
+        shares = self.order(epoch)[:, self.rank :: self.workers]
+        augmentation = Augmentation(self.config.augment, self.tile)
+        return _ahead(lambda step: self._batch(epoch, shares[step], augmentation), self.steps)
+
+    def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
+        pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
+        return np.stack([pixels for pixels, _ in pairs]), np.stack([cover for _, cover in pairs])
+
+    def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> Tile:
+        variant, index = divmod(slot, len(self.examples))
+        rng = np.random.default_rng((self.config.seed, epoch, slot))
+        pixels, cover = self._variant(index, variant, rng, augmentation)
+        if rng.random() < self.config.superpose:
+            another = self._variant(int(rng.integers(len(self.examples))), variant, rng, augmentation)
+            pixels, cover = superpose(pixels, cover, *another, rng.uniform(*FADED))
+        return pixels, forget_cut_off(cover, self.classes, self.scale) if self.config.ignore_cut else cover
+
+    def _variant(self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation) -> Tile:
+        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.config.places)
+        return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
+
+
+def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1) -> Tile:
+    """Return a random square of an example, mirrored at the edges where the example is smaller.
+
+    Of several places that are tried, it is the one with the most cell pixels.
+    """
+    short = [(0, max(0, tile - side)) for side in example.cover.shape[:2]]
+    pixels, cover = example.pixels, example.cover
+    if any(after for _, after in short):
+        pixels = np.pad(pixels, (*short, (0, 0)), mode="symmetric")
+        cover = np.pad(cover, (*short, (0, 0)), mode="symmetric")
+    corners = [[int(rng.integers(side - tile + 1)) for side in cover.shape[:2]] for _ in range(places)]
+    squares = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
+    square = max(squares, key=lambda one: np.count_nonzero(covered(cover[one]))) if places > 1 else squares[0]
+    return pixels[square], cover[square]
+
+
+def _ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield make(0), make(1) ..., each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(make, 0) if count else None
+        for number in range(1, count + 1):
+            if coming is not None:
+                ready = coming.result()
+                coming = pool.submit(make, number) if number < count else None
+                yield ready

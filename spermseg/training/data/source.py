@@ -1,0 +1,256 @@
+"""What a training learns from: annotated micrographs, or drawn ones without end."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spermseg.annotation.annotation import WHOLE_CELL
+from spermseg.dataset.dataset import Dataset
+from spermseg.dataset.index import Example
+from spermseg.errors import ConfigError, DatasetError
+from spermseg.micrograph.tiling import Tiles, View, to_native
+from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
+from spermseg.model.saved import SavedModel
+from spermseg.synthetic.domain import PARTS, annotate, random_drawing
+from spermseg.synthetic.draw import draw_micrograph
+from spermseg.training.config import TrainConfig
+from spermseg.training.data.augment import Augmentation
+from spermseg.training.data.cover import UNKNOWN, cover_of, covered
+from spermseg.training.data.incomplete import border, forget_cut_off, loose_pieces
+from spermseg.training.data.sampling import WorkingExample
+
+DRAWING_VERSION = 5
+"""Counts the changes of what is drawn: part of the digest of drawn data."""
+FRAME, FRAME_SCALE = (512, 640), 0.5
+"""What is drawn for a network that sees the whole picture."""
+FINER = 4
+"""Pixels of a mask, along each axis, in one of a tile that is drawn: how much of it is cell is known to a 16th."""
+HELD_OUT = 2**32 - 1
+"""In place of an epoch, in the seeds of the validation split."""
+
+
+class TrainingData(Protocol):
+    """Examples by split and name. It pickles, so that every worker reads, or draws, its own."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What there are masks of."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything that can be learned from it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it is, and which of it is seen: JSON."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Examples in each split."""
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return the names of the examples of a split, sorted.
+
+        Raises:
+            DatasetError: there are none.
+        """
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Return an example at the working resolution."""
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Return the union (Y, X) of some classes of an example, at the resolution at which masks are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedData:
+    """A prepared dataset."""
+
+    dataset: Dataset
+    limit: int | None = None
+    """Train on so many pictures only, drawn at random: for learning curves."""
+    seed: int = 0
+    """Decides which."""
+    ignore_border: int = 0
+    """What has no annotation and is nearer to the edge of its picture than this is left out of loss and scores, px."""
+    scout: SavedModel | None = None
+    """A model that knows heads: what it finds and nobody has annotated is left out, too, where it has no head."""
+
+    def __post_init__(self) -> None:
+        if self.ignore_border < 0:
+            raise ConfigError(f"got a border of {self.ignore_border} px to ignore; 0 or more is needed")
+        if self.scout is not None:
+            check_knows_heads(self.scout.network.config.classes)
+
+    @property
+    def name(self) -> str:
+        """Where it lies."""
+        return self.dataset.location.uri
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the dataset."""
+        return self.dataset.classes
+
+    @property
+    def sha256(self) -> str:
+        """The dataset's, where all of it is seen; else also of what is."""
+        if self.limit is None and not self.ignore_border and self.scout is None:
+            return self.dataset.sha256
+        scout = [] if self.scout is None else [self.scout.sha256]
+        seen = [self.dataset.sha256, str(self.ignore_border), *scout, *self.names("train")]
+        return hashlib.sha256("\n".join(seen).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The dataset's digest, and what is seen of it."""
+        return {
+            "dataset_sha256": self.dataset.sha256,
+            "pictures": self.limit,
+            "ignore_border": self.ignore_border,
+            "ignore_loose": None if self.scout is None else self.scout.sha256,
+        }
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The dataset's."""
+        counts = self.dataset.description.counts
+        return counts if self.limit is None else {**counts, "train": len(self.names("train"))}
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return the names of the images.
+
+        Raises:
+            DatasetError: there are none, or fewer than the limit.
+        """
+        names = [example.image for example in self.dataset.examples(split)]
+        if split != "train" or self.limit is None:
+            return names
+        if not 1 <= self.limit <= len(names):
+            raise DatasetError(f"got {self.limit} pictures to train on; {self.name} has {len(names)}")
+        return sorted(np.random.default_rng(self.seed).permutation(names)[: self.limit].tolist())
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Return a micrograph and the cover of its mask.
+
+        Raises:
+            DatasetError: a file of it is missing or has changed.
+        """
+        example = self.dataset.example(name)
+        cover = np.stack([cover_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
+        pixels = self.dataset.read_working(example, view)
+        if self.ignore_border or self.scout is not None:
+            drawn = view.working_mask(self.dataset.read_mask(example))
+        if self.ignore_border:
+            shares = np.divide(drawn.shape, (example.height, example.width))
+            cover[border(drawn.shape, self.ignore_border * shares) & ~drawn] = UNKNOWN
+        if self.scout is not None:
+            cover[self._loose(self.scout, example, drawn, view.scale)] = UNKNOWN
+        return WorkingExample(pixels=pixels, cover=cover)
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
+        """Return the union (Y, X) of some classes, as annotated.
+
+        Raises:
+            DatasetError: a file of it is missing or has changed.
+        """
+        return np.asarray(
+            np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
+        )
+
+    def _loose(self, scout: SavedModel, example: Example, drawn: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
+        """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
+        predictor = Predictor(scout, scout.description.view, PredictConfig(device="cpu"), parts=True)
+        pixels = self.dataset.read_working(example, predictor.view)
+        maps = {part: to_native(one, drawn.shape) for part, one in predictor.predict_parts(pixels).items()}
+        return loose_pieces(maps, drawn, scout.description.threshold, scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnData:
+    """Micrographs that no microscope has seen: each epoch draws new ones, and a validation split is drawn once."""
+
+    pictures: int = 1000
+    """Drawn for an epoch."""
+    held_out: int = 48
+    """Of the validation split."""
+    seed: int = 0
+    """Decides them all."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise ConfigError(f"got {self.pictures} pictures for an epoch; 1 or more is needed")
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "drawn micrographs"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The whole cell and its parts."""
+        return (WHOLE_CELL, *PARTS)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the settings, and of the version of what is drawn."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How many are drawn, and the version of what is drawn."""
+        return {"drawing": DRAWING_VERSION, **asdict(self)}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Examples of an epoch, and those held out."""
+        return {"train": self.pictures, "val": self.held_out}
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return numbers, as names of one length.
+
+        Raises:
+            DatasetError: there is no such split, or it is drawn anew for every epoch.
+        """
+        if split != "val":
+            raise DatasetError(f"split {split!r} of {self.name} has no names: it is drawn anew for every epoch")
+        return [f"{number:06d}" for number in range(self.held_out)]
+
+    def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
+        """Draw a picture of the validation split."""
+        return draw_example(np.random.default_rng((self.seed, HELD_OUT, int(name))), view, classes)
+
+    def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Return the union (Y, X) of some classes, as drawn: there is no other resolution."""
+        return np.asarray(covered(self.load(name, view, classes).cover).any(axis=-1))
+
+    def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
+        """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""
+        rng = np.random.default_rng((self.seed, epoch, slot))
+        example = draw_example(rng, view, classes)
+        augmentation = Augmentation(config.augment, view.tile)
+        pixels, cover = augmentation.variant(example.pixels, example.cover, slot, int(rng.integers(2**31)))
+        if config.ignore_cut:
+            cover = forget_cut_off(cover, classes, view.scale)
+        return replace(example, pixels=pixels, cover=cover)
+
+
+def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
+    """Draw a picture of any clinic: of the size of a tile, or as the network sees a whole one."""
+    tiles = isinstance(view, Tiles)
+    size, scale = ((view.tile, view.tile), view.scale) if isinstance(view, Tiles) else (FRAME, FRAME_SCALE)
+    drawing = random_drawing(rng, *size, scale)
+    drawn = draw_micrograph(int(rng.integers(2**31)), drawing)
+    masks = annotate(drawn, drawing.scale, finer=FINER if tiles else 1)
+    reading = Tiles(scale=1 / FINER) if tiles else view
+    cover = np.stack([cover_of(masks[part], reading) for part in classes], axis=-1)
+    return WorkingExample(pixels=drawn.pixels if tiles else view.working_pixels(drawn.pixels), cover=cover)
