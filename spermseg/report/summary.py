@@ -4,24 +4,20 @@ A `frame` here is a pandas table of the light columns (`COLUMNS`) of all result 
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-TEXTS = (
-    *("image_id", "uri", "member", "content_sha256", "group", "run_id"),
-    *("model_sha256", "recipe_sha256", "version", "status", "reason"),
-)
-FIGURES = (
-    *("width_px", "height_px", "focus", "saturated_fraction"),
-    *("unevenness", "foreground_fraction", "confidence", "n_cells", "n_heads", "clipped_fraction"),
-)
-COLUMNS = TEXTS + FIGURES
-"""The columns of the results contract that are kept of every row."""
+from spermseg.table.results import OK, SCHEMA, reason_kind
+
+COLUMNS = tuple(name for name in SCHEMA.names if name not in ("mask", "cells") and not name.endswith("_ms"))
+"""The columns of a table that are kept of every row."""
+TEXTS = tuple(name for name in COLUMNS if pa.types.is_string(SCHEMA.field(name).type))
+FIGURES = tuple(name for name in COLUMNS if name not in TEXTS)
 
 NO_GROUP = "(no group)"
 
@@ -95,7 +91,7 @@ def _shared_folder(uris: Sequence[str]) -> str:
 
 
 def _flags(frame: pd.DataFrame, limits: FlagLimits) -> list[list[str]]:
-    measured = frame["status"] == "ok"
+    measured = frame["status"] == OK
     tests = {
         "no cells": frame["sperm"] == 0,
         "out of focus": frame["focus"] < limits.low_focus_ratio * frame.loc[measured, "focus"].median(),
@@ -111,7 +107,7 @@ def _flags(frame: pd.DataFrame, limits: FlagLimits) -> list[list[str]]:
 
 def _shared_pixels(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each measured file whose bytes are also another file's."""
-    measured = frame[(frame["status"] == "ok") & frame["content_sha256"].notna()]
+    measured = frame[(frame["status"] == OK) & frame["content_sha256"].notna()]
     files = measured.drop_duplicates(["content_sha256", "uri", "member"])
     return files[files.duplicated("content_sha256", keep=False)]
 
@@ -128,9 +124,9 @@ def find_twins(frame: pd.DataFrame) -> list[Twins]:
 def group_rejections(frame: pd.DataFrame) -> list[Rejections]:
     """Return the rejected rows by kind of reason, the most frequent first."""
     kinds: dict[str, list[dict[str, Any]]] = {}
-    for row in to_rows(frame[frame["status"] != "ok"]):
+    for row in to_rows(frame[frame["status"] != OK]):
         row["reason"] = row["reason"] or "no reason given"
-        kinds.setdefault(re.sub(r"\d+", "…", row["reason"]), []).append(row)
+        kinds.setdefault(reason_kind(row["reason"]), []).append(row)
     found = [
         Rejections(kind if len({row["reason"] for row in rows}) > 1 else rows[0]["reason"], rows)
         for kind, rows in kinds.items()
@@ -144,7 +140,7 @@ def count_groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "group": group,
             "pictures": len(rows),
-            "ok": len(measured := rows[rows["status"] == "ok"]),
+            "ok": len(measured := rows[rows["status"] == OK]),
             "rejected": len(rows) - len(measured),
             "cells": measured["sperm"].sum(),
             "cells_median": measured["sperm"].median(),
@@ -158,7 +154,7 @@ def count_groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the headline figures of the archive."""
-    measured = frame[frame["status"] == "ok"]
+    measured = frame[frame["status"] == OK]
     times = [_times(receipt) for receipt in receipts]
     return {
         "planned": sum(_uploads(receipt) for receipt in receipts) if receipts else None,
@@ -232,7 +228,7 @@ def find_problems(
     problems = []
     for receipt in receipts:
         rows = frame[frame["run_id"] == receipt.get("run_id")]
-        ok = int((rows["status"] == "ok").sum())
+        ok = int((rows["status"] == OK).sum())
         replaced = int(receipt.get("replaced") or 0)
         found = {"planned": len(rows) + replaced, "ok": ok, "rejected": len(rows) - ok + replaced}
         problems += [
@@ -253,7 +249,7 @@ def find_problems(
 
 def first_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     """Return so many rows, the least confident first; of too many, those that are to be looked at are among them."""
-    calm = (frame["status"] == "ok") & ~frame["flags"].astype(bool)
+    calm = (frame["status"] == OK) & ~frame["flags"].astype(bool)
     chosen = frame.assign(calm=calm).sort_values(["calm", "confidence"], kind="stable").head(most)
     return chosen.sort_values("confidence", kind="stable")
 
