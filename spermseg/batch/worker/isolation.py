@@ -4,7 +4,7 @@ A unit whose worker died again and again is segmented here, one micrograph at a 
 in memory and time. First each is tried briefly, since most are whole, and those get the rows that they always get; then
 those that failed, at length and in a new child each. A micrograph that ends a child which has segmented nothing but a
 drawn picture is rejected, where the child after it segments a drawn one: else it is the machine's fault, and no
-upload's. The time that is lost to such micrographs has an end (`losses.py`): what would come after it is rejected.
+upload's. The time that is lost to such micrographs has an end (`loss_limits.py`): what would come after it is rejected.
 """
 
 import re
