@@ -55,6 +55,14 @@ def test_every_link_of_a_guide_leads_somewhere(guide: Path) -> None:
         assert (guide.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
+def test_every_file_that_a_guide_names_is_there(guide: Path) -> None:
+    rooms = [ROOT / room for room in ("spermseg", "tests", "benchmarks", "jobs", "examples")]
+    there = [path.as_posix() for room in rooms for path in room.rglob("*.py")]
+    for name in re.findall(r"`([a-z_0-9/]+\.py)`", guide.read_text()):
+        assert any(path.endswith(f"/{name}") for path in there), name
+
+
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small table in `results`, with a mix-up, a reject and a finished run, seen from the folder beside it."""
