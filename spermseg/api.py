@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spermseg.cells.instances import CellConfig
 from spermseg.cells.interpret import interpret
 from spermseg.cells.measure import Cell, measure_cells
 from spermseg.errors import ShapeError
@@ -80,7 +79,7 @@ class Model:
         """What the model file says of the model."""
         self.sha256 = saved.sha256
         """The model's name in every table."""
-        self._cells = CellConfig(threshold=about.threshold, min_area=about.min_area, headed=about.headed)
+        self._cells = about.cells()
         self._predictor = Predictor(saved, about.view, PredictConfig(device=device), heads=about.headed)
 
     def segment(self, picture: Picture, *, um_per_px: float | None = None) -> Segmentation:

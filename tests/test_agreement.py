@@ -64,12 +64,11 @@ def model_of(view, *, headed: bool) -> bytes:
 def table_of(dataset, model: bytes, out: Location) -> dict[str, dict]:
     """Segment the pictures of a dataset; return name -> row."""
     about = decode_model(model).description
-    cells = CellConfig(threshold=about.threshold, min_area=about.min_area, headed=about.headed)
     night = Night(
         source=dataset.location.child("images"),
         out=out,
         model=model,
-        settings=SegmentSettings(view=about.view, cells=cells),
+        settings=SegmentSettings(view=about.view, cells=about.cells()),
         predict=PredictConfig(),
         workers=Workers(count=1),
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from spermseg.cells.instances import CellConfig
 from spermseg.cli.arguments.dataset import given_dataset
 from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
@@ -17,7 +16,6 @@ from spermseg.cli.terminal import say
 from spermseg.cli.training_run.model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.evaluation.reliability import LEAST_PICTURES
-from spermseg.model.predict import check_knows_heads
 from spermseg.model.saved import encode_model, load_model
 from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
@@ -63,13 +61,11 @@ class Calibrate:
         if unknown:
             raise DatasetError(f"the model knows {', '.join(sorted(unknown))}; {data.name} has no masks of that")
         headed = is_on(self.headed, before.headed)
-        if headed:
-            check_knows_heads(before.network.classes)
         calibrator = Calibrator(
             network=saved.network,
             view=before.view,
             data=data,
-            cells=CellConfig(min_area=before.min_area, headed=headed),
+            cells=before.cells(headed=headed),
             before=before.confidence,
             show=show_calibration,
         )

@@ -12,7 +12,6 @@ from spermseg.batch.forecast import Forecast, Uploads, cpus, extrapolate, measur
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.settings import SegmentSettings
-from spermseg.cells.instances import CellConfig
 from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalInt, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
@@ -78,11 +77,7 @@ class Plan:
         return Segmenting(
             model=model,
             settings=SegmentSettings(
-                view=description.view,
-                cells=CellConfig(
-                    threshold=description.threshold, min_area=description.min_area, headed=description.headed
-                ),
-                max_megapixels=self.max_megapixels,
+                view=description.view, cells=description.cells(), max_megapixels=self.max_megapixels
             ),
             predict=PredictConfig(device="cpu"),
             run_id="forecast",

@@ -17,7 +17,6 @@ from spermseg.batch.pool import MAX_WORKERS
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.worker.settings import SegmentSettings
-from spermseg.cells.instances import CellConfig
 from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     Address,
@@ -39,7 +38,7 @@ from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.description import describe_model, read_model
 from spermseg.model.engine import EngineName, Precision
-from spermseg.model.predict import PredictConfig, check_knows_heads
+from spermseg.model.predict import PredictConfig
 from spermseg.model.shipped import model_location
 from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
@@ -160,19 +159,13 @@ class Segment:
         model = read_model(place)
         description = describe_model(model, place.uri)
         headed = is_on(self.headed, description.headed)
-        if headed:
-            check_knows_heads(description.network.classes)
         return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),
             model=model,
             settings=SegmentSettings(
                 view=description.view,
-                cells=CellConfig(
-                    threshold=description.threshold if self.threshold is None else self.threshold,
-                    min_area=description.min_area if self.min_area is None else self.min_area,
-                    headed=headed,
-                ),
+                cells=description.cells(threshold=self.threshold, min_area=self.min_area, headed=headed),
                 max_megapixels=self.max_megapixels,
                 um_per_px=self.um_per_px,
             ),

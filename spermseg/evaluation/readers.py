@@ -16,7 +16,7 @@ from spermseg.dataset.index import Example
 from spermseg.errors import DatasetError
 from spermseg.evaluation.baselines import BASELINES, BaselineName
 from spermseg.micrograph.tiling import to_native
-from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
+from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
@@ -78,16 +78,9 @@ class ModelReader:
             ConfigError: the threshold is no probability, or heads are asked for that the model does not know.
         """
         about = saved.description
-        cells = CellConfig(
-            threshold=about.threshold if threshold is None else threshold,
-            min_area=about.min_area,
-            headed=about.headed if headed is None else headed,
-        )
-        if cells.headed:
-            check_knows_heads(saved.network.config.classes)
         return cls(
             predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
-            cells=cells,
+            cells=about.cells(threshold=threshold, headed=headed),
             confidence=about.confidence,
             flips=flips,
         )

@@ -15,9 +15,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import deserialize
 
 from spermseg.cells.confidence import Confidence
+from spermseg.cells.instances import CellConfig
 from spermseg.errors import ConfigError, ModelFileError, ShapeError
 from spermseg.micrograph.tiling import LONGEST_SIDE, Tiles, WholeFrame
-from spermseg.model.unet_config import UNetConfig
+from spermseg.model.unet_config import UNetConfig, check_knows_heads
 from spermseg.storage.filesystem import Location
 
 FORMAT_VERSION = 1
@@ -79,6 +80,23 @@ class ModelDescription:
     """Version of spermseg that trained it."""
     format: int = FORMAT_VERSION
     """Version of this description."""
+
+    def cells(
+        self, *, threshold: float | None = None, min_area: int | None = None, headed: bool | None = None
+    ) -> CellConfig:
+        """Return what counts as a cell: as the model has it, but for what is given.
+
+        Raises:
+            ConfigError: a number is out of its range, or heads are asked for that the network has not learned.
+        """
+        cells = CellConfig(
+            threshold=self.threshold if threshold is None else threshold,
+            min_area=self.min_area if min_area is None else min_area,
+            headed=self.headed if headed is None else headed,
+        )
+        if cells.headed:
+            check_knows_heads(self.network.classes)
+        return cells
 
 
 DESCRIPTION = TypeAdapter(ModelDescription)

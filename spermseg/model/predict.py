@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from spermseg.annotation.annotation import HEAD, WHOLE_CELL
+from spermseg.annotation.annotation import WHOLE_CELL
 from spermseg.errors import ConfigError, first_line
 from spermseg.micrograph.decode import Micrograph
 from spermseg.micrograph.layout import Layout, Shape
@@ -22,7 +22,7 @@ from spermseg.micrograph.tiling import View, to_native
 from spermseg.model.engine import EngineName, Precision, choose_device, choose_engine, choose_precision, make_engine
 from spermseg.model.folded import WHITE, Gives, cell_channel
 from spermseg.model.saved import SavedModel
-from spermseg.model.unet_config import UNetConfig
+from spermseg.model.unet_config import UNetConfig, check_knows_heads
 from spermseg.storage.prefetch import map_ahead
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -259,14 +259,6 @@ class Predictor:
         found = self._engine(tiles)
         self.network_s += time.perf_counter() - started
         return found
-
-
-def check_knows_heads(classes: Iterable[str]) -> None:
-    """Raise ConfigError where heads are none of the classes that a network has learned."""
-    if HEAD not in classes:
-        raise ConfigError(
-            f"got a network that has learned {', '.join(classes)}; dropping what has no head needs {HEAD}"
-        )
 
 
 def network_input(tiles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

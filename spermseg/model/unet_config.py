@@ -1,9 +1,10 @@
 """The shape of a network and of its weights, told without PyTorch, which takes seconds to import."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from spermseg.annotation.annotation import HEAD
 from spermseg.errors import ConfigError, ShapeError
 
 MAX_LEVELS = 8
@@ -116,3 +117,11 @@ def _double_convolution(name: str, in_channels: int, out_channels: int) -> Named
 def _convolution(name: str, in_channels: int, out_channels: int, side: int) -> Named:
     yield f"{name}.weight", (FLOAT, (out_channels, in_channels, side, side))
     yield f"{name}.bias", (FLOAT, (out_channels,))
+
+
+def check_knows_heads(classes: Iterable[str]) -> None:
+    """Raise ConfigError where heads are none of the classes that a network has learned."""
+    if HEAD not in classes:
+        raise ConfigError(
+            f"got a network that has learned {', '.join(classes)}; dropping what has no head needs {HEAD}"
+        )

@@ -14,8 +14,9 @@ from spermseg.dataset.dataset import Dataset
 from spermseg.dataset.index import Example
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.tiling import Tiles, View, to_native
-from spermseg.model.predict import PredictConfig, Predictor, check_knows_heads
+from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
+from spermseg.model.unet_config import check_knows_heads
 from spermseg.synthetic.domain import PARTS, annotate, random_drawing
 from spermseg.synthetic.draw import draw_micrograph
 from spermseg.training.config import TrainConfig
