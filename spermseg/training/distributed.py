@@ -95,6 +95,10 @@ def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[
         if isinstance(error.cause, SpermsegError):
             raise error.cause from error
         raise DatasetError(f"{job.data.name} could not be read: {first_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"the training was lost: {first_line(error)}; its last epoch is kept: --resume goes on"
+        ) from error
 
 
 def cause_of(error: ray.train.TrainingFailedError) -> str:

@@ -261,6 +261,7 @@ def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but
         port = int(address.rpartition(":")[2])
         tries = {
             "none": join(f"127.0.0.1:{port}"),
+            "disabled": join(f"127.0.0.1:{port}", RAY_AUTH_MODE="disabled"),  # who does not want to be asked
             "wrong": join(f"127.0.0.1:{port}", JOIN_AS_WE_DO, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
             "right": join(f"127.0.0.1:{port}", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token),
         }
@@ -270,7 +271,7 @@ def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but
         logs = Path(ray._private.worker._global_node.get_session_dir_path()).rglob("*")
         written = [log for log in logs if log.is_file() and token.encode() in log.read_bytes()]
     assert "in:" in said["right"], said
-    assert "in:" not in said["none"] + said["wrong"], said
+    assert "in:" not in said["none"] + said["disabled"] + said["wrong"], said
     assert f"the Ray cluster at 127.0.0.1:{port} asks for a token, and got another" in said["wrong"]
     assert {ip for ip, _ in open_to} == {"127.0.0.1"}
     assert (told, written) == ([], [])

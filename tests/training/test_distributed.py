@@ -21,7 +21,7 @@ from fault_proxy import Fault, FaultProxy, Kind
 from ray.cluster_utils import Cluster
 
 from spermseg.cluster import waits as ray_waits
-from spermseg.errors import ConfigError, DatasetError, SpermsegError, StorageError
+from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
 from spermseg.model.unet_config import UNetConfig
@@ -326,6 +326,19 @@ def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
     with pytest.raises(SpermsegError, match=said) as caught:
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
     assert type(caught.value) is kind
+
+
+def test_a_cluster_that_is_lost_under_a_training_is_one_line(tiny_dataset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ray.exceptions.ActorUnavailableError("The actor is unavailable: Socket closed\nMore of it", None)
+
+    monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(distributed, "_board_beside_driver", lambda: None)
+    monkeypatch.setattr(distributed, "_trainer", fail)
+    lost = "the training was lost: .*Socket closed; its last epoch is kept: --resume goes on$"
+    with pytest.raises(RunError, match=lost) as caught:
+        train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
+    assert "\n" not in caught.value.message
 
 
 def test_the_cause_of_a_failed_training_is_what_a_worker_raised():
