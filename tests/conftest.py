@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,6 +215,7 @@ def kept(tmp_path_factory, model) -> Path:
         patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
         patch.setattr(run, "run_pipeline", run_in_process)
         segment_night(night_over(source, out, model), lambda _: None)
+        time.sleep(1)  # runs are in the order of their seconds
         source.child("patient-9/new.png").write_bytes(picture(6))
         segment_night(night_over(source, out, model), lambda _: None)
     return folder

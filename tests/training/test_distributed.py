@@ -177,7 +177,7 @@ def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
     splits = {
         split: [
             WorkingExample(
-                pixels=job.view.working_pixels(dataset.read_image(example)),
+                pixels=dataset.read_working(example, job.view),
                 cover=cover_of(dataset.read_mask(example), job.view)[..., None],
             )
             for example in dataset.examples(split)

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
+from dataclasses import replace
 from operator import itemgetter
 
 import cv2
@@ -184,7 +185,7 @@ class IsolatedSegmenter:
     def _started(self) -> ProcessPoolExecutor:
         if self._child is None:
             try:
-                self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(self._segmenting,))
+                self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(without_ray(self._segmenting),))
                 wrong = self._child.submit(_started).result(START_S)
             except CHILD_FAILED as error:
                 self.close()
@@ -199,6 +200,11 @@ _segmenter: UnitSegmenter
 """Of a child process."""
 _wrong: SpermsegError | None = None
 """Why it has none: raised where the process starts, its stack trace would be shown, and the error be lost."""
+
+
+def without_ray(segmenting: Segmenting) -> Segmenting:
+    """Return what a child process can be given: it is none of Ray's, and what takes lines to the driver is an actor."""
+    return replace(segmenting, patience=replace(segmenting.patience, tell=None))
 
 
 def _start(segmenting: Segmenting) -> None:

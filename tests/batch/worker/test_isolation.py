@@ -60,6 +60,23 @@ def isolated(segmenting):
     isolated.close()
 
 
+class OfRay:
+    """What cannot travel to a process that is none of Ray's, as the handle of an actor."""
+
+    def __call__(self, line: str) -> None:
+        pass
+
+    def __reduce__(self):
+        raise TypeError("this is Ray's")
+
+
+def test_a_child_is_given_nothing_of_rays(segmenting):
+    isolated = IsolatedSegmenter(replace(segmenting, patience=replace(segmenting.patience, tell=OfRay())))
+    unit, fetched = unit_of(picture(3))
+    assert [row["n_cells"] for _, row in isolated.segment_each(unit, fetched)] == [3]
+    isolated.close()
+
+
 def unit_of(*files: bytes, groups: str = "") -> tuple[list[Planned], list[Fetched]]:
     """Return a unit, each file of the group that a letter names where there are any."""
     planned = [
