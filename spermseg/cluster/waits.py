@@ -66,8 +66,10 @@ def heard(ray: Any, look_every_s: float = LOOK_EVERY_S) -> Iterator[Callable[[st
                 if line := ray.get(note.take.remote(), timeout=look_every_s):
                     say_that_somebody_waits(line)
 
-    threading.Thread(target=listen, daemon=True, name="waits").start()
+    listening = threading.Thread(target=listen, daemon=True, name="waits")
+    listening.start()
     try:
         yield Teller(note)
     finally:
         done.set()
+        listening.join(2 * look_every_s)  # asked once more after `ray.shutdown`, Ray would start another cluster

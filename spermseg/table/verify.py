@@ -94,7 +94,8 @@ def _foreign_names(root: Location, part: str, runs: Container[str]) -> Iterator[
     is_ours = is_unit if part == "results" else is_of_run
     for item in root.list():
         folder, _, name = item.key.rpartition("/")
-        if not (_is_run_folder(part, folder, runs) and is_ours(name)) and not is_partial(item.key):
+        deleted = part == "runs" and folder and "/" not in folder  # a run's notes may be left of it
+        if not ((deleted or _is_run_folder(part, folder, runs)) and is_ours(name)) and not is_partial(item.key):
             yield _top(part, item.key, runs)
     for key, kind in root.no_files():
         left = kind == EMPTY and "/" not in key and (part == "runs" or _is_run_folder(part, key, runs))
