@@ -36,7 +36,7 @@ from spermseg.table.receipt import list_runs, plan_location  # noqa: E402
 from spermseg.table.results import list_units  # noqa: E402
 from spermseg.table.verify import verify  # noqa: E402
 
-COMMAND = "from spermseg.batch import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
+COMMAND = "from spermseg.table import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
 AWAY_AT = 1 / 3
 """Share of the units that is written when the storage goes."""
 LONGEST_S = 900
