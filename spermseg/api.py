@@ -1,7 +1,5 @@
 """The library: a model, what it finds in one picture, and the table of many nights. No Ray.
 
-import spermseg
-
 model = spermseg.load_model()
 found = model.segment("slide.jpg")
 found.mask, found.cells, found.confidence
@@ -16,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spermseg.cells.interpret import interpret
+from spermseg.cells.interpret import Interpretation
 from spermseg.cells.measure import Cell, measure_cells
 from spermseg.errors import ShapeError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
@@ -96,9 +94,8 @@ class Model:
         """
         view, one = self.description.view, self._read(picture)
         (maps,) = self._predictor.predict_working([one.seen_by(view)])
-        cell, head = maps if self._cells.headed else (maps, None)
-        confidence = self.description.confidence
-        found = interpret(cell, head, one.native_shape, config=self._cells, view=view, confidence=confidence)
+        judge = self.description.confidence
+        found = Interpretation.of(maps, one.native_shape, config=self._cells, view=view, judge=judge)
         return Segmentation(
             labels=found.labels,
             probability=found.probability,

@@ -34,13 +34,6 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
     return np.asarray(dropped | (rim & ~found))
 
 
-def keep_headed(
-    cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float
-) -> NDArray[np.float32]:
-    """Return a map of the whole cell (Y, X) that is 0 where `headless` says so; the arguments are the same."""
-    return np.where(headless(cell, head, threshold, scale), np.float32(0), cell)
-
-
 def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> int:
     """Return how many heads hang together with cells that a map finds; the arguments are those of `headless`."""
     heads = _heads(head, threshold, scale)[_groups(cell, threshold, scale) > 0]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spermseg.annotation.annotation import HEAD, WHOLE_CELL
 from spermseg.cells.confidence import Confidence
 from spermseg.cells.instances import CellConfig
-from spermseg.cells.interpret import interpret
+from spermseg.cells.interpret import Interpretation
 from spermseg.dataset.dataset import Dataset
 from spermseg.dataset.index import Example
 from spermseg.errors import DatasetError
@@ -95,14 +95,17 @@ class ModelReader:
         view, native = self.predictor.view, (example.height, example.width)
         pixels = dataset.read_working(example, view)
         maps = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
-        found = interpret(
-            *(maps[WHOLE_CELL], maps.get(HEAD), native), config=self.cells, view=view, confidence=self.confidence
+        found = Interpretation(
+            cell=maps.pop(WHOLE_CELL),
+            head=maps.get(HEAD),
+            native=native,
+            config=self.cells,
+            view=view,
+            judge=self.confidence,
         )
-        if found.dropped is not None:
-            maps = {part: np.where(found.dropped, np.float32(0), one) for part, one in maps.items()}
-        masks = {part: to_native(one, native) >= self.cells.threshold for part, one in maps.items()}
+        parts = {part: to_native(found.without_dropped(one), native) for part, one in maps.items()}
         return Reading(
-            masks=masks | {WHOLE_CELL: found.mask},
+            masks={WHOLE_CELL: found.mask} | {part: one >= self.cells.threshold for part, one in parts.items()},
             probability=found.probability,
             working=found.working >= self.cells.threshold,
             confidence=found.confidence,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from spermseg.annotation.annotation import WHOLE_CELL
 from spermseg.cells.confidence import UNFITTED, Confidence
 from spermseg.cells.instances import CellConfig
-from spermseg.cells.interpret import interpret
+from spermseg.cells.interpret import Interpretation
 from spermseg.evaluation.pixel_metrics import confusion
 from spermseg.evaluation.reliability import JudgedMap, fit_confidence
 from spermseg.micrograph.layout import Shape
@@ -118,8 +118,8 @@ class Calibrator:
     def _mask(self, maps: NDArray[np.float32], native: Shape, threshold: float) -> NDArray[np.bool_]:
         """Return the mask (Y, X) of the whole cell at native resolution."""
         config = replace(self.cells, threshold=float(threshold))
-        head = maps[1] if config.headed else None
-        return interpret(maps[0], head, native, config=config, view=self.view, confidence=self.before).mask
+        given = maps if config.headed else maps[0]
+        return Interpretation.of(given, native, config=config, view=self.view, judge=self.before).mask
 
     def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
         """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""

@@ -8,13 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from spermseg.cells.heads import GAP, LEAST_HEAD, RIM, count_heads, headless, keep_headed
+from spermseg.cells.heads import GAP, LEAST_HEAD, RIM, count_heads, headless
 
 SCALE = 0.25
 NEAR, EDGE, HEAD_PX = int(GAP * SCALE), int(RIM * SCALE), int(LEAST_HEAD * SCALE**2)
 
 SHAPE = (48, 64)
 maps = npst.arrays(np.float32, (12, 15), elements=st.floats(0, 1, width=32))
+
+
+def keep_headed(cell: np.ndarray, head: np.ndarray, threshold: float, scale: float) -> np.ndarray:
+    """Return the map without what is dropped."""
+    return np.where(headless(cell, head, threshold, scale), np.float32(0), cell)
 
 
 def picture(gap: int = 0, head: int = 8) -> tuple[np.ndarray, np.ndarray]:

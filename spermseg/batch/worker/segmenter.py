@@ -15,7 +15,7 @@ from spermseg.batch.worker.decode import Decode, Decoded, Decoder, Provenance, R
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.batch.worker.timing import Spent
-from spermseg.cells.interpret import interpret
+from spermseg.cells.interpret import Interpretation
 from spermseg.cells.measure import encode_mask, measure_cells
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig, Predictor
@@ -124,9 +124,8 @@ class UnitSegmenter:
         if maps is None:
             return one.row
         started, settings = time.perf_counter(), self.settings
-        cell, head = maps if settings.cells.headed else (maps, None)
-        found = interpret(
-            *(cell, head, one.native_shape), config=settings.cells, view=settings.view, confidence=self._confidence
+        found = Interpretation.of(
+            maps, one.native_shape, config=settings.cells, view=settings.view, judge=self._confidence
         )
         cells = measure_cells(found.labels, found.probability, settings.um_per_px)
         return one.row | {
