@@ -4,10 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dark_cells import run_in_process
 from untrained import trained_looking
 
-from spermseg.batch import run
 from spermseg.batch.pipeline import Workers
 from spermseg.batch.run import Night, segment_night
 from spermseg.batch.worker.settings import SegmentSettings
@@ -72,13 +70,12 @@ def table_of(dataset, model: bytes, out: Location) -> dict[str, dict]:
         predict=PredictConfig(),
         workers=Workers(count=1),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_pipeline", run_in_process)
-        segment_night(night, lambda _: None)
+    segment_night(night, lambda _: None)
     rows = [row for table in read_units(out) for row in table.to_pylist()]
     return {row["uri"].rpartition("/images/")[2]: row for row in rows}
 
 
+@pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize("headed", [False, True])
 @pytest.mark.parametrize("view", [Tiles(scale=0.5, tile=64, halo=16), WholeFrame(size=64)])
 def test_a_table_holds_the_very_masks_that_an_evaluation_scores(dataset, view, headed, tmp_path):

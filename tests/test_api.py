@@ -5,10 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from dark_cells import darkness_model, draw, night_over, picture, run_in_process
+from dark_cells import darkness_model, draw, night_over, picture
 
 import spermseg
-from spermseg.batch import run
 from spermseg.batch.run import segment_night
 from spermseg.cells.measure import decode_mask, encode_mask
 from spermseg.errors import MicrographError, ModelFileError, ObjectMissingError, RunError, ShapeError
@@ -37,14 +36,13 @@ def test_a_picture_is_segmented_from_its_path_its_bytes_or_its_pixels(model, tmp
     assert model.segment(draw(0)[0]).to_pandas().empty
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_the_library_finds_what_the_table_holds(model, tmp_path):
     for number in range(3):
         (tmp_path / "uploads").mkdir(exist_ok=True)
         (tmp_path / "uploads" / f"{number}.jpg").write_bytes(picture(number + 2, ".jpg"))
     night = night_over(Location(str(tmp_path / "uploads")), Location(str(tmp_path / "out")), darkness_model())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_pipeline", run_in_process)
-        segment_night(night, lambda _: None)
+    segment_night(night, lambda _: None)
     table = spermseg.read_table(tmp_path / "out")
     assert table.num_rows == 3
     for row in table.to_pylist():

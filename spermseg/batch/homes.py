@@ -52,9 +52,7 @@ def whole_units(out: Location, run_id: str) -> WholeUnits:
             found.runs |= runs
             found.makers |= {tuple(row[name] for name in MADE_WITH) for row in rows}
             if runs == {run_id}:
-                unit = [
-                    Planned(**{name: row[name] for name in OF_A_PLAN}, size=0, data_size=0, etag="") for row in rows
-                ]
+                unit = [_planned(row) for row in rows]
                 found.own[right_name(one.image_id for one in unit)] = unit
     return found
 

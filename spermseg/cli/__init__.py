@@ -2,11 +2,10 @@
 
 import argparse
 import importlib
-import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from threading import Event
 from types import FrameType
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 import tyro
 
 from spermseg import __version__
-from spermseg.cli.terminal import prepare_terminal, say
+from spermseg.cli.terminal import prepare_terminal, say, unread
 from spermseg.credentials import CREDENTIALS_ADVICE, masked, secrets_among
 from spermseg.errors import (
     ConfigError,
@@ -136,8 +135,7 @@ def _parse(verb: type[Verb], words: list[str], prog: str | None) -> Verb:
     shown = [visible(word) for word in words]
     if shown == words:
         return tyro.cli(verb, args=words, prog=prog)
-    unread = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(unread), redirect_stderr(unread):
+    with suppress(SystemExit), unread():
         return tyro.cli(verb, args=words, prog=prog)
     tyro.cli(verb, args=shown, prog=prog)
     raise ConfigError(f"got arguments that cannot be read: {' '.join(shown)}; leave out what is no letter")

@@ -12,10 +12,7 @@ from spermseg.errors import ConfigError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export
 from spermseg.storage.filesystem import Location
 from spermseg.table.latest import read_current
-from spermseg.table.results import SCHEMA
-
-LIGHT = [name for name in SCHEMA.names if name not in ("mask", "cells")]
-"""Columns of a line of a micrograph."""
+from spermseg.table.results import LIGHT, SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)

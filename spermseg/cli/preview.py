@@ -11,13 +11,12 @@ from tqdm import tqdm
 from spermseg.api import Model, Segmentation, load_model
 from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalFloat, PatienceMinutes
 from spermseg.cli.terminal import say
+from spermseg.dataset.pairing import IMAGE_SUFFIXES
 from spermseg.errors import ConfigError, MicrographError, TooManyRejectedError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.report.figures import encode_jpeg, overlay
 from spermseg.storage.filesystem import Location
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-"""Of files in a folder that are taken for pictures; a file that is named is read whatever its name."""
 OUTLINE_SHARE = 1 / 700
 """Width of an outline, of the width of the picture."""
 
@@ -34,7 +33,7 @@ class Preview:
     """
 
     pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
-    """Picture files, and folders of them; s3:// addresses, too."""
+    """Picture files, whatever their names, and folders of them; s3:// addresses, too."""
     out: str
     """Folder for the outlined pictures, under their own names; what is there under these is replaced."""
     model: ModelFile = None
@@ -51,9 +50,11 @@ class Preview:
         """Segment, write and print."""
         out, named = Location(self.out, self.endpoint_url), _apart(self._named())
         if not named:
-            raise ConfigError(f"got no picture in {', '.join(self.pictures)}; files {', '.join(SUFFIXES)} are needed")
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise ConfigError(f"got no picture in {', '.join(self.pictures)}; files {kinds} are needed")
+        originals = {place.uri for place in named}
         for place, name in named.items():
-            if out.child(name).uri in {one.uri for one in named}:
+            if out.child(name).uri in originals:
                 raise ConfigError(f"{place.uri} would be written over by its preview; give another --out")
         model, read = load_model(self.model, endpoint_url=self.endpoint_url), 0
         for place, name in tqdm(named.items(), unit="picture", leave=False, disable=None):
@@ -72,7 +73,7 @@ class Preview:
             if not inside:
                 yield place, place.name
             for item in inside:
-                if item.key.lower().endswith(SUFFIXES):
+                if item.key.lower().endswith(IMAGE_SUFFIXES):
                     yield Location(item.uri, self.endpoint_url), item.key
 
     def _preview(self, model: Model, place: Location, target: Location) -> bool:

@@ -1,7 +1,10 @@
 """What the command says to a person: lines that no name can break, colour or hide, and that hold no secret."""
 
+import io
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
 from spermseg.credentials import without_environment
@@ -29,6 +32,13 @@ class OneLine(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 (its name in the library)
         """Return the stack trace that a library logs."""
         return without_environment(super().formatException(ei))
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let nobody read what is printed meanwhile."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def prepare_terminal() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from spermseg.table.results import OK, SCHEMA, reason_kind
+from spermseg.table.results import LIGHT, OK, SCHEMA, reason_kind
 
-COLUMNS = tuple(name for name in SCHEMA.names if name not in ("mask", "cells") and not name.endswith("_ms"))
+COLUMNS = tuple(name for name in LIGHT if not name.endswith("_ms"))
 """The columns of a table that are kept of every row."""
 TEXTS = tuple(name for name in COLUMNS if pa.types.is_string(SCHEMA.field(name).type))
 FIGURES = tuple(name for name in COLUMNS if name not in TEXTS)

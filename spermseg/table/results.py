@@ -99,6 +99,10 @@ def without_advice(message: str) -> str:
     return message.replace(f"; {MEND}", "")
 
 
+LIGHT = [name for name in SCHEMA.names if name not in ("mask", "cells")]
+"""Columns that take little room: those of a line of a micrograph."""
+
+
 def reason_kind(reason: str) -> str:
     """Return a reason with an ellipsis for each number and checksum: uploads broken alike have the same kind.
 

@@ -89,12 +89,8 @@ def test_of_jobs_that_start_at_the_same_moment_one_gets_the_lease_and_is_unharme
     assert not list(place.list())
 
 
-LOCAL_ONLY = pytest.mark.parametrize("new_place", ["local"], indirect=True)
-
-
-@LOCAL_ONLY
-def test_a_lease_whose_holder_was_killed_on_this_host_is_taken_over_unasked_and_by_one(start: Start, place):
-    killed = start(lasts_s=3600)
+def take_over(killed: subprocess.Popen[str], start: Start) -> subprocess.Popen[str]:
+    """Kill the holder; of three jobs that start then, return the one that has the lease, the others being refused."""
     assert go([killed]) == ["mine"]
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -102,6 +98,16 @@ def test_a_lease_whose_holder_was_killed_on_this_host_is_taken_over_unasked_and_
     said = go(jobs)
     (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
     assert [job.wait(30) for job in jobs if job is not winner] == [3] * 2
+    return winner
+
+
+LOCAL_ONLY = pytest.mark.parametrize("new_place", ["local"], indirect=True)
+
+
+@LOCAL_ONLY
+def test_a_lease_whose_holder_was_killed_on_this_host_is_taken_over_unasked_and_by_one(start: Start, place):
+    killed = start(lasts_s=3600)
+    winner = take_over(killed, start)
     assert (holder_of(place)["process"], holder_of(place)["number"]) == (winner.pid, 2)
     assert end(winner) == 0
     (line,) = winner.stderr.read().splitlines()
@@ -111,14 +117,7 @@ def test_a_lease_whose_holder_was_killed_on_this_host_is_taken_over_unasked_and_
 
 
 def test_a_lease_whose_holder_was_killed_on_another_host_is_taken_over_by_one_once_it_has_expired(start: Start, place):
-    killed = start(boot="that of another host")
-    assert go([killed]) == ["mine"]
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    jobs = [start() for _ in range(3)]
-    said = go(jobs)
-    (winner,) = [job for job, line in zip(jobs, said, strict=True) if line == "mine"]
-    assert [job.wait(30) for job in jobs if job is not winner] == [3] * 2
+    winner = take_over(start(boot="that of another host"), start)
     assert end(winner) == 0
     assert winner.stderr.read().splitlines()[-1].endswith("it was not renewed for 1 s")
     assert not list(place.list())

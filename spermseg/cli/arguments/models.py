@@ -1,13 +1,12 @@
 """The model files that a command names are looked at first: a damaged one is told before seconds of imports."""
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import tyro
 
 from spermseg.cli.arguments.options import PATIENCE_MINUTES
+from spermseg.cli.terminal import unread
 from spermseg.model.description import describe_model, read_model
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import Patience, be_patient
@@ -33,9 +32,8 @@ def check_given_models(words: Sequence[str]) -> None:
         ModelFileError: one is not.
         ObjectMissingError: one is not there.
     """
-    unread = io.StringIO()
     try:
-        with redirect_stdout(unread), redirect_stderr(unread):
+        with unread():
             given, rest = tyro.cli(_Given, args=words, return_unknown_args=True, add_help=False)
     except SystemExit:  # the verb's own parser tells what is wrong, and how all options are called
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -83,29 +84,29 @@ class LocalBackend:
 
     def no_files(self, path: str) -> Iterator[tuple[str, str]]:
         """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
-        pending = [path]
-        while pending:
-            folder = pending.pop()
-            found = self._patiently(folder, _entries, folder)
-            if not found and folder != path and Path(folder).is_dir():
+        for folder, entries in self._folders(path):
+            if not entries and folder != path and Path(folder).is_dir():
                 yield folder, EMPTY
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif not _is_file(entry):
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False) and not _is_file(entry):
                     yield entry.path, "a link" if entry.is_symlink() else "a pipe, a socket or a device"
 
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
         """Yield the files in a folder that somebody began to write, a day before another file was written last."""
         before = self._patiently(latest, _modified_ns, latest) - ABANDONED_NS
+        for _, entries in islice(self._folders(path), None if deep else 1):
+            for entry in entries:
+                if is_partial_name(entry.name) and _is_old_file(entry, before):
+                    yield entry.path
+
+    def _folders(self, path: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+        """Yield (folder, what is in it) of a folder and of all below it; links are not followed."""
         pending = [path]
         while pending:
             folder = pending.pop()
-            for entry in self._patiently(folder, _entries, folder):
-                if deep and entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif is_partial_name(entry.name) and _is_old_file(entry, before):
-                    yield entry.path
+            entries = self._patiently(folder, _entries, folder)
+            yield folder, entries
+            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def stat(self, path: str) -> tuple[int, str]:
         """Return (size, etag) of a regular file."""
