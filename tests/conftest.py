@@ -14,6 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import ray
 import torch
 from dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
 from hypothesis import settings
@@ -55,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, or one process would be left with them while the other has nothing to do."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(autouse=True)
+def ray_is_left_by_nobody() -> Iterator[None]:
+    """See that a test leaves no Ray behind: a call of Ray's that nobody has connected for starts a cluster unasked."""
+    yield
+    assert not ray.is_initialized()
 
 
 @dataclass(frozen=True)

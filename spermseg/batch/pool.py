@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 MAX_WORKERS = 64
 """That are asked for of a cluster at most, unless told otherwise: the limit on what a mistake can cost."""
 SAY_EVERY_S = 60.0
+LOOK_WAITS_S = 10.0
+"""For a look at the cluster that is under way when the work ends."""
 Resources = Mapping[str, float]
 Actor = Mapping[str, Any]
 """A line of Ray's table of actors."""
@@ -129,8 +131,10 @@ class Waiting:
                 if line:
                     logger.warning("%s", line)
 
-        threading.Thread(target=watch, daemon=True, name="waiting").start()
+        watching = threading.Thread(target=watch, daemon=True, name="waiting")
+        watching.start()
         try:
             yield
         finally:
             done.set()
+            watching.join(LOOK_WAITS_S)  # a look after `ray.shutdown` would start another cluster

@@ -310,6 +310,14 @@ def test_a_batch_that_the_workers_cannot_share_is_refused_before_anything_starts
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(workers=3), lambda report: None)
 
 
+def without_ray(monkeypatch, trainer) -> None:
+    """Let a training ask a trainer of the test's, and no Ray."""
+    monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(distributed, "heard", lambda _: nullcontext())
+    monkeypatch.setattr(distributed, "_board_beside_driver", lambda: None)
+    monkeypatch.setattr(distributed, "_trainer", trainer)
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "said"),
     [
@@ -323,9 +331,7 @@ def test_what_goes_wrong_while_the_pictures_are_loaded_is_told_as_what_it_is(
     def fail(*_):
         raise ray.exceptions.RayTaskError("load", "Traceback ...", raised)
 
-    monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(distributed, "_board_beside_driver", lambda: None)
-    monkeypatch.setattr(distributed, "_trainer", fail)
+    without_ray(monkeypatch, trainer=fail)
     with pytest.raises(SpermsegError, match=said) as caught:
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
     assert type(caught.value) is kind
@@ -335,9 +341,7 @@ def test_a_cluster_that_is_lost_under_a_training_is_one_line(tiny_dataset, tmp_p
     def fail(*_):
         raise ray.exceptions.ActorUnavailableError("The actor is unavailable: Socket closed\nMore of it", None)
 
-    monkeypatch.setattr(distributed, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(distributed, "_board_beside_driver", lambda: None)
-    monkeypatch.setattr(distributed, "_trainer", fail)
+    without_ray(monkeypatch, trainer=fail)
     lost = "the training was lost: .*Socket closed; its last epoch is kept: --resume goes on$"
     with pytest.raises(RunError, match=lost) as caught:
         train_on_ray(small_job(tiny_dataset), Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
