@@ -21,7 +21,7 @@ from tqdm import tqdm
 from spermseg.cells.confidence import Confidence, moved_thresholds, stability
 from spermseg.dataset.dataset import open_dataset
 from spermseg.evaluation.pixel_metrics import confusion
-from spermseg.evaluation.readers import FLIPS
+from spermseg.evaluation.predictions import FLIPS
 from spermseg.evaluation.reliability import JudgedMap, Reliability, fit_confidence
 from spermseg.micrograph.quality import measure_quality
 from spermseg.model.predict import Predictor

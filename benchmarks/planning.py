@@ -172,8 +172,8 @@ def run_step(options: Options) -> Measured:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from dark_cells import night_over
 
-    from spermseg.batch.heal import survey_runs
     from spermseg.batch.planning import plan_run
+    from spermseg.batch.repair import survey_runs
     from spermseg.storage.filesystem import Location
     from spermseg.table.lease import hold_lease
     from spermseg.table.plan import Plan

@@ -17,7 +17,7 @@ from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
 from spermseg.dataset.split import SplitConfig
 from spermseg.evaluation.evaluate import Evaluator
 from spermseg.evaluation.pixel_metrics import confusion
-from spermseg.evaluation.readers import ModelReader
+from spermseg.evaluation.predictions import ModelPredictions
 from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import ModelDescription, decode_model, encode_model
@@ -81,7 +81,7 @@ def table_of(dataset, model: bytes, out: Location) -> dict[str, dict]:
 def test_a_table_holds_the_very_masks_that_an_evaluation_scores(dataset, view, require_head, tmp_path):
     model = model_of(view, require_head=require_head)
     rows, saved = table_of(dataset, model, Location(str(tmp_path))), decode_model(model)
-    evaluator = Evaluator.of(saved, ModelReader.of(saved), dataset)
+    evaluator = Evaluator.of(saved, ModelPredictions.of(saved), dataset)
     scored = [*evaluator.score("train"), *evaluator.score("val")]
     assert len(scored) == len(rows) == 12
     for one in scored:
@@ -103,6 +103,6 @@ def test_a_calibration_expects_the_dice_that_an_evaluation_finds(dataset, requir
     level = Confidence(slope=0)  # through so few pictures no line is drawn: the mean Dice is expected
     fitted = Calibrator(network=saved.network, view=about.view, data=data, cells=cells, before=level).calibrate(0.55)
     after = replace(saved, description=replace(about, confidence=fitted.confidence))
-    scored = Evaluator.of(after, ModelReader.of(after), dataset).score("val")
+    scored = Evaluator.of(after, ModelPredictions.of(after), dataset).score("val")
     mean = np.mean([one.native.dice for one in scored])
     assert [one.confidence for one in scored] == pytest.approx([mean] * len(scored))

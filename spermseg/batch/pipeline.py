@@ -24,7 +24,7 @@ from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.batch.worker.timing import Spent
 from spermseg.cluster.connection import connected
 from spermseg.cluster.settings import configure_ray_data, is_own
-from spermseg.cluster.waits import heard
+from spermseg.cluster.waiting_workers import heard
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 import spermseg
 from spermseg.batch.group_limit import within_group_limit
-from spermseg.batch.heal import KnownRun
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.night import Night
+from spermseg.batch.repair import KnownRun
 from spermseg.batch.worker.loss_limits import Tried, how_far
 from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.storage.filesystem import Location

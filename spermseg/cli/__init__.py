@@ -27,8 +27,8 @@ from spermseg.errors import (
     StorageRefusedError,
     TooManyRejectedError,
 )
-from spermseg.storage.modes import owner_only
 from spermseg.storage.patience import Patience, be_patient, stop_waiting, wait_again
+from spermseg.storage.permissions import owner_only
 from spermseg.texts import is_text, visible
 
 VERBS = {

@@ -22,7 +22,7 @@ from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.errors import ConfigError
 from spermseg.evaluation.baselines import BaselineName
 from spermseg.evaluation.evaluate import Evaluator, Scored, rank, tabulate
-from spermseg.evaluation.readers import BaselineReader, ModelReader, RaterReader
+from spermseg.evaluation.predictions import BaselinePredictions, ModelPredictions, RaterPredictions
 from spermseg.evaluation.shape_metrics import TOLERANCE
 from spermseg.model.pretrained import model_location
 from spermseg.model.saved import load_model
@@ -116,24 +116,24 @@ class Evaluate:
                 "--flips, --threshold and --require-head are for a model; leave them out, or the --baseline or --rater"
             )
         if self.baseline is not None:
-            baseline = BaselineReader(name=self.baseline)
-            return Evaluator(reader=baseline, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
+            baseline = BaselinePredictions(name=self.baseline)
+            return Evaluator(source=baseline, dataset=dataset, tolerance=self.tolerance), {"baseline": self.baseline}
         if self.rater is not None:
             other = open_dataset(Location(self.rater, self.endpoint_url))
-            evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
+            evaluator = Evaluator(source=RaterPredictions(dataset=other), dataset=dataset, tolerance=self.tolerance)
             return evaluator, {"rater_sha256": other.sha256}
         saved = load_model(model_location(self.model, self.endpoint_url))
         require_head = is_on(self.require_head, saved.description.require_head)
-        reader = ModelReader.of(
+        source = ModelPredictions.of(
             saved, threshold=self.threshold, require_head=require_head, flips=self.flips, device=self.device
         )
         about = {
-            "threshold": reader.cells.threshold,
+            "threshold": source.cells.threshold,
             "require_head": require_head,
             "flips": self.flips,
             "model_sha256": saved.sha256,
         }
-        return Evaluator.of(saved, reader, dataset, tolerance=self.tolerance), about
+        return Evaluator.of(saved, source, dataset, tolerance=self.tolerance), about
 
 
 def ranked_figure(evaluator: Evaluator, ranked: Sequence[Scored], examples: int) -> bytes:

@@ -17,7 +17,7 @@ from spermseg.cli.training_run.side_by_side import train_side_by_side
 from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.errors import ConfigError
 from spermseg.evaluation.evaluate import Evaluator, rank, tabulate
-from spermseg.evaluation.readers import ModelReader
+from spermseg.evaluation.predictions import ModelPredictions
 from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure
@@ -157,7 +157,7 @@ class Experiment:
             before: dict[str, Any] = json.loads(place.read_bytes())
             if about.items() <= before.items():
                 return before
-        evaluator = Evaluator.of(saved, ModelReader.of(saved), dataset)
+        evaluator = Evaluator.of(saved, ModelPredictions.of(saved), dataset)
         scored = evaluator.score(split, lambda all_: tqdm(all_, desc=f"{row.name}, {split}", unit="picture"))
         found = tabulate(scored, split) | about
         place.write_bytes((json.dumps(found, indent=2) + "\n").encode())

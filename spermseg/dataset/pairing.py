@@ -12,7 +12,7 @@ from spermseg.dataset.index import LeftOut
 from spermseg.errors import AnnotationError, DatasetError, SpermsegError
 from spermseg.storage.filesystem import Location
 from spermseg.storage.local.backend import LocalBackend
-from spermseg.storage.names import storable
+from spermseg.storage.uris import storable
 from spermseg.texts import composed, visible
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")

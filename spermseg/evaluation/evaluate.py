@@ -13,7 +13,7 @@ from spermseg.dataset.dataset import Dataset
 from spermseg.dataset.index import Example
 from spermseg.evaluation.object_metrics import Detected, InstancePair, average_precision, match_centres
 from spermseg.evaluation.pixel_metrics import Confusion, confusion, pooled, summarise
-from spermseg.evaluation.readers import Reader, Reading
+from spermseg.evaluation.predictions import Prediction, Predictions
 from spermseg.evaluation.reliability import Reliability
 from spermseg.evaluation.shape_metrics import TOLERANCE, centreline_dice, surface_dice
 from spermseg.micrograph.tiling import View
@@ -57,11 +57,11 @@ class Scored:
     heads: Detected | None = None
     """Where heads are both annotated and looked for."""
     n_heads: int | None = None
-    """As a table counts them, where the reader does."""
+    """As a table counts them, where their source does."""
     network: Confusion | None = None
     """The whole cell at the working resolution, where there is one."""
     confidence: float | None = None
-    """Dice that the reader expected."""
+    """Dice that their source expected."""
 
     @property
     def native(self) -> Confusion:
@@ -80,12 +80,12 @@ class Segmented:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Holds a reader against a dataset."""
+    """Compares predictions with the annotations of a dataset."""
 
-    reader: Reader
+    source: Predictions
     dataset: Dataset
     view: View | None = None
-    """How the reader sees pictures, where it has a working resolution."""
+    """How their source sees pictures, where it has a working resolution."""
     min_area: int = 0
     """Instances below this are dropped, px."""
     tolerance: float = TOLERANCE
@@ -95,10 +95,12 @@ class Evaluator:
     cuts and the annotation skips: neither right nor wrong."""
 
     @classmethod
-    def of(cls, saved: SavedModel, reader: Reader, dataset: Dataset, *, tolerance: float = TOLERANCE) -> "Evaluator":
-        """Return what holds a model's reader against a dataset, by the model's own view and least area."""
+    def of(
+        cls, saved: SavedModel, source: Predictions, dataset: Dataset, *, tolerance: float = TOLERANCE
+    ) -> "Evaluator":
+        """Return what compares the predictions of a model with a dataset, by the model's own view and least area."""
         about = saved.description
-        return cls(reader=reader, dataset=dataset, view=about.view, min_area=about.min_area, tolerance=tolerance)
+        return cls(source=source, dataset=dataset, view=about.view, min_area=about.min_area, tolerance=tolerance)
 
     def score(self, split: str, progress: Progress = iter) -> list[Scored]:
         """Score every picture of a split.
@@ -115,38 +117,38 @@ class Evaluator:
         return Segmented(pixels=pixels, truth=truth, predicted=predicted)
 
     def _score(self, example: Example) -> Scored:
-        reading = self._read(example)
-        parts = [part for part in self.reader.parts if part in self.dataset.classes]
+        prediction = self._read(example)
+        parts = [part for part in self.source.parts if part in self.dataset.classes]
         truth = {part: self.dataset.read_mask(example, part) for part in parts}
         network = None
-        if self.view is not None and reading.working is not None:
-            network = confusion(reading.working, self.view.working_mask(truth[WHOLE_CELL]))
+        if self.view is not None and prediction.working is not None:
+            network = confusion(prediction.working, self.view.working_mask(truth[WHOLE_CELL]))
         return Scored(
             example=example,
-            parts={part: PartScores.of(reading.masks[part], truth[part], self.tolerance) for part in parts},
-            instances=self._instances(reading, truth[WHOLE_CELL]),
-            heads=self._heads(reading.masks[HEAD], truth[HEAD]) if HEAD in parts else None,
-            n_heads=reading.n_heads,
+            parts={part: PartScores.of(prediction.masks[part], truth[part], self.tolerance) for part in parts},
+            instances=self._instances(prediction, truth[WHOLE_CELL]),
+            heads=self._heads(prediction.masks[HEAD], truth[HEAD]) if HEAD in parts else None,
+            n_heads=prediction.n_heads,
             network=network,
-            confidence=reading.confidence,
+            confidence=prediction.confidence,
         )
 
-    def _read(self, example: Example) -> Reading:
+    def _read(self, example: Example) -> Prediction:
         """Return what is found in a picture, less what is forgiven."""
-        reading = self.reader.read(example, self.dataset)
+        prediction = self.source.predict(example, self.dataset)
         if not self.forgive_border:
-            return reading
+            return prediction
         truth = self.dataset.read_mask(example)
-        cut = unannotated_at_border(reading.masks[WHOLE_CELL], truth)
-        working = reading.working
+        cut = unannotated_at_border(prediction.masks[WHOLE_CELL], truth)
+        working = prediction.working
         if self.view is not None and working is not None:
             working = working & ~unannotated_at_border(working, self.view.working_mask(truth))
-        masks = {part: mask & ~cut for part, mask in reading.masks.items()}
-        return replace(reading, masks=masks, working=working, n_heads=None)
+        masks = {part: mask & ~cut for part, mask in prediction.masks.items()}
+        return replace(prediction, masks=masks, working=working, n_heads=None)
 
-    def _instances(self, reading: Reading, truth: NDArray[np.bool_]) -> InstancePair:
-        mask = reading.masks[WHOLE_CELL]
-        sureness = mask.astype(np.float32) if reading.probability is None else reading.probability
+    def _instances(self, prediction: Prediction, truth: NDArray[np.bool_]) -> InstancePair:
+        mask = prediction.masks[WHOLE_CELL]
+        sureness = mask.astype(np.float32) if prediction.probability is None else prediction.probability
         return InstancePair.of(label_cells(mask, self.min_area), sureness, label_cells(truth))
 
     def _heads(self, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Detected:
@@ -225,7 +227,7 @@ def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
 
 
 def _confidence(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
-    """Yield how well the reader foretold its Dice, where it did."""
+    """Yield how well the source foretold its Dice, where it did."""
     said = [(one.confidence, one.native.dice) for one in scored if one.confidence is not None]
     if said:
         yield "confidence", asdict(Reliability.of(*zip(*said, strict=True)))

@@ -14,8 +14,8 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFi
 
 from spermseg.errors import ObjectMissingError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.names import is_partial
 from spermseg.storage.patience import Patience, patience
+from spermseg.storage.uris import is_partial
 
 
 def arrow_filesystem(place: Location) -> tuple[PyFileSystem, str]:

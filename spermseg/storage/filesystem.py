@@ -10,10 +10,10 @@ from spermseg.errors import DamagedError, ObjectDeniedError, ObjectMissingError,
 from spermseg.storage.backend import Backend
 from spermseg.storage.local.backend import LocalBackend
 from spermseg.storage.local.uploads import Listed
-from spermseg.storage.names import complete, is_utf8, storable
 from spermseg.storage.open_files import PartWriter, RangeReader
 from spermseg.storage.patience import Patience
 from spermseg.storage.s3.backend import S3Backend, resolve_endpoint
+from spermseg.storage.uris import complete, is_utf8, storable
 
 READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
 NOT_TEXT = "its name is no valid text: rename it"

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.names import storable
+from spermseg.storage.uris import storable
 
 LASTS_S = 180.0
 """A lease that is not renewed for so long has expired."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location
-from spermseg.storage.names import EMPTY, is_partial
+from spermseg.storage.uris import EMPTY, is_partial
 from spermseg.table.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.table.plan import Plan
 from spermseg.table.receipt import ADDED, is_of_run, list_runs, plan_location, read_receipt

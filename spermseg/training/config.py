@@ -47,7 +47,7 @@ class TrainConfig:
     superpose: float = 0.0
     """Share of the tiles of annotated pictures that another one is laid on (`training.data.superpose`)."""
     ignore_cut: bool = False
-    """Learn nothing from cells whose heads a tile cuts off, where heads are learned (`training.data.incomplete`)."""
+    """Learn nothing from cells whose heads a tile cuts off, where heads are learned (`data.ignored_regions`)."""
     seed: int = 0
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spermseg.cluster.connection import connected
 from spermseg.cluster.settings import configure_ray_data, is_own, own_sigint
-from spermseg.cluster.waits import heard
+from spermseg.cluster.waiting_workers import heard
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, first_line
 from spermseg.model.engine import check_gpu
 from spermseg.storage.arrow_filesystem import arrow_filesystem

@@ -8,7 +8,7 @@ import pytest
 from damaged_tables import DAMAGE, first_run, flip
 from held_tables import foreign
 
-from spermseg.batch.homes import tidy_run
+from spermseg.batch.misplaced_files import tidy_run
 from spermseg.batch.run import segment_night
 from spermseg.errors import RunError, StorageError
 from spermseg.storage.filesystem import Location

@@ -18,7 +18,7 @@ from spermseg.errors import ConfigError, DatasetError
 from spermseg.evaluation.evaluate import Evaluator, unannotated_at_border
 from spermseg.evaluation.object_metrics import match_centres
 from spermseg.evaluation.pixel_metrics import SCORES, confusion, pooled
-from spermseg.evaluation.readers import ModelReader, Reading
+from spermseg.evaluation.predictions import ModelPredictions, Prediction
 from spermseg.evaluation.shape_metrics import centreline_dice, surface_dice
 from spermseg.micrograph.tiling import Tiles, to_native
 from spermseg.model.predict import PredictConfig, Predictor
@@ -108,19 +108,19 @@ def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_b
     saved.network.head.bias.data[1] -= 10  # no heads
     maps = Predictor(saved, saved.description.view, parts=True).predict_parts(pixels)
     plain, require_head = (
-        ModelReader.of(
+        ModelPredictions.of(
             replace(saved, description=replace(saved.description, require_head=require_head)), threshold=threshold
         )
         for require_head in (False, True)
     )
     dropped = headless(maps["cell"], maps["head"], threshold, saved.description.view.scale)
     assert dropped[maps["cell"] >= threshold].all()
-    found = require_head.read(example, tiny_dataset)
+    found = require_head.predict(example, tiny_dataset)
     assert np.array_equal(found.working, (maps["cell"] >= threshold) & ~dropped)
     for part, mask in found.masks.items():
         kept = to_native(np.where(dropped, np.float32(0), maps[part]), (example.height, example.width)) >= threshold
         assert np.array_equal(mask, kept), part
-    assert found.confidence == plain.read(example, tiny_dataset).confidence
+    assert found.confidence == plain.predict(example, tiny_dataset).confidence
 
 
 def test_what_the_model_expected_stands_beside_what_came(evaluated, model, tiny_dataset):
@@ -249,7 +249,7 @@ def test_a_network_of_several_parts_is_scored_on_each_and_its_cell_is_their_unio
 
 def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
     saved = load_model(Location(str(model)))
-    reader = ModelReader(
+    source = ModelPredictions(
         predictor=Predictor(saved, saved.description.view, PredictConfig(engine="torch"), parts=True),
         cells=CellConfig(),
         flips=True,
@@ -258,12 +258,12 @@ def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
     pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
     example = SimpleNamespace(height=64, width=64)
 
-    def read(reader, pixels):
-        return reader.read(example, SimpleNamespace(read_working=lambda *_: pixels)).probability
+    def read(source, pixels):
+        return source.predict(example, SimpleNamespace(read_working=lambda *_: pixels)).probability
 
-    found, turned = read(reader, pixels), read(reader, np.ascontiguousarray(pixels[::-1, ::-1]))
+    found, turned = read(source, pixels), read(source, np.ascontiguousarray(pixels[::-1, ::-1]))
     assert np.allclose(turned[::-1, ::-1], found, atol=1e-5)
-    assert not np.allclose(read(replace(reader, flips=False), pixels), found, atol=1e-3)
+    assert not np.allclose(read(replace(source, flips=False), pixels), found, atol=1e-3)
 
 
 @pytest.mark.parametrize("require_head", ["yes", "no"])
@@ -310,18 +310,18 @@ class OneTooMany:
     def __init__(self, dataset):
         self.dataset = dataset
 
-    def read(self, example, pixels):
+    def predict(self, example, pixels):
         mask = self.dataset.read_mask(example)
         mask[:9, :9] = True
-        return Reading(masks={"cell": mask}, working=Tiles(scale=0.5).working_mask(mask))
+        return Prediction(masks={"cell": mask}, working=Tiles(scale=0.5).working_mask(mask))
 
 
 def test_forgiving_the_border_leaves_out_what_is_annotated_nowhere(tiny_dataset):
     examples = [one for one in tiny_dataset.examples("train") if not tiny_dataset.read_mask(one)[:11, :11].any()]
     assert examples
     for forgive, precise in ((False, False), (True, True)):
-        reader, view = OneTooMany(tiny_dataset), Tiles(scale=0.5)
-        evaluator = Evaluator(reader=reader, dataset=tiny_dataset, view=view, forgive_border=forgive)
+        source, view = OneTooMany(tiny_dataset), Tiles(scale=0.5)
+        evaluator = Evaluator(source=source, dataset=tiny_dataset, view=view, forgive_border=forgive)
         scored = [one for one in evaluator.score("train") if one.example in examples]
         assert all((one.native.fp == 0) is precise for one in scored)
         assert all((one.network.fp == 0) is precise for one in scored)

@@ -14,7 +14,7 @@ from laws.readers import Read, read_untrusted
 from loky import ProcessPoolExecutor
 from loky.process_executor import TerminatedWorkerError
 
-from spermseg.batch.worker.bounds import limit_memory
+from spermseg.batch.worker.process_limits import limit_memory
 from spermseg.errors import first_line
 
 MORE_BYTES = 512 << 20

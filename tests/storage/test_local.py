@@ -20,7 +20,7 @@ from spermseg.errors import (
     StorageError,
 )
 from spermseg.storage.filesystem import Location
-from spermseg.storage.names import storable
+from spermseg.storage.uris import storable
 
 # Names of places
 

@@ -20,7 +20,7 @@ import torch
 from fault_proxy import Fault, FaultProxy, Kind
 from ray.cluster_utils import Cluster
 
-from spermseg.cluster import waits as ray_waits
+from spermseg.cluster import waiting_workers
 from spermseg.errors import ConfigError, DatasetError, RunError, SpermsegError, StorageError
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.saved import load_model
@@ -213,7 +213,7 @@ def test_through_a_killed_worker_and_an_outage_of_its_storage_a_training_ends_as
         heard.append(line)
         proxy.remove()
 
-    monkeypatch.setattr(ray_waits, "say_that_somebody_waits", hear)
+    monkeypatch.setattr(waiting_workers, "say_that_somebody_waits", hear)
 
     def kill_once(report) -> None:
         if report.history and not killed:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spermseg.batch.worker.bounds import Limits, Watch, limit_memory
 from spermseg.batch.worker.decode import Decoded, Decoder
 from spermseg.batch.worker.fetch import Fetched, fetch_all
+from spermseg.batch.worker.process_limits import Limits, Watch, limit_memory
 from spermseg.batch.worker.timing import Spent
 from spermseg.errors import ConfigError, StorageError, StorageRefusedError, first_line
 from spermseg.storage.filesystem import Location

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import cv2
 import torch
 
-from spermseg.batch.worker.bounds import Limits, limit_memory
 from spermseg.batch.worker.decode import Decode, Decoder, Provenance
+from spermseg.batch.worker.process_limits import Limits, limit_memory
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.model.engine import check_gpu

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.batch.worker.bounds import Limits, Watch
 from spermseg.batch.worker.decode import Decode, Decoded, Decoder, Provenance, Row
 from spermseg.batch.worker.fetch import Fetched
+from spermseg.batch.worker.process_limits import Limits, Watch
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.batch.worker.timing import Spent
 from spermseg.cells.interpret import Interpretation

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 from spermseg.errors import ArchiveError, one_line
-from spermseg.storage.names import storable
+from spermseg.storage.uris import storable
 
 TAR, TAR_GZ, ZIP_STORED, ZIP_DEFLATE = "tar", "tar-gz", "zip-stored", "zip-deflate"
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz"}

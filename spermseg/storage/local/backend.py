@@ -31,8 +31,8 @@ from spermseg.storage.local.uploads import (
     open_upload,
     real_path,
 )
-from spermseg.storage.names import EMPTY, is_partial_name
 from spermseg.storage.patience import Patience, patience
+from spermseg.storage.uris import EMPTY, is_partial_name
 
 Result = TypeVar("Result")
 ABANDONED_NS = 24 * 3600 * 10**9

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from spermseg.errors import ObjectMissingError
 from spermseg.storage.local.errors import local_errors, storage_error
-from spermseg.storage.modes import file_mode, folder_mode
-from spermseg.storage.names import partial_name
+from spermseg.storage.permissions import file_mode, folder_mode
+from spermseg.storage.uris import partial_name
 
 
 def make_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.augment import Augmentation
 from spermseg.training.data.coverage import covered
-from spermseg.training.data.incomplete import forget_cut_off
+from spermseg.training.data.ignored_regions import forget_cut_off
 from spermseg.training.data.superpose import FADED, superpose
 
 T = TypeVar("T")

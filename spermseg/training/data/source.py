@@ -22,7 +22,7 @@ from spermseg.synthetic.draw import draw_micrograph
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.augment import Augmentation
 from spermseg.training.data.coverage import UNKNOWN, coverage_of, covered
-from spermseg.training.data.incomplete import border, forget_cut_off, loose_pieces
+from spermseg.training.data.ignored_regions import border, forget_cut_off, loose_pieces
 from spermseg.training.data.sampling import WorkingExample
 
 SYNTHETIC_VERSION = 5

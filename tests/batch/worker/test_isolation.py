@@ -13,11 +13,11 @@ from dark_cells import CELLS, HALF, VIEW, picture
 from hostile_decoder import decode, marked
 
 from spermseg.batch.worker import isolation
-from spermseg.batch.worker.bounds import limit_memory
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.isolation import IsolatedSegmenter
 from spermseg.batch.worker.loss_limits import CRASHED, NOT_TRIED, LossCount, LossLimits
 from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.process_limits import limit_memory
 from spermseg.batch.worker.segment import IsolateUnit
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.settings import SegmentSettings

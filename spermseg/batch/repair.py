@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 import spermseg
-from spermseg.batch.homes import (
+from spermseg.batch.misplaced_files import (
     ASIDE,
     MADE_WITH,
     find_copies,

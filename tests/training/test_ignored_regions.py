@@ -12,7 +12,7 @@ from spermseg.model.saved import load_model
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.data.coverage import FULL, UNKNOWN
-from spermseg.training.data.incomplete import NEAR, forget_cut_off, loose_pieces
+from spermseg.training.data.ignored_regions import NEAR, forget_cut_off, loose_pieces
 from spermseg.training.data.source import AnnotatedData
 
 SCALE = 0.25

@@ -11,7 +11,7 @@ import pytest
 from damaged_tables import DAMAGE, first_run, flip, ok_unit, rows_of, unit, write_anew
 from dark_cells import PLANNED, run_in_process
 
-from spermseg.batch import heal
+from spermseg.batch import repair
 from spermseg.batch.run import segment_night
 from spermseg.cli.export import Export
 from spermseg.cli.report import Report
@@ -66,7 +66,7 @@ def test_a_copied_table_is_as_good_as_the_first_and_is_looked_through_once(night
     try:
         assert segment_night(copy, nothing) == []
         assert verify(copy.out) == (PLANNED + 1, [])
-        monkeypatch.setattr("spermseg.batch.heal.count_rows", None)
+        monkeypatch.setattr("spermseg.batch.repair.count_rows", None)
         assert segment_night(copy, nothing) == []
     finally:
         shutil.rmtree(copy.out.path)
@@ -272,14 +272,14 @@ def test_what_is_damaged_while_it_is_mended_is_told_without_advice_that_was_take
 def test_the_plan_of_another_model_is_not_read_whole_every_night(night, monkeypatch):
     stricter = replace(night, settings=replace(night.settings, cells=replace(night.settings.cells, min_area=300)))
     segment_night(stricter, nothing)
-    whole, read = [], heal.Plan
+    whole, read = [], repair.Plan
 
     def spied(place, *, whole=False, _noted=whole):
         if whole:
             _noted.append(place.path.split("/")[-2])
         return read(place, whole=whole)
 
-    monkeypatch.setattr(heal, "Plan", spied)
+    monkeypatch.setattr(repair, "Plan", spied)
     assert segment_night(stricter, nothing) == []
     assert len(whole) == 1
     assert segment_night(replace(stricter, check_files=True), nothing) == []

@@ -24,7 +24,7 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
+class Prediction:
     """What was found in one picture."""
 
     masks: Mapping[str, NDArray[np.bool_]]
@@ -34,24 +34,24 @@ class Reading:
     working: NDArray[np.bool_] | None = None
     """(Y, X) of the whole cell at the working resolution, where there is one."""
     confidence: float | None = None
-    """Dice that the reader expects of its mask of whole cells; None where it expects nothing."""
+    """Dice that the source expects of its mask of whole cells; None where it expects nothing."""
     n_heads: int | None = None
-    """Heads, as a table counts them; None where the reader has no such count."""
+    """Heads, as a table counts them; None where the source has no such count."""
 
 
-class Reader(Protocol):
+class Predictions(Protocol):
     """Finds cells, and parts of them, in the pictures of a dataset."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """What it finds; the whole cell is among them."""
 
-    def read(self, example: Example, dataset: Dataset) -> Reading:
+    def predict(self, example: Example, dataset: Dataset) -> Prediction:
         """Return what is in a picture of a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelReader:
+class ModelPredictions:
     """A model. Made with `Predictor(..., parts=True)`."""
 
     predictor: Predictor
@@ -71,7 +71,7 @@ class ModelReader:
         require_head: bool | None = None,
         flips: bool = False,
         device: str = "auto",
-    ) -> "ModelReader":
+    ) -> "ModelPredictions":
         """Return what reads with a model; threshold and `require_head` are the model's own where none is given.
 
         Raises:
@@ -90,7 +90,7 @@ class ModelReader:
         """The cell, and what else the network has learned."""
         return tuple(dict.fromkeys((WHOLE_CELL, *self.predictor.classes)))
 
-    def read(self, example: Example, dataset: Dataset) -> Reading:
+    def predict(self, example: Example, dataset: Dataset) -> Prediction:
         """Return what the network finds, as a table would hold it."""
         view, native = self.predictor.view, (example.height, example.width)
         pixels = dataset.read_working(example, view)
@@ -104,7 +104,7 @@ class ModelReader:
             judge=self.confidence,
         )
         parts = {part: to_native(found.without_dropped(one), native) for part, one in maps.items()}
-        return Reading(
+        return Prediction(
             masks={WHOLE_CELL: found.mask} | {part: one >= self.cells.threshold for part, one in parts.items()},
             probability=found.probability,
             working=found.working >= self.cells.threshold,
@@ -126,7 +126,7 @@ class ModelReader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineReader:
+class BaselinePredictions:
     """A method that does not learn; it finds whole cells."""
 
     name: BaselineName
@@ -136,13 +136,13 @@ class BaselineReader:
         """The cell alone."""
         return (WHOLE_CELL,)
 
-    def read(self, example: Example, dataset: Dataset) -> Reading:
+    def predict(self, example: Example, dataset: Dataset) -> Prediction:
         """Return what the method finds."""
-        return Reading(masks={WHOLE_CELL: BASELINES[self.name](dataset.read_image(example))})
+        return Prediction(masks={WHOLE_CELL: BASELINES[self.name](dataset.read_image(example))})
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaterReader:
+class RaterPredictions:
     """Another rater: a dataset of the same pictures, with annotations of his own."""
 
     dataset: Dataset
@@ -152,7 +152,7 @@ class RaterReader:
         """What the rater has annotated."""
         return self.dataset.classes
 
-    def read(self, example: Example, dataset: Dataset) -> Reading:  # noqa: ARG002 (he has seen the pictures)
+    def predict(self, example: Example, dataset: Dataset) -> Prediction:  # noqa: ARG002 (he has seen the pictures)
         """Return what the other rater has annotated.
 
         Raises:
@@ -161,4 +161,4 @@ class RaterReader:
         his = [one for one in self.dataset.all_examples if one.image_sha256 == example.image_sha256]
         if not his:
             raise DatasetError(f"{self.dataset.location.uri} has no annotation of {example.image!r}")
-        return Reading(masks={part: self.dataset.read_mask(his[0], part) for part in self.parts})
+        return Prediction(masks={part: self.dataset.read_mask(his[0], part) for part in self.parts})
