@@ -17,8 +17,9 @@ from chaos_stage import NODES, Stage, title
 
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs, plan_location
+from spermseg.table.receipt import list_runs
 from spermseg.table.results import list_units, read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 EARLIEST, LATEST = -0.1, 0.9
@@ -135,7 +136,7 @@ class Play:
         """Return the share of the units that are done."""
         out = self.stage.place(self.name)
         if not self.units:
-            self.units = sum(Plan(plan_location(out, run_id)).units for run_id in list_runs(out))
+            self.units = sum(Plan(RunFolder(out, run_id).plan).units for run_id in list_runs(out))
         return len(list_units(out)) / self.units if self.units else 0.0
 
     def _goes_on(self) -> bool:

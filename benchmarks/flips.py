@@ -18,8 +18,9 @@ from pathlib import Path
 import tyro
 
 from spermseg.storage.filesystem import Location
-from spermseg.table.receipt import list_runs, plan_location, receipt_location
+from spermseg.table.receipt import list_runs
 from spermseg.table.results import list_units, read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 
@@ -78,8 +79,8 @@ def main() -> None:
         masks = sum(row["mask"] is not None for row in rows)
         kinds = {
             "unit": list_units(out),
-            "plan": [plan_location(out, run_id)],
-            "receipt": [receipt_location(out, run_id)],
+            "plan": [RunFolder(out, run_id).plan],
+            "receipt": [RunFolder(out, run_id).receipt],
         }
         told: Counter[tuple[str, str]] = Counter()
         started = time.perf_counter()

@@ -32,8 +32,9 @@ from fault_proxy import Fault, FaultProxy, Kind  # noqa: E402
 
 from spermseg.storage.filesystem import Location  # noqa: E402
 from spermseg.table.plan import Plan  # noqa: E402
-from spermseg.table.receipt import list_runs, plan_location  # noqa: E402
+from spermseg.table.receipt import list_runs  # noqa: E402
 from spermseg.table.results import list_units  # noqa: E402
+from spermseg.table.run_folder import RunFolder  # noqa: E402
 from spermseg.table.verify import verify  # noqa: E402
 
 COMMAND = "from spermseg.table import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
@@ -64,7 +65,7 @@ class Night:
 
     def share(self) -> float:
         """Return the share of the units that is written."""
-        units = sum(Plan(plan_location(self.out, run_id)).units for run_id in list_runs(self.out))
+        units = sum(Plan(RunFolder(self.out, run_id).plan).units for run_id in list_runs(self.out))
         return len(list_units(self.out)) / units if units else 0.0
 
     def wait(self, away_s: float) -> float:

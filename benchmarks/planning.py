@@ -177,20 +177,21 @@ def run_step(options: Options) -> Measured:
     from spermseg.storage.filesystem import Location
     from spermseg.table.lease import hold_lease
     from spermseg.table.plan import Plan
-    from spermseg.table.receipt import list_runs, plan_location
+    from spermseg.table.receipt import list_runs
+    from spermseg.table.run_folder import RunFolder
 
     out = Location(str(options.folder))
     night = night_over(Location("s3://clinic/uploads", options.endpoint_url), out, b"a model")
     if options.step == "forget":
-        forget_some(plan_location(out, next(iter(list_runs(out)))).path)
+        forget_some(RunFolder(out, next(iter(list_runs(out)))).plan.path)
 
     def plan() -> int:
         with hold_lease(out, ("benchmark",), take_over=False) as lease:
             run_id = plan_run(night, datetime.now(UTC), lease, survey_runs(night, lease))
-        return len(Plan(plan_location(out, run_id))) if run_id else 0
+        return len(Plan(RunFolder(out, run_id).plan)) if run_id else 0
 
     def open_plan() -> int:
-        plan = Plan(plan_location(out, run_id))
+        plan = Plan(RunFolder(out, run_id).plan)
         digest = hashlib.sha256("".join(plan.unit_ids()).encode())
         return len(plan) if digest else 0
 
@@ -205,10 +206,11 @@ def run_step(options: Options) -> Measured:
 def pretend_finished(out: Any, run_id: str) -> None:
     """Write a receipt that a listing without any unit fits."""
     from spermseg.table.plan import Plan
-    from spermseg.table.receipt import files_digest, plan_location, store_receipt
+    from spermseg.table.receipt import files_digest, store_receipt
+    from spermseg.table.run_folder import RunFolder
 
-    said = {"files_sha256": files_digest([]), "plan_sha256": Plan(plan_location(out, run_id)).seal}
-    store_receipt(out, run_id, said)
+    said = {"files_sha256": files_digest([]), "plan_sha256": Plan(RunFolder(out, run_id).plan).seal}
+    store_receipt(RunFolder(out, run_id), said)
 
 
 def forget_some(path: str) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from spermseg.storage.filesystem import Location
-from spermseg.table.receipt import list_runs, plan_location, receipt_location, run_folder
-from spermseg.table.results import SCHEMA, encode_unit, list_units, read_unit, read_units, unit_location
+from spermseg.table.receipt import list_runs
+from spermseg.table.results import SCHEMA, encode_unit, read_unit, read_units
+from spermseg.table.run_folder import RunFolder
 
 VOLATILE = {"run_id", "decode_ms", "predict_ms", "measure_ms"}
 
@@ -30,12 +31,14 @@ def first_run(out: Location) -> str:
 
 
 def unit(out: Location) -> Location:
-    return list_units(out, first_run(out))[1]
+    return RunFolder(out, first_run(out)).units()[1]
 
 
 def ok_unit(out: Location) -> Location:
     """Return a unit with rows that are ok; which unit is the second depends on where the uploads lie."""
-    return next(place for place in list_units(out, first_run(out)) if "ok" in read_unit(place)["status"].to_pylist())
+    return next(
+        place for place in RunFolder(out, first_run(out)).units() if "ok" in read_unit(place)["status"].to_pylist()
+    )
 
 
 def write_anew(place: Location, **changes: object) -> None:
@@ -61,21 +64,21 @@ DAMAGE = {
     "a unit, under another name": lambda out: Path(unit(out).path).rename(unit(out).path.replace("unit-", "unit-0")),
     "a unit, twice": lambda out: shutil.copy(unit(out).path, unit(out).path.replace("unit-", "unit-0")),
     "a unit, copied to another run": lambda out: shutil.copy(
-        unit(out).path, unit_location(out, list(list_runs(out))[1], "x").path.replace("unit-x.parquet", unit(out).name)
+        unit(out).path, RunFolder(out, list(list_runs(out))[1]).unit("x").path.replace("unit-x.parquet", unit(out).name)
     ),
-    "a plan, flipped": lambda out: flip(plan_location(out, first_run(out))),
-    "a plan, lost": lambda out: plan_location(out, first_run(out)).delete(),
-    "a plan, empty": lambda out: plan_location(out, first_run(out)).write_bytes(b""),
-    "a receipt, flipped": lambda out: flip(receipt_location(out, first_run(out))),
-    "a receipt, lost": lambda out: receipt_location(out, first_run(out)).delete(),
-    "a receipt, empty": lambda out: receipt_location(out, first_run(out)).write_bytes(b""),
-    "a receipt, of other types": lambda out: receipt_location(out, first_run(out)).write_bytes(b'{"planned": [1]}'),
+    "a plan, flipped": lambda out: flip(RunFolder(out, first_run(out)).plan),
+    "a plan, lost": lambda out: RunFolder(out, first_run(out)).plan.delete(),
+    "a plan, empty": lambda out: RunFolder(out, first_run(out)).plan.write_bytes(b""),
+    "a receipt, flipped": lambda out: flip(RunFolder(out, first_run(out)).receipt),
+    "a receipt, lost": lambda out: RunFolder(out, first_run(out)).receipt.delete(),
+    "a receipt, empty": lambda out: RunFolder(out, first_run(out)).receipt.write_bytes(b""),
+    "a receipt, of other types": lambda out: RunFolder(out, first_run(out)).receipt.write_bytes(b'{"planned": [1]}'),
     "a plan and a receipt": lambda out: [
-        plan_location(out, first_run(out)).write_bytes(b"PAR1"),
-        receipt_location(out, first_run(out)).write_bytes(b"{"),
+        RunFolder(out, first_run(out)).plan.write_bytes(b"PAR1"),
+        RunFolder(out, first_run(out)).receipt.write_bytes(b"{"),
     ],
-    "a plan and a unit": lambda out: [flip(plan_location(out, first_run(out))), flip(unit(out))],
-    "a unit of each run": lambda out: [flip(list_units(out, run_id)[0]) for run_id in list_runs(out)],
-    "all units of a run": lambda out: [place.write_bytes(b"") for place in list_units(out, first_run(out))],
-    "all of a run but its units": lambda out: shutil.rmtree(run_folder(out, first_run(out)).path),
+    "a plan and a unit": lambda out: [flip(RunFolder(out, first_run(out)).plan), flip(unit(out))],
+    "a unit of each run": lambda out: [flip(RunFolder(out, run_id).units()[0]) for run_id in list_runs(out)],
+    "all units of a run": lambda out: [place.write_bytes(b"") for place in RunFolder(out, first_run(out)).units()],
+    "all of a run but its units": lambda out: shutil.rmtree(RunFolder(out, first_run(out)).notes.path),
 }

@@ -175,9 +175,9 @@ def run_in_process(
 ) -> None:
     """Do what `run_pipeline` does, in this process and in order, without Ray."""
     segmenting = replace(job.segmenting(workers, use_gpu=False), bounded=False)
-    segment = SegmentUnit(job.plan, job.out, segmenting, workers.decode_threads)
+    segment = SegmentUnit(job.run, segmenting, workers.decode_threads)
     for number in units:
-        (row,) = FetchUnits(job.plan, job.source)({"units": [number]})
+        (row,) = FetchUnits(job.run.plan, job.source)({"units": [number]})
         *_, done = segment(row)
         if done["failure"]:
             raise RunError(f"the run stopped: {done['failure']}")

@@ -26,6 +26,7 @@ from spermseg.synthetic.clinic import Clinic, ClinicConfig, write_clinic
 from spermseg.synthetic.draw import DrawConfig
 from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.ray
@@ -180,7 +181,7 @@ def test_a_segment_job_writes_one_row_for_each_upload(sent: Sent, clinic: Clinic
     assert sent.segment.returncode == 0, sent.segment.stdout
     assert verify(sent.results) == (clinic.uploads_ok + clinic.uploads_broken, [])
     (run_id,) = list_runs(sent.results)
-    receipt = read_receipt(sent.results, run_id) or {}
+    receipt = read_receipt(RunFolder(sent.results, run_id)) or {}
     assert {name: receipt[name] for name in clinic.expected} == clinic.expected
 
 
@@ -192,7 +193,7 @@ def test_only_the_code_travels_to_the_cluster(head: Head, sent: Sent) -> None:
 
 def test_driver_and_workers_run_the_code_that_was_sent_not_the_one_installed(sent: Sent) -> None:
     (run_id,) = list_runs(sent.results)
-    assert (read_receipt(sent.results, run_id) or {})["version"] == SENT_VERSION
+    assert (read_receipt(RunFolder(sent.results, run_id)) or {})["version"] == SENT_VERSION
     assert {name for table in read_units(sent.results) for name in table["version"].to_pylist()} == {SENT_VERSION}
 
 

@@ -15,6 +15,7 @@ import pytest
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import read_units
+from spermseg.table.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "sperm-parsing"
@@ -109,7 +110,7 @@ def test_a_bucket_of_real_uploads_gives_one_row_each_and_a_second_night_plans_no
     assert "planned 55, ok 49, rejected 6" in succeed(*words)
     assert "verified: 55 rows" in succeed("verify", out.uri, "--endpoint-url", uploads.endpoint_url)
     (run_id,) = list_runs(out)
-    receipt = read_receipt(out, run_id)
+    receipt = read_receipt(RunFolder(out, run_id))
     assert (receipt["planned"], receipt["ok"], receipt["rejected"]) == (55, 49, 6)
     rows = [row for table in read_units(out) for row in table.to_pylist()]
     rejected = {Path(row["uri"]).name: row["reason"] for row in rows if row["status"] == "rejected"}

@@ -17,8 +17,9 @@ from spermseg.table.counting import Count
 from spermseg.table.image_ids import ImageIds
 from spermseg.table.lease import Lease
 from spermseg.table.plan import MOST_BYTES, Plan, Planned
-from spermseg.table.receipt import list_runs, run_folder
-from spermseg.table.results import list_units, read_unit, right_name, run_results
+from spermseg.table.receipt import list_runs
+from spermseg.table.results import read_unit, right_name
+from spermseg.table.run_folder import RECEIPT, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -42,50 +43,49 @@ class WholeUnits:
     """(Model, settings) that rows name."""
 
 
-def whole_units(out: Location, run_id: str) -> WholeUnits:
+def whole_units(run: RunFolder) -> WholeUnits:
     """Return what can be read of the units in a run's folder; a unit of another run's is not its own."""
     found = WholeUnits()
-    for place in list_units(out, run_id):
+    for place in run.units():
         with suppress(DamagedError):
             rows = read_unit(place, (*OF_A_PLAN, *MADE_WITH, "run_id"), thorough=True).to_pylist()
             runs = {row["run_id"] for row in rows}
             found.runs |= runs
             found.makers |= {tuple(row[name] for name in MADE_WITH) for row in rows}
-            if runs == {run_id}:
+            if runs == {run.run_id}:
                 unit = [_planned(row) for row in rows]
                 found.own[right_name(one.image_id for one in unit)] = unit
     return found
 
 
-def tidy_run(out: Location, run_id: str, plan: Plan, count: Count, lease: Lease) -> None:
+def tidy_run(run: RunFolder, plan: Plan, count: Count, lease: Lease) -> None:
     """Make room for the units that a run lacks: what cannot be read is deleted, what lies wrong goes where it belongs.
 
     That is only ever a run that the table has: which one rows name is the word of whoever wrote the file.
 
     Args:
-        out: the table.
-        run_id: the run.
+        run: the run.
         plan: its plan.
         count: of its files; afterwards it has the units that were brought back.
         lease: of the table; it is looked at before each change.
     """
-    out = lease.fenced(out)
-    folder, planned = run_results(out, run_id), set(plan.unit_files())
-    known = {run_id, *list_runs(out)}
+    run = run.within(lease.fenced(run.table))
+    folder, planned = run.results, set(plan.unit_files())
+    known = {run.run_id, *list_runs(run.table)}
     for name in count.damaged:
         folder.child(name).delete()
     for name, (maker, right) in count.homes.items():
-        if maker == run_id and name in planned and name == right:
+        if maker == run.run_id and name in planned and name == right:
             continue
         count.units.discard(name)
         if maker in known:
-            bring_home(folder.child(name), run_results(out, maker).child(right))
-            count.units.update({right} if maker == run_id else ())
+            bring_home(folder.child(name), RunFolder(run.table, maker).results.child(right))
+            count.units.update({right} if maker == run.run_id else ())
         elif name in planned:
-            put_aside(out, run_id, folder.child(name), name)
+            put_aside(run, folder.child(name), name)
             logger.warning(
                 "run %s: %s holds rows of a run that the table does not have; it was moved to %s",
-                *(run_id, name, out.child(ASIDE).uri),
+                *(run.run_id, name, run.table.child(ASIDE).uri),
             )
 
 
@@ -125,7 +125,7 @@ def _copy_of_two(out: Location, first: str, second: str, planned: dict[str, Imag
     together = len(ImageIds.union((planned[first], planned[second])))
     if together == len(planned[first]) + len(planned[second]):
         return None
-    runs = whole_units(out, first).runs | whole_units(out, second).runs
+    runs = whole_units(RunFolder(out, first)).runs | whole_units(RunFolder(out, second)).runs
     if (first in runs) != (second in runs):
         return second if first in runs else first
     if together == len(planned[first]):
@@ -133,21 +133,20 @@ def _copy_of_two(out: Location, first: str, second: str, planned: dict[str, Imag
     return first if together == len(planned[second]) else None
 
 
-def send_home(table: Location, run_id: str, known: Container[str]) -> None:
+def send_home(run: RunFolder, known: Container[str]) -> None:
     """Give other runs their units that lie in a run's folder, where they are lost or damaged; the copies stay.
 
     Args:
-        table: to write to.
-        run_id: whose folder is looked into.
+        run: whose folder is looked into.
         known: the runs of the table.
     """
-    for place in list_units(table, run_id):
+    for place in run.units():
         with suppress(DamagedError):
             rows = read_unit(place, ("image_id", "run_id"), thorough=True)
             runs = set(rows["run_id"].to_pylist())
-            home = runs.pop() if len(runs) == 1 else run_id
-            if home != run_id and home in known:
-                _give(place, run_results(table, home).child(right_name(rows["image_id"].to_pylist())))
+            home = runs.pop() if len(runs) == 1 else run.run_id
+            if home != run.run_id and home in known:
+                _give(place, RunFolder(run.table, home).results.child(right_name(rows["image_id"].to_pylist())))
 
 
 def bring_home(place: Location, home: Location) -> None:
@@ -168,31 +167,27 @@ def _give(place: Location, home: Location) -> None:
             home.write_bytes(data)
 
 
-def rename_run(table: Location, run_id: str, home: str) -> None:
+def rename_run(run: RunFolder, home: RunFolder) -> None:
     """Move all of a run to another id, which no run of the table has; its receipt last: it stands for the rest."""
-    moves = (
-        (run_results(table, run_id), run_results(table, home)),
-        (run_folder(table, run_id), run_folder(table, home)),
-    )
-    for folder, target in moves:
+    for folder, target in ((run.results, home.results), (run.notes, home.notes)):
         for item in _receipt_last(folder):
             target.child(item).write_bytes(folder.child(item).read_bytes(MOST_BYTES))
             folder.child(item).delete()
 
 
-def set_aside(table: Location, run_id: str) -> None:
+def set_aside(run: RunFolder) -> None:
     """Move a run out of the table; its receipt first: it stands for what is not there."""
-    for folder in (run_folder(table, run_id), run_results(table, run_id)):
+    for folder in (run.notes, run.results):
         for item in _receipt_last(folder)[::-1]:
-            put_aside(table, run_id, folder.child(item), item)
+            put_aside(run, folder.child(item), item)
 
 
-def put_aside(table: Location, run_id: str, place: Location, name: str) -> None:
+def put_aside(run: RunFolder, place: Location, name: str) -> None:
     """Move a file of a run out of the table."""
     with suppress(DamagedError):  # so large that it is none of ours
-        table.child(ASIDE, run_id, name).write_bytes(place.read_bytes(MOST_BYTES))
+        run.table.child(ASIDE, run.run_id, name).write_bytes(place.read_bytes(MOST_BYTES))
     place.delete()
 
 
 def _receipt_last(folder: Location) -> list[str]:
-    return sorted((item.key for item in folder.list()), key=lambda name: name == "receipt.json")
+    return sorted((item.key for item in folder.list()), key=lambda name: name == RECEIPT)

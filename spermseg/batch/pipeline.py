@@ -30,6 +30,7 @@ from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import patience
+from spermseg.table.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,7 @@ class Workers:
 class PipelineJob:
     """What the stages need to know. It travels to every worker."""
 
-    plan: Location
-    out: Location
-    run_id: str
+    run: RunFolder
     model: bytes
     settings: SegmentSettings
     predict: PredictConfig
@@ -102,7 +101,7 @@ class PipelineJob:
             model=self.model,
             settings=self.settings,
             predict=replace(self.predict, device="cuda" if use_gpu else "cpu"),
-            run_id=self.run_id,
+            run_id=self.run.run_id,
             decode=workers.decode,
             hang_s=workers.hang_s,
         )
@@ -215,7 +214,7 @@ def _check_failure(row: dict[str, Any], *, at_first: bool) -> None:
 def _pipeline(
     job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, tell: Tell, *, isolated: bool
 ) -> "ray.data.Dataset":
-    jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.plan), units)]
+    jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.run.plan), units)]
     pool = waiting.pool = _pool(workers, len(units), len(jobs))
     segmenting = job.segmenting(workers, use_gpu=pool.gpu)
     segmenting = replace(segmenting, patience=replace(segmenting.patience, tell=tell))
@@ -225,12 +224,12 @@ def _pipeline(
         # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         fetched = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_BLOCKS)).flat_map(
-            FetchUnits(job.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES
+            FetchUnits(job.run.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES
         )
         if workers.decode_apart and not isolated:
-            decode = DecodeUnits(job.plan, segmenting.decoder, segmenting.limits, segmenting.memory, tell)
+            decode = DecodeUnits(job.run.plan, segmenting.decoder, segmenting.limits, segmenting.memory, tell)
             fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
-        given = (job.plan, job.out, segmenting, workers.decode_threads)
+        given = (job.run, segmenting, workers.decode_threads)
         return fetched.flat_map(
             IsolateUnit if isolated else SegmentUnit,
             fn_constructor_args=(*given, _SharedLosses(workers.losses)) if isolated else given,

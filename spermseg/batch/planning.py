@@ -22,8 +22,8 @@ from spermseg.storage.filesystem import Location
 from spermseg.table.image_ids import ImageIds
 from spermseg.table.lease import Lease
 from spermseg.table.plan import PASSED_OVER, RETRY, Planned, encode_plan, retry_id, split_units
-from spermseg.table.receipt import plan_location
-from spermseg.table.results import REJECTED, read_units
+from spermseg.table.results import REJECTED, read_unit
+from spermseg.table.run_folder import RunFolder
 
 SHOWN_EVERY = 1000
 """Uploads that are listed between two words on how many there are."""
@@ -73,7 +73,7 @@ def plan_run(
             )
         return None
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    _write_once(plan_location(lease.fenced(night.out), run_id), data)
+    _write_once(RunFolder(lease.fenced(night.out), run_id).plan, data)
     return run_id
 
 
@@ -125,7 +125,8 @@ def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterat
 def _rejected(night: Night, known: Sequence[KnownRun]) -> list[ImageIds]:
     """Return the image ids of the rejected rows of finished runs, by how far each was tried."""
     some = [run.run_id for run in known if run.finished and run.rejected]
-    tables = chain.from_iterable(read_units(night.out, run_id, ("image_id", "status", "reason")) for run_id in some)
+    places = chain.from_iterable(RunFolder(night.out, run_id).units() for run_id in some)
+    tables = (read_unit(place, ("image_id", "status", "reason")) for place in places)
     found: list[list[pa.ChunkedArray]] = [[] for _ in Tried]
     for table in tables:
         rejected = table.filter(pc.equal(table["status"], REJECTED))

@@ -33,18 +33,16 @@ from spermseg.table.plan import PASSED_OVER, RETRY, Plan, Planned, encode_plan
 from spermseg.table.receipt import (
     files_digest,
     list_runs,
-    plan_location,
     read_receipt,
     store_receipt,
 )
 from spermseg.table.results import (
     REJECTED,
     SCHEMA_VERSION,
-    is_unit,
     list_results,
-    run_results,
     without_advice,
 )
+from spermseg.table.run_folder import RunFolder, is_unit
 from spermseg.table.verify import contradictions, differences, makers
 
 logger = logging.getLogger(__name__)
@@ -103,6 +101,14 @@ class _Survey:
         """The table, to change it."""
         return self.lease.fenced(self.night.out)
 
+    def _run(self, run_id: str) -> RunFolder:
+        """Return a run, to read it."""
+        return RunFolder(self.night.out, run_id)
+
+    def _own(self, run_id: str) -> RunFolder:
+        """Return a run, to change it."""
+        return RunFolder(self.table, run_id)
+
     def runs(self) -> list[KnownRun]:
         self.files = list_results(self.night.out)
         found = list_runs(self.night.out)
@@ -123,8 +129,8 @@ class _Survey:
         return [run for run in known if run.run_id not in copies]
 
     def _drop_copy(self, run_id: str, origin: str) -> None:
-        send_home(self.table, run_id, self.ids)
-        set_aside(self.table, run_id)
+        send_home(self._own(run_id), self.ids)
+        set_aside(self._own(run_id))
         aside = self.night.out.child(ASIDE, run_id).uri
         logger.warning("run %s: it is a copy of run %s; it was moved to %s", run_id, origin, aside)
 
@@ -149,7 +155,7 @@ class _Survey:
 
         Of a run of which its receipt says so, too, only the directory is read.
         """
-        place = plan_location(self.night.out, run_id)
+        place = self._run(run_id).plan
         if receipt and not self.night.check_files and not _is_of(self.night, receipt):
             brief = Plan(place)
             if not _is_of(self.night, brief.metadata):
@@ -174,7 +180,7 @@ class _Survey:
 
     def _receipt(self, run_id: str) -> dict[str, Any] | None:
         try:
-            return read_receipt(self.night.out, run_id)
+            return read_receipt(self._run(run_id))
         except DamagedError as error:
             _tell(run_id, error)
             return None
@@ -184,13 +190,13 @@ class _Survey:
         files = [item for item in self.files.get(run_id, ()) if is_unit(item.key)]
         if not self.night.check_files and _fits(files, plan, receipt):
             return True
-        count = count_rows(self.night.out, run_id)
+        count = count_rows(self._run(run_id))
         wrong = (differences(plan, count), makers(run_id, plan, count))
         if [*chain(*wrong), *contradictions(receipt, plan, count, renewed=True)]:
             return False
         shown = {"files_sha256": files_digest(files), "plan_sha256": plan.seal}
         if any(receipt.get(name) != value for name, value in shown.items()):  # a copy of the table, say
-            store_receipt(self.table, run_id, {**receipt, **shown, "schema_version": SCHEMA_VERSION})
+            store_receipt(self._own(run_id), {**receipt, **shown, "schema_version": SCHEMA_VERSION})
         return True
 
     def _free_home(self, run_id: str, named: set[str]) -> str | None:
@@ -199,15 +205,15 @@ class _Survey:
         return home if home != run_id and is_run_id(home) and home not in self.ids else None
 
     def _renamed(self, run_id: str, home: str) -> KnownRun | None:
-        rename_run(self.table, run_id, home)
+        rename_run(self._own(run_id), self._own(home))
         logger.warning("run %s: it is run %s, and was moved back to that name", run_id, home)
         self.ids.add(home)
-        self.files[home] = list(run_results(self.night.out, home).list())
+        self.files[home] = list(self._run(home).results.list())
         return self._know(home, list_runs(self.night.out).get(home, False))
 
     def _rebuilt(self, run_id: str, receipt: dict[str, Any] | None) -> KnownRun | None:
         """Write the plan of a run again from its rows; what it planned and has no row is planned anew tonight."""
-        found = whole_units(self.night.out, run_id)
+        found = whole_units(self._run(run_id))
         makers = found.makers | ({tuple(str(receipt.get(name)) for name in MADE_WITH)} if receipt else set())
         if makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
             logger.warning("run %s is of another model or other settings, with which segment mends it; left", run_id)
@@ -216,12 +222,12 @@ class _Survey:
             return self._given_up(run_id, receipt, found.runs | ({str(receipt.get("run_id"))} if receipt else set()))
         units = list(found.own.values())
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
-        plan_location(self.table, run_id).write_bytes(data)
+        self._own(run_id).plan.write_bytes(data)
         logger.warning(
             "run %s: its plan is written again from its %d rows; it had planned %s; what has no row is planned anew",
             *(run_id, planned, _planned(receipt)),
         )
-        plan = Plan(plan_location(self.night.out, run_id), whole=True)
+        plan = Plan(self._run(run_id).plan, whole=True)
         return self._known(run_id, plan, None, finished=False)
 
     def _given_up(self, run_id: str, receipt: dict[str, Any] | None, named: set[str]) -> KnownRun | None:
@@ -231,8 +237,8 @@ class _Survey:
         if named and named <= self.ids - {run_id}:
             self._drop_copy(run_id, ", ".join(sorted(named)))
             return None
-        send_home(self.table, run_id, self.ids)
-        set_aside(self.table, run_id)
+        send_home(self._own(run_id), self.ids)
+        set_aside(self._own(run_id))
         logger.warning(
             "run %s: neither its plan nor one of its rows can be read; what is left of it was moved to %s. It had "
             "planned %s: uploads that are still there are planned anew, and rows of others are lost",

@@ -15,8 +15,9 @@ from spermseg.model.predict import read_predict_config
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import CHANGED, DENIED, GONE, Plan, Planned
-from spermseg.table.receipt import list_runs, plan_location
-from spermseg.table.results import ADDED, OK, read_unit, results_table, unit_location
+from spermseg.table.receipt import list_runs
+from spermseg.table.results import ADDED, OK, read_unit, results_table
+from spermseg.table.run_folder import RunFolder
 
 OUT_OF_REACH = (CHANGED, GONE, DENIED)
 """Why an upload cannot be compared."""
@@ -67,7 +68,7 @@ class DeepVerifier:
     def __init__(self, out: Location, model: Location | None, endpoint_url: str | None) -> None:
         self._out, self._endpoint_url = out, endpoint_url
         self._plans = {
-            run_id: Plan(plan_location(out, run_id)) for run_id, finished in list_runs(out).items() if finished
+            run_id: Plan(RunFolder(out, run_id).plan) for run_id, finished in list_runs(out).items() if finished
         }
         if not self._plans:
             raise RunError(f"{out.uri} holds no finished run; finish one with `spermseg segment`")
@@ -173,7 +174,7 @@ class DeepVerifier:
 
     def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
         """Return image id -> row of a unit."""
-        place = unit_location(self._out, run_id, self._plans[run_id].unit_id(unit))
+        place = RunFolder(self._out, run_id).unit(self._plans[run_id].unit_id(unit))
         return {row["image_id"]: row for row in read_unit(place, columns).to_pylist()}
 
 

@@ -23,12 +23,12 @@ from spermseg.table.receipt import (
     Receipt,
     count_starts,
     make_receipt,
-    plan_location,
     write_forecast,
     write_receipt,
     write_start,
 )
 from spermseg.table.results import REJECTED, without_advice
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import differences
 
 logger = logging.getLogger(__name__)
@@ -88,15 +88,18 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
         remove_leftovers(night.out, lease)
         known = survey_runs(night, lease)
         lacking = [run for run in known if run.here and not run.finished]
-        receipts = [_complete(night, run.run_id, lease, datetime.now(UTC), on_progress) for run in lacking]
+        receipts = [
+            _complete(night, RunFolder(night.out, run.run_id), lease, datetime.now(UTC), on_progress) for run in lacking
+        ]
         if night.retry_rejected and any(run.is_retry for run in lacking):
             return receipts
         started = datetime.now(UTC)
         done = [replace(run, finished=True) if run.here else run for run in known]
         run_id = plan_run(night, started, lease, done, on_listed)
         if run_id is not None:
-            _forecast(night, run_id, lease)
-            receipts.append(_complete(night, run_id, lease, started, on_progress))
+            planned = RunFolder(night.out, run_id)
+            _forecast(night, planned, lease)
+            receipts.append(_complete(night, planned, lease, started, on_progress))
         return receipts
 
 
@@ -111,19 +114,23 @@ def _advising(night: Night) -> Iterator[None]:
         raise type(error)(without_advice(error.message)) from error
 
 
-def _complete(night: Night, run_id: str, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
+def _complete(night: Night, run: RunFolder, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
     """Segment the units of a run that have no result yet, and write its receipt."""
-    write_start(lease.fenced(night.out), run_id, started, night.arguments)
-    plan = Plan(plan_location(night.out, run_id))
-    profile = _segment_missing(night, run_id, plan, lease, on_progress)
-    return _finish(night, run_id, plan, lease, started, profile)
+    write_start(_fenced(run, lease), started, night.arguments)
+    plan = Plan(run.plan)
+    profile = _segment_missing(night, run, plan, lease, on_progress)
+    return _finish(night, run, plan, lease, started, profile)
 
 
-def _forecast(night: Night, run_id: str, lease: Lease) -> None:
+def _fenced(run: RunFolder, lease: Lease) -> RunFolder:
+    return run.within(lease.fenced(run.table))
+
+
+def _forecast(night: Night, run: RunFolder, lease: Lease) -> None:
     """Note what a new run will take, where it is not so small that the forecast would take as long."""
-    plan = Plan(plan_location(night.out, run_id))
+    plan = Plan(run.plan)
     if night.forecast and len(plan) >= FORECAST_FROM:
-        segmenting = _job(night, run_id).segmenting(night.workers, use_gpu=False)
+        segmenting = _job(night, run).segmenting(night.workers, use_gpu=False)
         try:
             sample = measure_sample(draw_planned(plan), segmenting, night.source)
         except SpermsegError as error:  # nobody needs to know what a night will take for it to begin
@@ -131,14 +138,12 @@ def _forecast(night: Night, run_id: str, lease: Lease) -> None:
             return
         forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
         told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
-        write_forecast(lease.fenced(night.out), run_id, told)
+        write_forecast(_fenced(run, lease), told)
 
 
-def _job(night: Night, run_id: str) -> PipelineJob:
+def _job(night: Night, run: RunFolder) -> PipelineJob:
     return PipelineJob(
-        plan=plan_location(night.out, run_id),
-        out=night.out,
-        run_id=run_id,
+        run=run,
         model=night.model,
         settings=night.settings,
         predict=night.predict,
@@ -146,22 +151,22 @@ def _job(night: Night, run_id: str) -> PipelineJob:
     )
 
 
-def _warn_of_other_engine(night: Night, run_id: str, plan: Plan) -> None:
+def _warn_of_other_engine(night: Night, run: RunFolder, plan: Plan) -> None:
     """Say so where a run is to go on with another engine or precision than it was begun with: edges may differ."""
     begun = read_predict_config(plan.metadata.get("predict", night.predict.text))
     if (begun.engine, begun.precision) != (night.predict.engine, night.predict.precision):
         logger.warning(
             "run %s began with --engine %s --precision %s, and goes on with others: edges of cells may move by a pixel",
-            *(run_id, begun.engine, begun.precision),
+            *(run.run_id, begun.engine, begun.precision),
         )
 
 
-def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
+def _segment_missing(night: Night, run: RunFolder, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
     """Segment the units of a run that have no result yet, and return where the time went."""
-    before = count_rows(night.out, run_id)
-    tidy_run(night.out, run_id, plan, before, lease)
+    before = count_rows(run)
+    tidy_run(run, plan, before, lease)
     progress = Progress(
-        run_id=run_id,
+        run_id=run.run_id,
         planned=len(plan),
         done=before.rows,
         rejected=before.statuses[REJECTED],
@@ -181,8 +186,8 @@ def _segment_missing(night: Night, run_id: str, plan: Plan, lease: Lease, on_pro
         on_progress(progress)
 
     if missing := _missing_units(plan, before):
-        _warn_of_other_engine(night, run_id, plan)
-        job = replace(_job(night, run_id), goes_on=count_starts(night.out, run_id) > 1)
+        _warn_of_other_engine(night, run, plan)
+        job = replace(_job(night, run), goes_on=count_starts(run) > 1)
         run_pipeline(job, missing, night.workers, on_unit)
     return progress.profile
 
@@ -191,14 +196,14 @@ def _missing_units(plan: Plan, count: Count) -> list[int]:
     return [number for number, name in enumerate(plan.unit_files()) if name not in count.units]
 
 
-def _finish(night: Night, run_id: str, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:
-    count = count_rows(night.out, run_id)
+def _finish(night: Night, run: RunFolder, plan: Plan, lease: Lease, started: datetime, profile: Profile) -> Receipt:
+    count = count_rows(run)
     wrong = list(differences(plan, count))
     if wrong:
         shown = "; ".join(map(without_advice, wrong[:SHOWN_DIFFERENCES]))
-        raise RunError(f"run {run_id} has {len(wrong)} differences from its plan: {shown}; the same command goes on")
-    receipt = make_receipt(
-        night.out, run_id, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes
-    )
-    write_receipt(lease.fenced(night.out), receipt)
+        raise RunError(
+            f"run {run.run_id} has {len(wrong)} differences from its plan: {shown}; the same command goes on"
+        )
+    receipt = make_receipt(run, plan, count, started, night.arguments, worker_bytes=profile.spent.peak_bytes)
+    write_receipt(_fenced(run, lease), receipt)
     return receipt

@@ -22,7 +22,8 @@ from spermseg.storage.archives.directory import TAR_GZ, Member, list_members, st
 from spermseg.storage.filesystem import Location
 from spermseg.table.latest import OnDamage, count_replaced, read_current
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs, plan_location, read_receipt
+from spermseg.table.receipt import list_runs, read_receipt
+from spermseg.table.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class Report:
 
 def _receipt(out: Location, run_id: str, on_damage: OnDamage) -> dict[str, Any] | None:
     try:
-        return read_receipt(out, run_id)
+        return read_receipt(RunFolder(out, run_id))
     except DamagedError as error:
         on_damage(error.message)
         return None
@@ -86,7 +87,7 @@ def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:
     found = {}
     for run_id in runs:
         with suppress(RunError, StorageError, ConfigError):
-            uri = Plan(plan_location(out, run_id)).metadata.get("input", "")
+            uri = Plan(RunFolder(out, run_id).plan).metadata.get("input", "")
             found[uri] = Location(uri, out.endpoint_url)
     return [found[uri] for uri in sorted(found)]
 

@@ -18,11 +18,11 @@ from spermseg.table.results import (
     MEND,
     OK,
     REJECTED,
-    list_units,
     read_unit,
     reason_kind,
     right_name,
 )
+from spermseg.table.run_folder import RunFolder
 
 COUNTED = (
     *("image_id", "content_sha256", "run_id", "model_sha256", "recipe_sha256"),
@@ -97,11 +97,11 @@ class Count:
         return digest.hexdigest()
 
 
-def count_rows(out: Location, run_id: str) -> Count:
+def count_rows(run: RunFolder) -> Count:
     """Count the rows of a run from its files, a few files in memory at a time."""
     count = Count()
     with threads_ahead(UNITS_AT_ONCE) as pool:
-        for place, table in map_ahead(pool, _read, list_units(out, run_id), count=UNITS_AT_ONCE):
+        for place, table in map_ahead(pool, _read, run.units(), count=UNITS_AT_ONCE):
             if isinstance(table, DamagedError):
                 count.damaged[place.name] = table.message
             else:

@@ -8,8 +8,9 @@ import pyarrow as pa
 from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs, plan_location
+from spermseg.table.receipt import list_runs
 from spermseg.table.results import MEND, SCHEMA, list_units, read_unit, right_name, run_of
+from spermseg.table.run_folder import RunFolder
 
 OnDamage = Callable[[str], object]
 """Called with a line on each file that cannot be shown, in place of its error: the rest of the table is whole."""
@@ -86,7 +87,7 @@ def _plans(out: Location, runs: Iterable[str], on_damage: OnDamage) -> Iterator[
     """Yield (run, its plan) of those whose plan can be read, one in memory at a time."""
     for run_id in runs:
         try:
-            plan = Plan(plan_location(out, run_id), whole=True)
+            plan = Plan(RunFolder(out, run_id).plan, whole=True)
         except DamagedError as error:
             on_damage(error.message)
         except ObjectMissingError:

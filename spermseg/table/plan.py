@@ -25,7 +25,8 @@ from spermseg.storage.parquet import (
     sealed_writer,
 )
 from spermseg.table.image_ids import digest
-from spermseg.table.results import MEND, SCHEMA_VERSION, unit_name
+from spermseg.table.results import MEND, SCHEMA_VERSION
+from spermseg.table.run_folder import unit_name
 
 UNIT_MICROGRAPHS = 64
 """Most micrographs of a unit of work."""

@@ -22,16 +22,11 @@ from spermseg.storage.json_object import LARGEST, decode_object, encode_sealed, 
 from spermseg.storage.parquet import SEALED_FROM, check_version
 from spermseg.table.counting import Count, tally
 from spermseg.table.plan import Plan
-from spermseg.table.results import (
-    MEND,
-    SCHEMA_VERSION,
-    is_unit,
-    run_results,
-)
+from spermseg.table.results import MEND, SCHEMA_VERSION
+from spermseg.table.run_folder import PLAN, RECEIPT, RunFolder, is_unit
 
 SOFTWARE = ("torch", "ray", "opencv-python-headless", "pyarrow")
 """Packages that decide a row, beside this one."""
-FORECAST = "forecast.json"
 FORECAST_SAYS = ("seconds", "workers", "megapixels", "table_bytes", "worker_bytes")
 """What is shown of a forecast."""
 ADDED = {"model", "table_sha256", "machines", "heads", "passed_over", "plan_sha256", "files_sha256"}
@@ -100,36 +95,15 @@ class Receipt:
     machine that started the run, whatever segmented; None for a small run."""
 
 
-def run_folder(out: Location, run_id: str) -> Location:
-    """Return `OUT/runs/<run_id>`."""
-    return out.child("runs", run_id)
-
-
-def plan_location(out: Location, run_id: str) -> Location:
-    """Return where a run's plan lies."""
-    return run_folder(out, run_id).child("plan.parquet")
-
-
-def receipt_location(out: Location, run_id: str) -> Location:
-    """Return where a run's receipt lies once it is finished."""
-    return run_folder(out, run_id).child("receipt.json")
-
-
 def list_runs(out: Location) -> dict[str, bool]:
     """Return the ids of the runs, oldest first, and whether each is finished, in one listing.
 
     A run has a plan, or a receipt where its plan is lost.
     """
     found = {item.key for item in out.child("runs").list()}
-    ends = ("/plan.parquet", "/receipt.json")
+    ends = (f"/{PLAN}", f"/{RECEIPT}")
     known = sorted({key.removesuffix(end) for key in found for end in ends if key.endswith(end)})
-    return {run_id: f"{run_id}/receipt.json" in found for run_id in known if "/" not in run_id}
-
-
-def is_of_run(name: str) -> bool:
-    """Whether a file of this name lies in a run's folder."""
-    note = name.startswith("start-") and name.endswith(".json")
-    return note or name in ("plan.parquet", "receipt.json", FORECAST)
+    return {run_id: f"{run_id}/{RECEIPT}" in found for run_id in known if "/" not in run_id}
 
 
 def files_digest(files: Sequence[StoredObject]) -> str:
@@ -138,19 +112,18 @@ def files_digest(files: Sequence[StoredObject]) -> str:
     return hashlib.sha256(json.dumps(shown, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_receipt(out: Location, run_id: str) -> dict[str, Any] | None:
+def read_receipt(run: RunFolder) -> dict[str, Any] | None:
     """Return a run's receipt; None where it has not finished.
 
     Raises:
         RunError: it is damaged.
     """
-    location = receipt_location(out, run_id)
     try:
-        return _decode_receipt(location.read_bytes(LARGEST))
+        return _decode_receipt(run.receipt.read_bytes(LARGEST))
     except ObjectMissingError:
         return None
     except DamagedError as error:
-        raise DamagedError(f"{location.uri} is damaged ({error.message}); {MEND}") from error
+        raise DamagedError(f"{run.receipt.uri} is damaged ({error.message}); {MEND}") from error
 
 
 def _decode_receipt(data: bytes) -> dict[str, Any]:
@@ -174,12 +147,12 @@ def _types() -> type[BaseModel]:
     return create_model("Said", __config__=ConfigDict(strict=True), **fields)
 
 
-def count_starts(out: Location, run_id: str) -> int:
+def count_starts(run: RunFolder) -> int:
     """Return how often a run was started, this time included."""
-    return sum(item.key.startswith("start-") for item in run_folder(out, run_id).list())
+    return sum(item.key.startswith("start-") for item in run.notes.list())
 
 
-def write_start(out: Location, run_id: str, started: datetime, arguments: Sequence[str]) -> None:
+def write_start(run: RunFolder, started: datetime, arguments: Sequence[str]) -> None:
     """Note that work on a run began: `runs/<run_id>/start-<time>.json`, by which the receipt counts its starts."""
     said = {
         "started": _moment(started),
@@ -187,20 +160,20 @@ def write_start(out: Location, run_id: str, started: datetime, arguments: Sequen
         "process": os.getpid(),
         "arguments": list(arguments),
     }
-    place = run_folder(out, run_id).child(f"start-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json")
+    place = run.notes.child(f"start-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json")
     place.write_bytes((json.dumps(said, indent=2) + "\n").encode())
 
 
-def write_forecast(out: Location, run_id: str, forecast: dict[str, float]) -> None:
+def write_forecast(run: RunFolder, forecast: dict[str, float]) -> None:
     """Note what a run was told to take: `runs/<run_id>/forecast.json`, for its receipt."""
     text = json.dumps(forecast, indent=2) + "\n"
-    run_folder(out, run_id).child(FORECAST).write_bytes(text.encode())
+    run.forecast.write_bytes(text.encode())
 
 
-def _read_forecast(out: Location, run_id: str) -> dict[str, float] | None:
+def _read_forecast(run: RunFolder) -> dict[str, float] | None:
     """Return a run's forecast; None where it has none that can be read, since nothing depends on it."""
     try:
-        found = decode_object(run_folder(out, run_id).child(FORECAST).read_bytes(LARGEST))
+        found = decode_object(run.forecast.read_bytes(LARGEST))
     except (ObjectMissingError, DamagedError):
         return None
     told = [found.get(name) for name in FORECAST_SAYS]
@@ -208,8 +181,7 @@ def _read_forecast(out: Location, run_id: str) -> dict[str, float] | None:
 
 
 def make_receipt(
-    out: Location,
-    run_id: str,
+    run: RunFolder,
     plan: Plan,
     count: Count,
     started: datetime,
@@ -220,8 +192,7 @@ def make_receipt(
     """Return the receipt of a run that ends now.
 
     Args:
-        out: the table.
-        run_id: the run.
+        run: the run.
         plan: its plan.
         count: its rows, which `differences` finds to be as planned.
         started: when this start began.
@@ -229,10 +200,10 @@ def make_receipt(
         worker_bytes: the most memory that a worker had.
     """
     said, ended = plan.metadata, datetime.now(UTC)
-    files = [item for item in run_results(out, run_id).list() if is_unit(item.key)]
+    files = [item for item in run.results.list() if is_unit(item.key)]
     return Receipt(
         schema_version=SCHEMA_VERSION,
-        run_id=run_id,
+        run_id=run.run_id,
         input=said.get("input", ""),
         model=said.get("model", ""),
         model_sha256=said.get("model_sha256", ""),
@@ -243,7 +214,7 @@ def make_receipt(
         arguments=list(arguments),
         passed_over=plan.passed_over,
         **tally(len(plan), count),
-        starts=count_starts(out, run_id),
+        starts=count_starts(run),
         last_started=_moment(started),
         ended=_moment(ended),
         duration_s=round((ended - started).total_seconds(), 3),
@@ -251,7 +222,7 @@ def make_receipt(
         table_bytes=sum(item.size for item in files),
         files_sha256=files_digest(files),
         plan_sha256=plan.seal,
-        forecast=_read_forecast(out, run_id),
+        forecast=_read_forecast(run),
     )
 
 
@@ -269,11 +240,11 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def write_receipt(out: Location, receipt: Receipt) -> None:
+def write_receipt(run: RunFolder, receipt: Receipt) -> None:
     """Write the receipt: the run is finished."""
-    store_receipt(out, receipt.run_id, asdict(receipt))
+    store_receipt(run, asdict(receipt))
 
 
-def store_receipt(out: Location, run_id: str, said: dict[str, Any]) -> None:
+def store_receipt(run: RunFolder, said: dict[str, Any]) -> None:
     """Write what a receipt says, and the digest of the file in it."""
-    receipt_location(out, run_id).write_bytes(encode_sealed(said))
+    run.receipt.write_bytes(encode_sealed(said))

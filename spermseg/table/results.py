@@ -13,6 +13,7 @@ from spermseg.errors import DamagedError
 from spermseg.storage.filesystem import Location, StoredObject
 from spermseg.storage.parquet import VERSION, check_seal, encode_parquet, open_parquet, reading
 from spermseg.table.image_ids import digest
+from spermseg.table.run_folder import is_unit, unit_name
 
 SCHEMA_VERSION = 6
 ADDED = {"retry_of", "n_heads", "bits", "clipped_fraction"}
@@ -123,38 +124,14 @@ def encode_unit(table: pa.Table, machine: str = "") -> bytes:
     return encode_parquet(table.replace_schema_metadata(metadata))
 
 
-def unit_location(out: Location, run_id: str, unit_id: str) -> Location:
-    """Return where a unit's result lies: `OUT/results/run=<run_id>/unit-<digest>.parquet`."""
-    return run_results(out, run_id).child(unit_name(unit_id))
-
-
-def run_results(out: Location, run_id: str) -> Location:
-    """Return the folder of a run's results."""
-    return out.child("results", f"run={run_id}")
-
-
-def unit_name(unit_id: str) -> str:
-    """Return the name of a unit's result file."""
-    return f"unit-{unit_id}.parquet"
-
-
 def right_name(image_ids: Iterable[str]) -> str:
     """Return the name of the file that holds the rows of these micrographs, in this order."""
     return unit_name(digest(image_ids))
 
 
-def is_unit(name: str) -> bool:
-    """Whether this is how a unit's result file is named, in the folder of its run."""
-    return name.startswith("unit-") and name.endswith(".parquet") and "/" not in name
-
-
-def list_units(out: Location, run_id: str | None = None) -> list[Location]:
-    """Return the unit files that are there, of one run or of all, in the order of their names."""
-    found: Iterable[StoredObject]
-    if run_id is None:
-        found = chain.from_iterable(files for run, files in list_results(out).items() if run)
-    else:
-        found = run_results(out, run_id).list()
+def list_units(out: Location) -> list[Location]:
+    """Return the unit files of all runs that are there, in the order of their names."""
+    found = chain.from_iterable(files for run, files in list_results(out).items() if run)
     return [Location(item.uri, out.endpoint_url) for item in found if is_unit(item.key)]
 
 
@@ -226,18 +203,17 @@ def _check_values(table: pa.Table) -> None:
             raise DamagedError(f"a row that is {OK} has no {name}")
 
 
-def read_units(out: Location, run_id: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def read_units(out: Location, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the table of each unit file, one at a time, so that memory does not grow with the archive.
 
     Args:
         out: the folder that `spermseg segment` wrote to.
-        run_id: one run; None reads all.
         columns: which columns; None reads all. Leaving out `mask` and `cells` makes it light.
 
     Raises:
         RunError: a file is damaged.
     """
-    for place in list_units(out, run_id):
+    for place in list_units(out):
         yield read_unit(place, columns)
 
 

@@ -11,12 +11,9 @@ from spermseg.storage.filesystem import Location
 from spermseg.storage.uris import EMPTY, is_partial
 from spermseg.table.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import ADDED, is_of_run, list_runs, plan_location, read_receipt
-from spermseg.table.results import (
-    MEND,
-    is_unit,
-    list_results,
-)
+from spermseg.table.receipt import ADDED, list_runs, read_receipt
+from spermseg.table.results import MEND, list_results
+from spermseg.table.run_folder import RunFolder, is_note, is_unit
 
 FROM_PLAN = ("input", "model", "model_sha256", "recipe_sha256", "started")
 """What a receipt says as its plan does."""
@@ -67,10 +64,11 @@ def verify(out: Location) -> tuple[int, list[str]]:
         raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
     total, found, ids = 0, [], as_texts([])
     for run_id in runs:
-        count = count_rows(out, run_id)
+        run = RunFolder(out, run_id)
+        count = count_rows(run)
         total += count.rows
         ids = pa.chunked_array([*ids.chunks, count.image_ids.unique()])
-        found += [f"run {run_id}: {line}" for line in _run_differences(out, run_id, count)]
+        found += [f"run {run_id}: {line}" for line in _run_differences(run, count)]
     found += _foreign(out, runs)
     more = Counter(repeated(ids).to_pylist())
     found += [f"image {image_id} has rows in {n + 1} runs; one is needed" for image_id, n in more.items()]
@@ -91,7 +89,7 @@ def _foreign(out: Location, runs: Container[str]) -> Iterator[str]:
 
 def _foreign_names(root: Location, part: str, runs: Container[str]) -> Iterator[str]:
     """Yield the paths in a part of a table, as far as its first folder that is not ours, that hold what is not ours."""
-    is_ours = is_unit if part == "results" else is_of_run
+    is_ours = is_unit if part == "results" else is_note
     for item in root.list():
         folder, _, name = item.key.rpartition("/")
         deleted = part == "runs" and folder and "/" not in folder  # a run's notes may be left of it
@@ -114,17 +112,17 @@ def _top(part: str, key: str, runs: Container[str]) -> str:
     return f"{first}/{rest.partition('/')[0]}" if rest and _is_run_folder(part, first, runs) else first
 
 
-def _run_differences(out: Location, run_id: str, count: Count) -> Iterator[str]:
+def _run_differences(run: RunFolder, count: Count) -> Iterator[str]:
     plan, receipt = None, None
     try:
-        receipt = read_receipt(out, run_id)
+        receipt = read_receipt(run)
     except DamagedError as error:
         yield error.message
         receipt = {}
     try:
-        plan = Plan(plan_location(out, run_id), whole=True)
+        plan = Plan(run.plan, whole=True)
         yield from differences(plan, count)
-        yield from makers(run_id, plan, count)
+        yield from makers(run.run_id, plan, count)
     except ObjectMissingError:
         yield f"it has no plan; {MEND}"
     except DamagedError as error:

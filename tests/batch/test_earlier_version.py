@@ -15,8 +15,9 @@ from spermseg.cli.export import Export
 from spermseg.cli.report import Report
 from spermseg.storage.filesystem import Location
 from spermseg.table.latest import read_current
-from spermseg.table.receipt import list_runs, plan_location, read_receipt, receipt_location
+from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import list_units, read_unit
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -45,13 +46,13 @@ def rewrite(place: Location) -> None:
 def earlier(night):
     """The night over a table of version 5."""
     for run_id in list_runs(night.out):
-        for place in (plan_location(night.out, run_id), *list_units(night.out, run_id)):
+        for place in (RunFolder(night.out, run_id).plan, *RunFolder(night.out, run_id).units()):
             rewrite(place)
-        said = read_receipt(night.out, run_id) | {"schema_version": 5}
+        said = read_receipt(RunFolder(night.out, run_id)) | {"schema_version": 5}
         for name in ("files_sha256", "plan_sha256", "passed_over"):
             del said[name]
-        said["table_bytes"] = sum(place.stat().size for place in list_units(night.out, run_id))
-        receipt_location(night.out, run_id).write_bytes(json.dumps(said).encode())
+        said["table_bytes"] = sum(place.stat().size for place in RunFolder(night.out, run_id).units())
+        RunFolder(night.out, run_id).receipt.write_bytes(json.dumps(said).encode())
     return night
 
 

@@ -17,8 +17,8 @@ from spermseg.storage.patience import Patience
 from spermseg.table.counting import count_rows
 from spermseg.table.lease import hold_lease
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs, plan_location
-from spermseg.table.results import list_units
+from spermseg.table.receipt import list_runs
+from spermseg.table.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 
@@ -65,9 +65,9 @@ def lost_after(out: Location, number: int) -> Callable[[Callable[[], None]], Non
 @pytest.mark.parametrize("kind", ["a plan of each run", "all units of a run", "all of a run", "a unit of each run"])
 def test_a_lease_that_is_taken_over_between_two_repairs_stops_the_second(night, kind, made, monkeypatch):
     more = {
-        "a plan of each run": lambda out: [flip(plan_location(out, run_id)) for run_id in list_runs(out)],
+        "a plan of each run": lambda out: [flip(RunFolder(out, run_id).plan) for run_id in list_runs(out)],
         "all of a run": lambda out: [
-            flip(place) for place in (plan_location(out, first_run(out)), *list_units(out, first_run(out)))
+            flip(place) for place in (RunFolder(out, first_run(out)).plan, *RunFolder(out, first_run(out)).units())
         ],
     }
     (DAMAGE | more)[kind](night.out)
@@ -90,14 +90,15 @@ def test_a_change_that_waited_until_the_lease_was_lost_is_not_made(night, monkey
         raise StorageError("it could not be written: the file server is away") from error
 
     run_id = first_run(night.out)
-    broken = [*list_units(night.out, run_id)][:2]
+    broken = [*RunFolder(night.out, run_id).units()][:2]
     for place in broken:
         flip(place)
     before = shown(night.out)
     out = replace(night.out, patience=Patience(total_s=5, longest_wait_s=0.01))
     with hold_lease(night.out) as lease:
         changed = at_changes(monkeypatch, away)
+        run = RunFolder(out, run_id)
         with pytest.raises(RunError, match=IS_GONE):
-            tidy_run(out, run_id, Plan(plan_location(out, run_id)), count_rows(out, run_id), lease)
+            tidy_run(run, Plan(run.plan), count_rows(run), lease)
     assert changed == [broken[0].path] * 3
     assert shown(night.out) == before

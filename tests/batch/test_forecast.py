@@ -20,6 +20,7 @@ from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Identity, Plan, Planned, encode_plan
 from spermseg.table.receipt import read_receipt
+from spermseg.table.run_folder import RunFolder
 
 seconds = st.floats(0, 100)
 samples = st.builds(
@@ -124,7 +125,7 @@ def test_the_receipt_of_a_run_that_is_not_small_says_what_was_told_and_what_it_t
     assert told["seconds"] > START_S
     assert receipt.worker_bytes > 1e8
     assert receipt.table_bytes > 0
-    assert read_receipt(out, receipt.run_id)["forecast"] == told
+    assert read_receipt(RunFolder(out, receipt.run_id))["forecast"] == told
 
 
 @pytest.mark.usefixtures("without_ray")

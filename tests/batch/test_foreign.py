@@ -11,8 +11,8 @@ from dark_cells import PLANNED
 
 from spermseg.batch.run import segment_night
 from spermseg.errors import StorageError
-from spermseg.table.receipt import plan_location, receipt_location
 from spermseg.table.results import list_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -51,7 +51,7 @@ def test_what_is_not_ours_is_named_once_and_moving_it_away_is_all(night, place, 
 @pytest.mark.parametrize("kind", ["a folder", "a folder that holds something"])
 @pytest.mark.parametrize(
     "place",
-    [unit, lambda out: plan_location(out, first_run(out)), lambda out: receipt_location(out, first_run(out))],
+    [unit, lambda out: RunFolder(out, first_run(out)).plan, lambda out: RunFolder(out, first_run(out)).receipt],
     ids=["unit", "plan", "receipt"],
 )
 def test_what_has_the_name_of_a_file_that_is_needed_is_named_and_once_moved_away_all_is_mended(night, kind, place):

@@ -23,6 +23,7 @@ from spermseg.storage.s3 import backend as s3
 from spermseg.table import lease_holder as holder
 from spermseg.table.receipt import list_runs
 from spermseg.table.results import list_units, read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -183,7 +184,7 @@ def test_the_patience_of_a_job_travels_to_those_who_fetch_and_segment(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(patience, "PATIENCE", Patience(total_s=42))
         fetch = FetchUnits(night.out.child("no-plan"), None)
-        segmenting = run._job(night, "run").segmenting(night.workers, use_gpu=False)
+        segmenting = run._job(night, RunFolder(night.out, "run")).segmenting(night.workers, use_gpu=False)
         travelling = pickle.dumps((fetch, segmenting))
     monkeypatch.setattr(patience, "PATIENCE", patience.PATIENCE)  # for a worker to change
     fetch, segmenting = pickle.loads(travelling)
@@ -192,5 +193,5 @@ def test_the_patience_of_a_job_travels_to_those_who_fetch_and_segment(tmp_path, 
     assert patience.PATIENCE == segmenting.patience == Patience(total_s=42)
     monkeypatch.setattr(patience, "PATIENCE", Patience())
     with pytest.raises(StorageError):
-        SegmentUnit(night.out.child("no-plan"), night.out, segmenting, 1)
+        SegmentUnit(RunFolder(night.out, "no-plan"), segmenting, 1)
     assert Patience(total_s=42) == patience.PATIENCE

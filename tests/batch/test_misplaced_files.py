@@ -11,8 +11,8 @@ from dark_cells import PLANNED
 
 from spermseg.batch.run import segment_night
 from spermseg.storage.filesystem import Location
-from spermseg.table.receipt import list_runs, plan_location, receipt_location, run_folder
-from spermseg.table.results import list_units, run_results
+from spermseg.table.receipt import list_runs
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -26,7 +26,7 @@ def nothing(progress: object) -> None:
 
 
 def folders(out: Location, run_id: str) -> tuple[str, str]:
-    return run_folder(out, run_id).path, run_results(out, run_id).path
+    return RunFolder(out, run_id).notes.path, RunFolder(out, run_id).results.path
 
 
 def copied(out: Location, name: str, *, both: bool = True, times: bool = True) -> None:
@@ -51,15 +51,15 @@ KINDS: dict[str, Callable[[Location, str], object]] = {
         folders(out, first_run(out))[0], folders(out, name)[0]
     ),
     "a copy of an unfinished run": lambda out, name: [
-        receipt_location(out, first_run(out)).delete(),
+        RunFolder(out, first_run(out)).receipt.delete(),
         copied(out, name),
     ],
-    "a copy without a receipt": lambda out, name: [copied(out, name), receipt_location(out, name).delete()],
+    "a copy without a receipt": lambda out, name: [copied(out, name), RunFolder(out, name).receipt.delete()],
     "a copy of a run that lost its plan": lambda out, name: [
         copied(out, name),
-        plan_location(out, original(out, name)).delete(),
+        RunFolder(out, original(out, name)).plan.delete(),
     ],
-    "a copy whose plan is damaged": lambda out, name: [copied(out, name), flip(plan_location(out, name))],
+    "a copy whose plan is damaged": lambda out, name: [copied(out, name), flip(RunFolder(out, name).plan)],
     "another name for its plan": lambda out, name: renamed(out, name, which=1),
     "another name for its rows": lambda out, name: renamed(out, name, which=2),
     "another name for all of it": lambda out, name: renamed(out, name, which=3),
@@ -89,7 +89,7 @@ def test_a_run_under_another_name_is_named_and_put_right_without_segmenting(nigh
 def test_what_is_whole_in_the_copy_replaces_what_is_not_in_the_run(night, name, monkeypatch):
     before = rows_of(night.out)
     copied(night.out, name)
-    first, second, *_ = list_units(night.out, original(night.out, name))
+    first, second, *_ = RunFolder(night.out, original(night.out, name)).units()
     flip(first)
     second.delete()
     monkeypatch.setattr("spermseg.batch.run.run_pipeline", None)

@@ -14,8 +14,8 @@ from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Planned, encode_plan
-from spermseg.table.receipt import run_folder
 from spermseg.table.results import read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.ray
@@ -105,7 +105,7 @@ def test_where_the_first_units_all_fail_the_run_stops_but_where_uploads_may_be_t
 ):
     """What failed before comes first in the second pass, and in a run that goes on. In isolation none is to blame."""
     night = night_over(uploads, out, model)
-    job = replace(pipeline_job(night, out), goes_on=goes_on)
+    job = replace(pipeline_job(night), goes_on=goes_on)
     failed = [FAILED | {"unit": unit} for unit in range(FAILURES_AT_FIRST + 1)]
     monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
     if stops:
@@ -142,16 +142,13 @@ def planned_with_an_outage(night):
         [Planned(image_id="1", uri=there.uri, size=there.size, data_size=there.size, etag=there.etag)],
         [Planned(image_id="2", uri=unreachable, size=1, data_size=1, etag="e")],
     ]
-    place = run_folder(night.out, "night-1").child("plan.parquet")
-    place.write_bytes(encode_plan(units, {})[0])
-    return pipeline_job(night, place), range(2)
+    RunFolder(night.out, "night-1").plan.write_bytes(encode_plan(units, {})[0])
+    return pipeline_job(night), range(2)
 
 
-def pipeline_job(night, place):
+def pipeline_job(night):
     return PipelineJob(
-        plan=place,
-        out=night.out,
-        run_id="night-1",
+        run=RunFolder(night.out, "night-1"),
         model=night.model,
         settings=night.settings,
         predict=night.predict,
@@ -166,11 +163,11 @@ def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(up
     monkeypatch.setattr(torch, "zeros", no_driver)
     monkeypatch.setattr("spermseg.batch.worker.segment.open_plan", lambda plan: None)
     night = night_over(uploads, out, model)
-    segmenting = pipeline_job(night, out).segmenting(Workers(), use_gpu=True)
-    rows = list(SegmentUnit(out, out, segmenting, 1)({"unit": 3, "failure": ""}))
+    segmenting = pipeline_job(night).segmenting(Workers(), use_gpu=True)
+    rows = list(SegmentUnit(RunFolder(out, "night-1"), segmenting, 1)({"unit": 3, "failure": ""}))
     monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(rows))
     with pytest.raises(ConfigError, match=r"the GPU of \S+ cannot be used: Found no NVIDIA driver") as caught:
-        pipeline._run(pipeline_job(night, out), [3, 4], Workers(), lambda done: None, 0)
+        pipeline._run(pipeline_job(night), [3, 4], Workers(), lambda done: None, 0)
     assert "\n" not in caught.value.message
 
 

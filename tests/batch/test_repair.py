@@ -19,12 +19,10 @@ from spermseg.cli.verify import Verify
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import (
     list_runs,
-    plan_location,
     read_receipt,
-    receipt_location,
-    run_folder,
 )
 from spermseg.table.results import SCHEMA, encode_unit, list_units, read_unit
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -74,10 +72,10 @@ def test_a_copied_table_is_as_good_as_the_first_and_is_looked_through_once(night
 
 def test_a_receipt_of_an_earlier_version_is_held_against_names_and_bytes(night):
     for run_id in list_runs(night.out):
-        said = read_receipt(night.out, run_id)
+        said = read_receipt(RunFolder(night.out, run_id))
         for name in ("schema_version", "files_sha256", "plan_sha256"):
             del said[name]
-        receipt_location(night.out, run_id).write_bytes(json.dumps(said).encode())
+        RunFolder(night.out, run_id).receipt.write_bytes(json.dumps(said).encode())
     assert verify(night.out)[1] == []
     assert segment_night(night, nothing) == []
     unit(night.out).write_bytes(unit(night.out).read_bytes()[:-1])
@@ -151,8 +149,8 @@ def test_a_file_of_a_later_version_is_never_deleted(night):
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"seconds": NaN}', b'{"a": 1e999}'])
 def test_a_damaged_note_beside_a_receipt_stops_nothing(night, name, data):
     run_id = first_run(night.out)
-    run_folder(night.out, run_id).child(name).write_bytes(data)
-    receipt_location(night.out, run_id).delete()
+    RunFolder(night.out, run_id).notes.child(name).write_bytes(data)
+    RunFolder(night.out, run_id).receipt.delete()
     (receipt,) = segment_night(night, nothing)
     assert receipt.forecast is None
     assert verify(night.out)[1] == []
@@ -166,7 +164,7 @@ def test_a_damaged_note_beside_a_receipt_stops_nothing(night, name, data):
     ],
 )
 def test_a_receipt_that_is_none_is_one_line_each(night, data, capsys):
-    receipt_location(night.out, first_run(night.out)).write_bytes(data)
+    RunFolder(night.out, first_run(night.out)).receipt.write_bytes(data)
     assert Verify(out=night.out.uri).run() == 1
     found = [line for line in capsys.readouterr().out.splitlines() if "receipt.json is damaged" in line]
     assert len(found) == 1
@@ -183,9 +181,9 @@ def test_what_a_unit_says_of_its_run_leads_nowhere_out_of_the_table(night):
 
 def test_a_run_of_which_nothing_can_be_read_is_kept_aside_and_done_again(night, caplog):
     run_id, planned = first_run(night.out), len(rows_of(night.out)) - 1
-    for place in [plan_location(night.out, run_id), *list_units(night.out, run_id)]:
+    for place in [RunFolder(night.out, run_id).plan, *RunFolder(night.out, run_id).units()]:
         flip(place)
-    broken = {place.name: place.read_bytes() for place in list_units(night.out, run_id)}
+    broken = {place.name: place.read_bytes() for place in RunFolder(night.out, run_id).units()}
     segment_night(replace(night, check_files=True), nothing)
     assert verify(night.out) == (PLANNED + 1, [])
     aside = night.out.child("damaged", run_id)
@@ -194,7 +192,7 @@ def test_a_run_of_which_nothing_can_be_read_is_kept_aside_and_done_again(night, 
 
 
 def test_what_a_killed_writer_leaves_is_nobodys(night):
-    run_folder(night.out, first_run(night.out)).child(".partial-0011").write_bytes(b"half")
+    RunFolder(night.out, first_run(night.out)).notes.child(".partial-0011").write_bytes(b"half")
     Path(unit(night.out).path).with_name(".partial-0011223344556677").write_bytes(b"half")
     assert verify(night.out)[1] == []
 
@@ -211,7 +209,7 @@ def test_too_little_memory_is_no_damage(night, monkeypatch):
     assert place.read_bytes() == before
 
 
-@pytest.mark.parametrize("place", [unit, lambda out: receipt_location(out, first_run(out))])
+@pytest.mark.parametrize("place", [unit, lambda out: RunFolder(out, first_run(out)).receipt])
 def test_a_file_as_large_as_none_is_read_no_further(night, place):
     with Path(place(night.out).path).open("r+b") as file:
         file.truncate(2**40)
@@ -233,7 +231,7 @@ def test_each_bit_before_the_seal_of_a_unit_counts(night):
 def test_random_flips_are_all_found_and_end_in_lines(night):
     drawn, out = random.Random(18), night.out
     run_id = first_run(out)
-    places = [list_units(out, run_id)[0], plan_location(out, run_id), receipt_location(out, run_id)]
+    places = [RunFolder(out, run_id).units()[0], RunFolder(out, run_id).plan, RunFolder(out, run_id).receipt]
     for number in range(60):
         place = places[number % 3]
         whole = place.read_bytes()

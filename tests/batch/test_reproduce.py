@@ -20,8 +20,9 @@ from spermseg.model.saved import decode_model, encode_model
 from spermseg.storage.filesystem import Location
 from spermseg.table import plan
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs, plan_location, receipt_location
+from spermseg.table.receipt import list_runs
 from spermseg.table.results import encode_unit, list_units, read_unit, results_table
+from spermseg.table.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_a_model_file_that_is_gone_or_another_by_now_is_said(tmp_path, finished,
     with pytest.raises(ObjectMissingError):
         check(table)
     run_id = next(iter(list_runs(table)))
-    place = plan_location(table, run_id)
+    place = RunFolder(table, run_id).plan
     old = {name: text for name, text in Plan(place).metadata.items() if name not in ("settings", "model")}
     place.write_bytes(plan.encode_plan([Plan(place).unit(0)], old)[0])
     with pytest.raises(ConfigError, match="is of a version that did not note its settings"):
@@ -214,7 +215,7 @@ def test_a_model_file_that_is_gone_or_another_by_now_is_said(tmp_path, finished,
 
 
 def test_runs_that_have_not_finished_are_not_sampled(table):
-    receipt_location(table, next(iter(list_runs(table)))).delete()
+    RunFolder(table, next(iter(list_runs(table)))).receipt.delete()
     with pytest.raises(RunError, match="holds no finished run"):
         DeepVerifier(table, None, None)
 

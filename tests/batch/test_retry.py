@@ -19,8 +19,9 @@ from spermseg.storage.filesystem import Location
 from spermseg.table import plan
 from spermseg.table.latest import count_replaced, read_current
 from spermseg.table.plan import GONE, Plan, retry_id
-from spermseg.table.receipt import list_runs, plan_location, receipt_location
+from spermseg.table.receipt import list_runs
 from spermseg.table.results import read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -175,7 +176,7 @@ def test_a_plan_of_the_first_version_is_read_and_continued(uploads, out, model, 
         with pytest.raises(KeyboardInterrupt):
             segment_while_away(night, units=1)
     (run_id,) = list_runs(out)
-    assert list(Plan(plan_location(out, run_id)).replaced_ids()) == []
+    assert list(Plan(RunFolder(out, run_id).plan).replaced_ids()) == []
     (receipt,) = segment_night(night, nothing)
     assert (receipt.run_id, receipt.planned) == (run_id, PLANNED)
 
@@ -183,7 +184,7 @@ def test_a_plan_of_the_first_version_is_read_and_continued(uploads, out, model, 
 def test_the_rows_that_are_replaced_stay_in_the_table(night, again, out):
     (retried,) = segment_night(again, nothing)
     assert sum(len(table) for table in read_units(out)) == PLANNED + len(AWAY) + len(REASONS)
-    receipt_location(out, retried.run_id).delete()
+    RunFolder(out, retried.run_id).receipt.delete()
     statuses = Counter(status for table in read_current(out, ["status"]) for status in table["status"].to_pylist())
     assert statuses["rejected"] == 2 * len(REASONS) + len(AWAY)  # an unfinished retry hides nothing
     assert GOOD.keys() >= set(AWAY)
@@ -205,7 +206,7 @@ def test_what_was_never_tried_by_itself_is_tried_first_and_what_ended_its_proces
     night = night_over(source, out, model, workers=Workers(count=1, decode=reject_for_what_follows_the_picture))
     segment_night(night, nothing)
     (receipt,) = segment_night(replace(night, retry_rejected=True, workers=Workers(count=1)), nothing)
-    plan = Plan(plan_location(out, receipt.run_id))
+    plan = Plan(RunFolder(out, receipt.run_id).plan)
     planned = [one for number in range(plan.units) for one in plan.unit(number)]
     for packing in (True, False):
         assert [int((one.member or one.uri)[-5]) for one in planned if bool(one.packing) is packing] == order

@@ -26,10 +26,9 @@ from spermseg.table.plan import CHANGED, GONE
 from spermseg.table.receipt import (
     list_runs,
     read_receipt,
-    receipt_location,
-    run_folder,
 )
-from spermseg.table.results import list_units, read_units, reason_kind, unit_location
+from spermseg.table.results import list_units, read_units, reason_kind
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
@@ -101,7 +100,7 @@ def test_every_upload_has_one_row_and_the_receipt_says_so_on_every_storage(new_p
     assert (receipt.cells, receipt.units) == (sum(EXPECTED.values()), UNITS)
     assert receipt.megapixels == pytest.approx(len(EXPECTED) * 96 * 160 / 1e6, abs=1e-3)
     assert {row["run_id"] for row in rows.values()} == {receipt.run_id}
-    assert read_receipt(out, receipt.run_id) == vars(receipt)
+    assert read_receipt(RunFolder(out, receipt.run_id)) == vars(receipt)
     assert verify(out) == (PLANNED, [])
     assert segment_night(night_over(uploads, out, model), nothing) == []
     assert list(list_runs(out)) == [receipt.run_id]
@@ -124,7 +123,7 @@ def test_a_later_night_adds_what_is_new_and_touches_nothing_else(uploads, out, m
     (second,) = segment_night(night_over(uploads, out, model), nothing)
     assert (second.planned, second.ok, second.cells) == (2, 2, 13)
     assert second.run_id != first.run_id
-    assert {place.uri: place.read_bytes() for place in list_units(out, first.run_id)} == before
+    assert {place.uri: place.read_bytes() for place in RunFolder(out, first.run_id).units()} == before
     assert verify(out) == (PLANNED + 2, [])
 
 
@@ -178,7 +177,7 @@ def test_a_run_that_goes_on_knows_that_it_does_and_says_where_its_engine_is_anot
     assert (completed.goes_on, new.goes_on) == (True, False)
     (warning,) = [record.getMessage() for record in caplog.records]
     begun = cut_off.predict
-    assert f"run {completed.run_id} began with --engine {begun.engine} --precision {begun.precision}" in warning
+    assert f"run {completed.run.run_id} began with --engine {begun.engine} --precision {begun.precision}" in warning
 
 
 def test_a_completed_run_is_followed_by_a_run_over_what_came_in_since(cut_off, uploads, out):
@@ -202,7 +201,7 @@ def test_a_run_that_lost_its_receipt_and_a_unit_is_mended(uploads, out, model):
     night = night_over(uploads, out, model)
     (first,) = segment_night(night, nothing)
     expected = {place.uri: [lasting(row) for row in table.to_pylist()] for place, table in units_of(out)}
-    forget(receipt_location(out, first.run_id))
+    forget(RunFolder(out, first.run_id).receipt)
     lost, damaged = list_units(out)[:2]
     forget(lost)
     damaged.write_bytes(damaged.read_bytes()[:-50])
@@ -325,12 +324,12 @@ def test_a_deleted_run_can_be_done_again(uploads, out, model):
     (first,) = segment_night(night, nothing)
     for place in (
         *list_units(out),
-        receipt_location(out, first.run_id),
-        run_folder(out, first.run_id).child("plan.parquet"),
+        RunFolder(out, first.run_id).receipt,
+        RunFolder(out, first.run_id).notes.child("plan.parquet"),
     ):
         forget(place)
     (again,) = segment_night(night, nothing)
     assert again.planned == PLANNED
     assert again.run_id != first.run_id
-    assert unit_location(out, again.run_id, "x").path.startswith(out.path)
+    assert RunFolder(out, again.run_id).unit("x").path.startswith(out.path)
     assert verify(out) == (PLANNED, [])

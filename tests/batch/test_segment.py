@@ -8,6 +8,7 @@ from spermseg.batch.worker import segment
 from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
+from spermseg.table.run_folder import RunFolder
 
 UNIT = {"unit": 3, "failure": "", "data": [], "reasons": [], "spent": {}}
 
@@ -31,7 +32,7 @@ def unit_whose_network_fails(monkeypatch, check_device) -> SegmentUnit:
     segmenting = SimpleNamespace(
         patience=None, run_id="night-1", check_device=check_device, start=lambda _: SimpleNamespace(segment=fail)
     )
-    return SegmentUnit(Location("/plan"), Location("/out"), segmenting, 1)
+    return SegmentUnit(RunFolder(Location("/out"), "night-1"), segmenting, 1)
 
 
 def test_a_process_that_has_lost_its_gpu_tells_of_its_unit_and_ends_for_another_to_take_its_place(monkeypatch):

@@ -14,6 +14,7 @@ from dark_cells import PLANNED, darkness_model, write_uploads
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import list_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 IN_STEPS = """
@@ -109,7 +110,7 @@ def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_unasked(s
         uri: etag for uri, etag in done.items() if "/unit-" in uri
     }.items()
     assert verify(out) == (PLANNED, [])
-    receipt = read_receipt(out, run_id)
+    receipt = read_receipt(RunFolder(out, run_id))
     assert receipt["starts"] == 2
     assert receipt["started"] <= receipt["last_started"]
     assert not out.child("lock.json").exists()

@@ -33,6 +33,7 @@ from spermseg.errors import (
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import list_runs, read_receipt, store_receipt
 from spermseg.table.results import MEND, read_units
+from spermseg.table.run_folder import RunFolder
 
 SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
 SUMMARY = (
@@ -327,7 +328,7 @@ def test_a_spoiled_table_is_verified_with_status_1_and_mended_by_the_command_it_
     out = Location(str(tmp_path / "results"))
     assert status_of(Segment, *words(uploads, model, out)) == 0
     (run_id,) = list_runs(out)
-    store_receipt(out, run_id, {**(read_receipt(out, run_id) or {}), "ok": 1})
+    store_receipt(RunFolder(out, run_id), {**(read_receipt(RunFolder(out, run_id)) or {}), "ok": 1})
     capsys.readouterr()
     assert status_of(Verify, out.uri) == 1
     assert capsys.readouterr().out.splitlines() == [

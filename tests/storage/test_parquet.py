@@ -19,8 +19,8 @@ from spermseg.errors import DamagedError
 from spermseg.storage.filesystem import Location
 from spermseg.storage.parquet import encode_parquet, open_parquet
 from spermseg.table.plan import PLAN_SCHEMA, Plan
-from spermseg.table.receipt import plan_location
-from spermseg.table.results import SCHEMA, read_unit, unit_location
+from spermseg.table.results import SCHEMA, read_unit
+from spermseg.table.run_folder import RunFolder
 
 PICKLED = b"ray.data.arrow_pickled_object"
 TENSORS = {
@@ -154,8 +154,8 @@ def test_a_hostile_file_is_named_by_the_commands_and_none_of_them_runs_it(tmp_pa
     importlib.import_module("ray.data")  # registers its types
     mark, out = tmp_path / "mark", Location(str(tmp_path / "results"))
     data = payloads(mark)["pickled, 12"]
-    plan_location(out, "run-1").write_bytes(data)
-    unit_location(out, "run-1", "ab").write_bytes(payloads(mark)[f"pickled, {len(SCHEMA)}"])
+    RunFolder(out, "run-1").plan.write_bytes(data)
+    RunFolder(out, "run-1").unit("ab").write_bytes(payloads(mark)[f"pickled, {len(SCHEMA)}"])
     assert Verify(out=out.uri).run() == 1
     assert capsys.readouterr().out.count("names an Arrow extension type") == 2
     assert Report(out=out.uri, html=str(tmp_path / "report.html")).run() == 1

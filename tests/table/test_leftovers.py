@@ -9,7 +9,7 @@ from spermseg.errors import StorageRefusedError
 from spermseg.storage.local import backend as local
 from spermseg.table.lease import hold_lease
 from spermseg.table.leftovers import remove_leftovers
-from spermseg.table.receipt import run_folder
+from spermseg.table.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 
@@ -27,7 +27,7 @@ def leave(path: Path, *, hours: float) -> Path:
 
 def test_what_writers_left_a_day_ago_is_removed_from_all_of_a_table_and_nothing_else(night):
     out = Path(night.out.path)
-    run, units = Path(run_folder(night.out, first_run(night.out)).path), Path(unit(night.out).path).parent
+    run, units = Path(RunFolder(night.out, first_run(night.out)).notes.path), Path(unit(night.out).path).parent
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     left = [leave(folder / NAME, hours=25) for folder in (out, run, units, out / "damaged/a")]
     others = [

@@ -19,12 +19,11 @@ from spermseg.table import plan
 from spermseg.table.counting import count_rows
 from spermseg.table.receipt import (
     list_runs,
-    plan_location,
     read_receipt,
-    receipt_location,
     store_receipt,
 )
-from spermseg.table.results import encode_unit, list_units, read_unit, read_units, unit_location
+from spermseg.table.results import encode_unit, list_units, read_unit, read_units
+from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 
@@ -65,7 +64,7 @@ def change_unit(place: Location, column: str, value: str) -> None:
 
 
 def change_receipt(table: Location, **changes) -> None:
-    store_receipt(table, run_of(table), {**read_receipt(table, run_of(table)), **changes})
+    store_receipt(RunFolder(table, run_of(table)), {**read_receipt(RunFolder(table, run_of(table))), **changes})
 
 
 def expect(table: Location, capsys, *lines: str) -> None:
@@ -100,7 +99,7 @@ def test_a_planned_image_without_a_row_is_a_difference(table, capsys):
 
 def test_a_planned_image_with_two_rows_is_a_difference(table, capsys):
     twice = list_units(table)[0]
-    unit_location(table, run_of(table), "again").write_bytes(twice.read_bytes())
+    RunFolder(table, run_of(table)).unit("again").write_bytes(twice.read_bytes())
     _, found = verify(table)
     assert [line for line in found if "has 2 rows" in line] == [
         f"run {run_of(table)}: image {image_id} has 2 rows; one is needed" for image_id in sorted(image_ids(twice))
@@ -161,17 +160,17 @@ def test_the_digest_of_a_table_is_that_of_its_sorted_rows_in_whatever_files(tabl
     ]
     assert len(told) == PLANNED
     digest = hashlib.sha256(json.dumps(sorted(told), separators=(",", ":")).encode()).hexdigest()
-    assert read_receipt(table, run_id)["table_sha256"] == digest
+    assert read_receipt(RunFolder(table, run_id))["table_sha256"] == digest
     names = [unit.name for unit in list_units(table)]
     for unit, name in zip(list_units(table), [*names[1:], "unit-last.parquet"], strict=True):
         Path(unit.path).rename(Path(unit.path).with_name("moved-" + name))
     for moved in Path(table.path).rglob("moved-*"):
         moved.rename(moved.with_name(moved.name.removeprefix("moved-")))
-    assert count_rows(table, run_id).table_sha256 == digest
+    assert count_rows(RunFolder(table, run_id)).table_sha256 == digest
 
 
 def test_a_receipt_says_what_made_the_rows(table):
-    receipt = read_receipt(table, run_of(table))
+    receipt = read_receipt(RunFolder(table, run_of(table)))
     assert receipt["machines"] == [socket.gethostname()]
     assert receipt["software"].keys() >= {"spermseg", "python", "torch", "ray", "opencv-python-headless", "pyarrow"}
     assert receipt["software"]["python"] == platform.python_version()
@@ -181,7 +180,7 @@ def test_a_receipt_says_what_made_the_rows(table):
 
 
 def test_a_receipt_of_the_first_version_is_verified_by_what_it_says(table, capsys):
-    place = receipt_location(table, run_of(table))
+    place = RunFolder(table, run_of(table)).receipt
     said = json.loads(place.read_bytes())
     later = ("model", "table_sha256", "machines", "software", "arguments", "starts", "last_started")
     later += ("schema_version", "files_sha256", "plan_sha256", "sha256")
@@ -195,21 +194,21 @@ def test_a_receipt_with_other_reasons_is_a_difference(table, capsys):
 
 
 def test_a_missing_receipt_is_a_run_that_did_not_finish(table, capsys):
-    Path(receipt_location(table, run_of(table)).path).unlink()
+    Path(RunFolder(table, run_of(table)).receipt.path).unlink()
     expect(table, capsys, "it has no receipt: it did not finish; segment again with the same arguments to go on")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
 def test_a_damaged_receipt_is_a_line_that_says_what_to_do(table, capsys, data):
-    place = receipt_location(table, run_of(table))
+    place = RunFolder(table, run_of(table)).receipt
     place.write_bytes(data)
     with pytest.raises(RunError, match="is damaged"):
-        read_receipt(table, run_of(table))
+        read_receipt(RunFolder(table, run_of(table)))
     expect(table, capsys, r".*receipt\.json is damaged \(.*\); the same `spermseg segment` command with --check-files")
 
 
 def test_a_damaged_plan_is_a_line_that_says_what_to_do(table, capsys):
-    plan_location(table, run_of(table)).write_bytes(b"PAR1")
+    RunFolder(table, run_of(table)).plan.write_bytes(b"PAR1")
     expect(table, capsys, r".*plan\.parquet is damaged \(.*\); the same `spermseg segment` command with --check-files")
 
 
@@ -232,7 +231,7 @@ def test_a_row_in_two_runs_is_a_difference(table, capsys):
     assert rows == 2 * PLANNED
     twice = [
         f"image {image_id} has rows in 2 runs; one is needed"
-        for place in list_units(table, run_id)
+        for place in RunFolder(table, run_id).units()
         for image_id in image_ids(place)
     ]
     assert sorted(found) == sorted([*twice, f"run {other}: rows of the run {run_id}; {other} is needed"])
@@ -240,12 +239,12 @@ def test_a_row_in_two_runs_is_a_difference(table, capsys):
 
 
 def test_rows_of_a_run_that_has_no_plan_are_a_difference(table, capsys):
-    unit_location(table, "stray", "ab").write_bytes(list_units(table)[0].read_bytes())
+    RunFolder(table, "stray").unit("ab").write_bytes(list_units(table)[0].read_bytes())
     expect(table, capsys, "run stray: it has rows but no plan")
 
 
 def test_an_image_that_is_planned_twice_is_a_difference(table):
-    place = plan_location(table, run_of(table))
+    place = RunFolder(table, run_of(table)).plan
     planned = pq.read_table(place.path)
     place.write_bytes(encode_unit(pa.concat_tables([planned, planned.slice(0, 1)])))
     image_id = planned["image_id"][0].as_py()
@@ -259,5 +258,5 @@ def test_a_folder_without_a_run_is_an_error_of_one_line(out):
 
 def test_runs_are_listed_oldest_first_with_what_is_finished(table):
     run_id = run_of(table)
-    plan_location(table, "00000101T000000Z-old").write_bytes(plan_location(table, run_id).read_bytes())
+    RunFolder(table, "00000101T000000Z-old").plan.write_bytes(RunFolder(table, run_id).plan.read_bytes())
     assert list_runs(table) == {"00000101T000000Z-old": False, run_id: True}

@@ -16,8 +16,8 @@ from spermseg.table.results import (
     results_table,
     run_of,
     schema_markdown,
-    unit_location,
 )
+from spermseg.table.run_folder import RunFolder
 
 FIELDS = [*SCHEMA, *CELL]
 CELL_ROW = {
@@ -58,7 +58,7 @@ def test_every_column_says_what_it_means_and_every_figure_its_unit(field):
 
 def test_a_unit_file_reads_back_as_it_was_with_the_meanings(out):
     table = results_table([ROW, REJECTED_ROW])
-    place = unit_location(out, "night-1", "ab")
+    place = RunFolder(out, "night-1").unit("ab")
     place.write_bytes(encode_unit(table))
     read = read_unit(place)
     assert read.equals(table)
@@ -69,7 +69,7 @@ def test_a_unit_file_reads_back_as_it_was_with_the_meanings(out):
 
 
 def test_a_unit_of_the_first_version_is_read_with_what_it_lacks_as_null(out):
-    place = unit_location(out, "night-1", "ab")
+    place = RunFolder(out, "night-1").unit("ab")
     place.write_bytes(encode_unit(results_table([ROW]).drop_columns(sorted(ADDED))))
     assert read_unit(place).equals(results_table([ROW]))
     assert read_unit(place, ["n_heads", "image_id"]).to_pylist() == [{"n_heads": None, "image_id": "1"}]
@@ -85,20 +85,20 @@ def test_a_row_without_what_every_row_must_have_is_refused():
 
 
 def test_units_are_listed_by_run_and_nothing_else_is(out):
-    places = [unit_location(out, run_id, name) for run_id in ("a", "b") for name in ("1", "2")]
+    places = [RunFolder(out, run_id).unit(name) for run_id in ("a", "b") for name in ("1", "2")]
     for place in places:
         place.write_bytes(encode_unit(results_table([ROW])))
     out.child("results", "run=a", ".partial-0").write_bytes(b"")
     out.child("results", "run=c", "notes.txt").write_bytes(b"")
     assert list_units(out) == places
-    assert list_units(out, "a") == places[:2]
+    assert RunFolder(out, "a").units() == places[:2]
     assert {run_of(place) for place in list_units(out)} == {"a", "b"}
-    assert [table.column_names for table in read_units(out, "b", ["image_id"])] == [["image_id"]] * 2
+    assert [table.column_names for table in read_units(out, ["image_id"])] == [["image_id"]] * 4
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"no Parquet at all", encode_unit(results_table([ROW]))[:-100]])
 def test_a_damaged_unit_is_one_line_that_says_what_to_do(out, data):
-    place = unit_location(out, "night-1", "ab")
+    place = RunFolder(out, "night-1").unit("ab")
     place.write_bytes(data)
     with pytest.raises(RunError, match=r"unit-ab\.parquet is damaged .*with --check-files mends it") as caught:
         read_unit(place)
@@ -106,7 +106,7 @@ def test_a_damaged_unit_is_one_line_that_says_what_to_do(out, data):
 
 
 def test_a_foreign_table_under_the_name_of_a_unit_is_refused(out):
-    place = unit_location(out, "night-1", "ab")
+    place = RunFolder(out, "night-1").unit("ab")
     place.write_bytes(encode_unit(pa.table({"image_id": ["1"]})))
     with pytest.raises(RunError, match=r"lacks the columns height_px, model_sha256, .*, status, "):
         read_unit(place, ["image_id"])

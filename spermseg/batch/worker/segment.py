@@ -15,9 +15,9 @@ from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.timing import Spent
 from spermseg.errors import ConfigError, ObjectExistsError
-from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import be_patient
-from spermseg.table.results import OK, encode_unit, results_table, unit_location
+from spermseg.table.results import OK, encode_unit, results_table
+from spermseg.table.run_folder import RunFolder
 
 ResultRows = list[dict[str, Any]]
 BROKEN = 1
@@ -32,11 +32,10 @@ class SegmentUnit:
     a worker that is left over from a killed run can do no harm, and no finished run is ever touched again.
     """
 
-    def __init__(self, plan: Location, out: Location, segmenting: Segmenting, threads: int) -> None:
+    def __init__(self, run: RunFolder, segmenting: Segmenting, threads: int) -> None:
         be_patient(segmenting.patience)
         self._segmenting = segmenting
-        self.plan = open_plan(plan)
-        self.out, self.run_id = out, segmenting.run_id
+        self.run, self.plan = run, open_plan(run.plan)
         self.unusable: ConfigError | None = None
         """Why this process can segment nothing: told with the first unit, since Ray would start it again and again."""
         try:
@@ -94,7 +93,7 @@ class SegmentUnit:
         started = time.perf_counter()
         result = encode_unit(results_table(rows), machine=socket.gethostname())
         with suppress(ObjectExistsError):
-            unit_location(self.out, self.run_id, self.plan.unit_id(unit)).write_bytes(result, only_if_absent=True)
+            self.run.unit(self.plan.unit_id(unit)).write_bytes(result, only_if_absent=True)
         return Spent(write_s=time.perf_counter() - started, written_bytes=len(result))
 
 
@@ -104,18 +103,15 @@ class IsolateUnit(SegmentUnit):
     One may hang for a minute, and a unit has many: a pipeline that says nothing for so long is taken to hang itself.
 
     Args:
-        plan: of the run.
-        out: the table.
+        run: that the units are of.
         segmenting: with what, and how.
         threads: of none is made use.
         losses: what micrographs that end their process may cost; None takes the default limits, for this worker alone.
     """
 
-    def __init__(
-        self, plan: Location, out: Location, segmenting: Segmenting, threads: int, losses: Losses | None = None
-    ) -> None:
+    def __init__(self, run: RunFolder, segmenting: Segmenting, threads: int, losses: Losses | None = None) -> None:
         self._losses = losses
-        super().__init__(plan, out, segmenting, threads)
+        super().__init__(run, segmenting, threads)
 
     def _start(self, segmenting: Segmenting, threads: int) -> IsolatedSegmenter:  # noqa: ARG002 (one picture a process)
         return IsolatedSegmenter(segmenting, self._losses)

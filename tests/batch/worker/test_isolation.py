@@ -26,9 +26,9 @@ from spermseg.errors import ModelFileError, RunError
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
-from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Planned, encode_plan
 from spermseg.table.results import list_units
+from spermseg.table.run_folder import RunFolder
 
 TIMES = ("decode_ms", "predict_ms", "measure_ms")
 HANG_S = 5
@@ -148,12 +148,12 @@ def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_o
     ]
 
 
-def test_each_picture_of_an_isolated_unit_is_told_of_before_the_unit_is_done(segmenting, tmp_path, out):
+def test_each_picture_of_an_isolated_unit_is_told_of_before_the_unit_is_done(segmenting, out):
     planned, fetched = unit_of(b"", b"")
-    place = Location(str(tmp_path / "plan.parquet"))
-    place.write_bytes(encode_plan([planned], {})[0])
+    run = RunFolder(out, segmenting.run_id)
+    run.plan.write_bytes(encode_plan([planned], {})[0])
     data = {"data": [one.data for one in fetched], "reasons": [f"{CRASHED}: x", "gone"]}
-    told = IsolateUnit(place, out, segmenting, 1)({"unit": 0, "failure": "", "spent": asdict(Spent()), **data})
+    told = IsolateUnit(run, segmenting, 1)({"unit": 0, "failure": "", "spent": asdict(Spent()), **data})
     assert [next(told)["isolated"] for _ in planned] == data["reasons"]
     assert not list_units(out)
     assert [one["rejected"] for one in told] == [len(planned)]
