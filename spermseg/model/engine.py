@@ -93,7 +93,8 @@ def runs_bfloat16_fast(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16; others take longer over it than over float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def make_engine(
