@@ -18,19 +18,15 @@ from pathlib import Path
 
 import cv2
 import tyro
+from one_night import segment_all
 from tqdm import tqdm
 
-from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.worker.settings import SegmentSettings
+from spermseg.batch.run import Progress
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.tiling import View
-from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import draw_micrograph
-from spermseg.table.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dark_cells import darkness_model
@@ -127,29 +123,17 @@ def measure(source: Path, pictures: int, model: bytes, workers: int) -> Measured
         moments.append((time.perf_counter(), progress.done, progress.megapixels))
         print(f"\r{workers} workers: {progress.done} of {progress.planned}", end="", file=sys.stderr)
 
-    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryDirectory() as noted:
+    with tempfile.TemporaryDirectory() as noted:
         decode = CountingDecode(folder=noted)
-        night = Night(
-            source=Location(str(source)),
-            out=Location(out),
-            model=model,
-            settings=SegmentSettings(view=decode_model(model).description.view),
-            predict=PredictConfig(),
-            workers=Workers(count=workers, decode=decode),
-            forecast=False,
-        )
-        segment_night(night, watch)
-        rows, wrong = verify(Location(out))
-        if wrong or rows != pictures:
-            raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+        segment_all(Location(str(source)), model, Workers(count=workers, decode=decode), watch, pictures=pictures)
         by_process = decode.counted()
     planned, first, last = moments[0], moments[1], moments[-1]
     seconds = last[0] - first[0]
     if last is first:
-        raise SystemExit(f"{rows} pictures are one unit of work; give a larger --size")
+        raise SystemExit(f"{pictures} pictures are one unit of work; give a larger --size")
     return Measured(
         workers=workers,
-        pictures=rows,
+        pictures=pictures,
         pictures_by_process=by_process,
         seconds=round(seconds, 1),
         megapixels_per_s=round((last[2] - first[2]) / seconds, 1),

@@ -8,7 +8,6 @@ Prints a table of resident memory by pictures done, and as its last line one JSO
 import json
 import os
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,17 +18,13 @@ from statistics import median
 import cv2
 import psutil
 import tyro
+from one_night import segment_all
 from tqdm import tqdm
 
-from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.worker.settings import SegmentSettings
-from spermseg.model.predict import PredictConfig
-from spermseg.model.saved import decode_model
+from spermseg.batch.run import Progress
 from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import draw_micrograph
-from spermseg.table.verify import verify
 
 MIB = 2**20
 
@@ -107,21 +102,7 @@ def measure(options: Options, folder: Path) -> tuple[list[Sample], float]:
             f"{progress.done:>6} done  driver {samples[-1].driver:7.0f} MiB  workers {list(map(round, sizes.values()))}"
         )
 
-    with tempfile.TemporaryDirectory() as out:
-        night = Night(
-            source=Location(str(source)),
-            out=Location(out),
-            model=model,
-            settings=SegmentSettings(view=decode_model(model).description.view),
-            predict=PredictConfig(),
-            workers=Workers(),
-        )
-        started = time.perf_counter()
-        segment_night(night, watch)
-        seconds = time.perf_counter() - started
-        rows, wrong = verify(Location(out))
-        if wrong or rows != options.pictures:
-            raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+    seconds = segment_all(Location(str(source)), model, Workers(), watch, pictures=options.pictures)
     return samples, seconds
 
 

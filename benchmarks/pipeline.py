@@ -38,12 +38,11 @@ import cv2
 import torch
 import tyro
 from briefly_trained import briefly_trained
+from one_night import segment_all
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.run import segment_night
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.settings import SegmentSettings
@@ -55,7 +54,6 @@ from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 from spermseg.table import plan
 from spermseg.table.plan import Planned
-from spermseg.table.verify import verify
 
 SETTINGS = SegmentSettings(view=Tiles())
 """Half of the resolution."""
@@ -191,20 +189,8 @@ def script(model: bytes, folder: Path, workers: int) -> float:
 def pipeline(model: bytes, source: Location, workers: int, pictures: int, *, decode_apart: bool = False) -> float:
     """Return seconds a picture times all pictures, once each worker is at work."""
     pace = Pace()
-    with tempfile.TemporaryDirectory() as out:
-        night = Night(
-            source=source,
-            out=Location(out),
-            model=model,
-            settings=SETTINGS,
-            predict=PredictConfig(),
-            workers=Workers(count=workers, gpu=False, decode_apart=decode_apart),
-            forecast=False,
-        )
-        segment_night(night, pace)
-        rows, wrong = verify(Location(out))
-    if wrong or rows != pictures:
-        raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+    chosen = Workers(count=workers, gpu=False, decode_apart=decode_apart)
+    segment_all(source, model, chosen, pace, pictures=pictures, settings=SETTINGS)
     return pace.seconds_a_picture * pictures
 
 

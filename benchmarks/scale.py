@@ -21,17 +21,14 @@ from pathlib import Path
 
 import psutil
 import tyro
+from one_night import segment_all
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch.night import Night
 from spermseg.batch.pipeline import Workers
-from spermseg.batch.run import segment_night
 from spermseg.batch.worker.settings import SegmentSettings
-from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 from spermseg.table import plan
-from spermseg.table.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dark_cells import CELLS, VIEW, darkness_model, picture
@@ -91,28 +88,17 @@ def measure(count: int, options: Options) -> Measured:
     """Segment one night."""
     pace = Pace()
     peaks: dict[str, float] = {}
+    settings, workers = SegmentSettings(view=VIEW, cells=CELLS), Workers(count=options.workers, gpu=False)
     with tempfile.TemporaryDirectory() as folder:
-        source, out = Location(f"{folder}/uploads"), Location(f"{folder}/results")
+        source = Location(f"{folder}/uploads")
         pictures = [picture(cells) for cells in range(10)]
         for number in tqdm(range(count), desc="writing", unit="picture"):
             place = Path(source.path, f"patient-{number // 100:03}")
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number:05}.png").write_bytes(pictures[number % 10])
-        night = Night(
-            source=source,
-            out=out,
-            model=darkness_model(),
-            settings=SegmentSettings(view=VIEW, cells=CELLS),
-            predict=PredictConfig(),
-            workers=Workers(count=options.workers, gpu=False),
-            forecast=False,
-        )
         started = time.perf_counter()
         with watching(peaks):
-            segment_night(night, pace)
-        rows, wrong = verify(out)
-    if wrong or rows != count:
-        raise SystemExit(f"{rows} rows, differences: {wrong[:3]}")
+            segment_all(source, darkness_model(), workers, pace, pictures=count, settings=settings)
     return Measured(
         pictures=count,
         ms_a_picture=round(1000 * pace.seconds_a_picture, 2),

@@ -3,10 +3,13 @@
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.description import ModelDescription
+from spermseg.model.predict import Predictor
 from spermseg.model.saved import encode_model
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
@@ -48,3 +51,9 @@ def write_untrained_model(path: Path, network: UNetConfig, *, seed: int, min_are
     )
     path.write_bytes(encode_model(UNet(network).state_dict(), description))
     return path
+
+
+def working_map(predictor: Predictor, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the probability map (Y, X) of one picture (Y, X, 3), at the working resolution."""
+    (probability,) = predictor.predict_working([predictor.view.working_pixels(picture)])
+    return probability

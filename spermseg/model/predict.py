@@ -233,11 +233,6 @@ class Predictor:
         for probability in self.predict_working(working()):
             yield to_native(probability, shapes.popleft())
 
-    def predict_at_working(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability map (Y, X) of the whole cell at the working resolution of one picture (Y, X, 3)."""
-        (probability,) = self.predict_working([self.view.working_pixels(picture)])
-        return probability
-
     def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return class -> probability map (Y, X) of one picture (Y, X, 3), both at the working resolution.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from untrained import SMALL, trained_looking
+from untrained import SMALL, trained_looking, working_map
 
 from spermseg.errors import ConfigError, ShapeError
 from spermseg.micrograph.decode import Micrograph
@@ -101,14 +101,14 @@ def test_tiles_whose_halo_covers_the_reach_give_the_map_of_the_whole_picture(sha
     network = trained_looking(SMALL)
     view = Tiles(scale=1, tile=96, halo=32)
     assert view.halo >= network.config.reach
-    found = predictor(view, network).predict_at_working(picture(*shape))
+    found = working_map(predictor(view, network), picture(*shape))
     assert np.allclose(found, whole_map(network, picture(*shape), view), atol=1e-5)
 
 
 def test_tiles_of_the_default_halo_give_the_map_of_the_whole_picture_with_the_paper_network():
     network = trained_looking(UNetConfig())
     view = Tiles(scale=1, tile=240)
-    found = predictor(view, network).predict_at_working(picture(32, 300))
+    found = working_map(predictor(view, network), picture(32, 300))
     assert np.allclose(found, whole_map(network, picture(32, 300), view), atol=1e-5)
 
 
@@ -117,14 +117,14 @@ def test_windows_of_a_deeper_network_lie_on_its_own_grid():
     view = Tiles(scale=1, tile=480, halo=224)
     assert (network.config.multiple, network.config.reach <= view.halo) == (32, True)
     pixels = picture(530, 760)
-    found = predictor(view, network, batch_px=480 * 544).predict_at_working(pixels)
+    found = working_map(predictor(view, network, batch_px=480 * 544), pixels)
     assert np.allclose(found, whole_map(network, pixels, view, multiple=32), atol=1e-5)
 
 
 def test_a_halo_short_of_the_reach_shows_at_the_seams():
     network = trained_looking(SMALL)
     view = Tiles(scale=1, tile=48, halo=0)
-    found = predictor(view, network).predict_at_working(picture(96, 96))
+    found = working_map(predictor(view, network), picture(96, 96))
     assert not np.allclose(found, whole_map(network, picture(96, 96), view), atol=1e-3)
 
 
@@ -146,7 +146,7 @@ def test_no_pictures_give_no_maps():
 def test_the_map_of_one_picture_at_working_resolution_is_what_is_brought_to_native(view):
     one = picture(100, 150)
     model = predictor(view)
-    working = model.predict_at_working(one)
+    working = working_map(model, one)
     assert working.shape == view.working_pixels(one).shape[:2]
     if working.shape == one.shape[:2]:
         assert np.array_equal(working, next(model.predict([one])))
@@ -180,7 +180,7 @@ def test_the_cell_is_as_probable_as_its_likeliest_part():
     config = UNetConfig(filters=(4,), bridge=4, classes=("head", "tail"))
     network = trained_looking(config)
     one = picture(48, 48)
-    found = predictor(WholeFrame(size=48), network).predict_at_working(one)
+    found = working_map(predictor(WholeFrame(size=48), network), one)
     with torch.inference_mode():
         parts = torch.sigmoid(network(network_input(torch.from_numpy(one[np.newaxis]))))[0]
     assert np.allclose(found, parts.amax(dim=0).numpy(), atol=1e-5)
@@ -246,8 +246,8 @@ def test_windows_that_the_network_cannot_halve_are_refused():
 def test_half_precision_moves_a_probability_by_a_few_hundredths_at_most(engine):
     network = trained_looking(SMALL)
     one = picture(100, 100)
-    found = predictor(TILES, network, engine=engine, precision="bfloat16").predict_at_working(one)
-    exact = predictor(TILES, network).predict_at_working(one)
+    found = working_map(predictor(TILES, network, engine=engine, precision="bfloat16"), one)
+    exact = working_map(predictor(TILES, network), one)
     assert np.abs(found - exact).max() < 0.1
     assert np.abs(found - exact).mean() < 0.01
     if engine == "torch":  # OpenVINO takes float32 where the processor has no bfloat16

@@ -3,21 +3,20 @@
 So a resumed training sees what an uninterrupted one would have seen, and one worker and many see the same global batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spermseg.storage.prefetch import map_ahead, threads_ahead
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.augment import Augmentation
 from spermseg.training.data.coverage import covered
 from spermseg.training.data.ignored_regions import forget_cut_off
 from spermseg.training.data.superpose import FADED, superpose
 
-T = TypeVar("T")
 Tile = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Pixels (tile, tile, 3) and their coverage (tile, tile, classes)."""
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -79,7 +78,8 @@ class Sampler:
         """
         shares = self.order(epoch)[:, self.rank :: self.workers]
         augmentation = Augmentation(self.config.augment, self.tile)
-        return _ahead(lambda step: self._batch(epoch, shares[step], augmentation), self.steps)
+        with threads_ahead(1) as pool:
+            yield from map_ahead(pool, lambda slots: self._batch(epoch, slots, augmentation), shares, count=2)
 
     def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
         pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
@@ -113,14 +113,3 @@ def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, pl
     squares = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
     square = max(squares, key=lambda one: np.count_nonzero(covered(coverage[one]))) if places > 1 else squares[0]
     return pixels[square], coverage[square]
-
-
-def _ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield make(0), make(1) ..., each made in a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, 0) if count else None
-        for number in range(1, count + 1):
-            if coming is not None:
-                ready = coming.result()
-                coming = pool.submit(make, number) if number < count else None
-                yield ready
