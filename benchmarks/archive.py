@@ -21,7 +21,7 @@ import tyro
 from one_night import segment_all
 from tqdm import tqdm
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import Progress
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.tiling import View

@@ -28,7 +28,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 from dark_cells import darkness_model, night_over, picture  # noqa: E402
 from hostile_decoder import decode, marked  # noqa: E402
 
-from spermseg.batch.pipeline import Workers  # noqa: E402
+from spermseg.batch.pool import Workers  # noqa: E402
 from spermseg.batch.run import segment_night  # noqa: E402
 from spermseg.batch.worker.loss_limits import LossLimits  # noqa: E402
 from spermseg.storage.filesystem import Location  # noqa: E402

@@ -21,7 +21,7 @@ import tyro
 from one_night import segment_all
 from tqdm import tqdm
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import Progress
 from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import draw_micrograph

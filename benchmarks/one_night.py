@@ -4,7 +4,7 @@ import tempfile
 import time
 
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import OnProgress, segment_night
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.model.predict import PredictConfig

@@ -42,7 +42,7 @@ from one_night import segment_all
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.settings import SegmentSettings

@@ -25,7 +25,7 @@ from one_night import segment_all
 from pace import Pace
 from tqdm import tqdm
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.storage.filesystem import Location
 from spermseg.table import plan

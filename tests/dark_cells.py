@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from spermseg.batch.pipeline import PipelineJob, UnitDone, Workers, unit_done
+from spermseg.batch.pipeline import PipelineJob, UnitDone, unit_done
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import Night
 from spermseg.batch.worker.messages import FetchUnits
 from spermseg.batch.worker.segment import SegmentUnit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from untrained import trained_looking
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import Night, segment_night
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.cells.confidence import Confidence

@@ -16,7 +16,8 @@ from autoscaling_cluster import AutoscalingCluster, autoscaling_cluster
 from dark_cells import darkness_model, night_over, picture
 from hostile_decoder import waiting_decode
 
-from spermseg.batch.pipeline import PipelineJob, Workers
+from spermseg.batch.pipeline import PipelineJob
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.worker.process import Segmenting
 from spermseg.storage.filesystem import Location

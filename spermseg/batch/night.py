@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -13,8 +13,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from spermseg.batch.pool import MAX_WORKERS, Pool, Waiting, pool_for
-from spermseg.batch.worker.decode import Decode
+from spermseg.batch.pool import Pool, Waiting, Workers, pool_for
 from spermseg.batch.worker.fetch import fetch_jobs
 from spermseg.batch.worker.loss_limits import CRASHED, NOT_TRIED, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.worker.messages import DecodeUnits, FetchUnits, Tell, open_plan
@@ -26,7 +25,6 @@ from spermseg.cluster.connection import connected
 from spermseg.cluster.settings import configure_ray_data, is_own
 from spermseg.cluster.waiting_workers import heard
 from spermseg.errors import ConfigError, RunError, SpermsegError, StorageRefusedError, first_line
-from spermseg.micrograph.decode import decode_micrograph
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import patience
@@ -50,39 +48,6 @@ FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
-    """What segments."""
-
-    count: int | None = None
-    """Processes that hold a model each; None takes one a GPU or CPU of this machine, and of a cluster what it gives."""
-    most: int = MAX_WORKERS
-    """Processes that a cluster is asked for at most where no count is given."""
-    gpu: bool | None = None
-    """One GPU a process; None takes them when the cluster has them."""
-    decode_threads: int = 2
-    """Threads that decode in each process while its network works."""
-    decode_apart: bool = False
-    """Decode in tasks of their own, on any machine: for GPUs that outrun the CPUs beside them."""
-    decode: Decode = decode_micrograph
-    """What turns the bytes of a file into a picture."""
-    hang_s: float = 60
-    """A picture that is not decoded after so long is taken to hang its decoder."""
-    losses: LossLimits = field(default_factory=LossLimits)
-    """What pictures that end their process may cost."""
-    address: str | None = None
-    """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
-
-    def __post_init__(self) -> None:
-        if (self.count is not None and self.count < 1) or min(self.most, self.decode_threads) < 1:
-            raise ConfigError(
-                f"got {self.count} workers, {self.most} at most, {self.decode_threads} decode threads; 1 or more is "
-                "needed"
-            )
-        if not self.hang_s > 0:
-            raise ConfigError(f"got a time of {self.hang_s} s to decode a picture in; more than 0 is needed")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PipelineJob:
     """What the stages need to know. It travels to every worker."""
 
@@ -97,14 +62,8 @@ class PipelineJob:
 
     def segmenting(self, workers: Workers, *, use_gpu: bool) -> Segmenting:
         """Return what a process needs to segment."""
-        return Segmenting(
-            model=self.model,
-            settings=self.settings,
-            predict=replace(self.predict, device="cuda" if use_gpu else "cpu"),
-            run_id=self.run.run_id,
-            decode=workers.decode,
-            hang_s=workers.hang_s,
-        )
+        predict = replace(self.predict, device="cuda" if use_gpu else "cpu")
+        return workers.segmenting(self.model, self.settings, predict, self.run.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from spermseg.batch.worker.decode import Decode
+from spermseg.batch.worker.loss_limits import LossLimits
+from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.errors import ConfigError
+from spermseg.micrograph.decode import decode_micrograph
+from spermseg.model.predict import PredictConfig
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +27,45 @@ LOOK_WAITS_S = 10.0
 Resources = Mapping[str, float]
 Actor = Mapping[str, Any]
 """A line of Ray's table of actors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """What segments."""
+
+    count: int | None = None
+    """Processes that hold a model each; None takes one a GPU or CPU of this machine, and of a cluster what it gives."""
+    most: int = MAX_WORKERS
+    """Processes that a cluster is asked for at most where no count is given."""
+    gpu: bool | None = None
+    """One GPU a process; None takes them when the cluster has them."""
+    decode_threads: int = 2
+    """Threads that decode in each process while its network works."""
+    decode_apart: bool = False
+    """Decode in tasks of their own, on any machine: for GPUs that outrun the CPUs beside them."""
+    decode: Decode = decode_micrograph
+    """What turns the bytes of a file into a picture."""
+    hang_s: float = 60
+    """A picture that is not decoded after so long is taken to hang its decoder."""
+    losses: LossLimits = field(default_factory=LossLimits)
+    """What pictures that end their process may cost."""
+    address: str | None = None
+    """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
+
+    def __post_init__(self) -> None:
+        if (self.count is not None and self.count < 1) or min(self.most, self.decode_threads) < 1:
+            raise ConfigError(
+                f"got {self.count} workers, {self.most} at most, {self.decode_threads} decode threads; 1 or more is "
+                "needed"
+            )
+        if not self.hang_s > 0:
+            raise ConfigError(f"got a time of {self.hang_s} s to decode a picture in; more than 0 is needed")
+
+    def segmenting(self, model: bytes, settings: SegmentSettings, predict: PredictConfig, run_id: str) -> Segmenting:
+        """Return what each of them needs to segment for a run."""
+        return Segmenting(
+            model=model, settings=settings, predict=predict, run_id=run_id, decode=self.decode, hang_s=self.hang_s
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

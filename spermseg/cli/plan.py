@@ -10,21 +10,19 @@ from tqdm import tqdm
 
 from spermseg.batch.forecast import Forecast, Uploads, cpus, extrapolate, measure_sample
 from spermseg.batch.listing import list_uploads
+from spermseg.batch.pool import Workers
 from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.settings import SegmentSettings
+from spermseg.cli.arguments.models import read_given_model
 from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, ModelFile, OptionalInt, PatienceMinutes
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError
-from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
-from spermseg.model.description import describe_model, read_model
+from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.predict import PredictConfig
-from spermseg.model.pretrained import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Identity, Planned
 
 GPUS = (1, 4, 16)
-DECODE_THREADS = 2
-HANG_S = 60.0
 MB, GB = 1e6, 2**30
 
 
@@ -71,19 +69,10 @@ class Plan:
         return 0
 
     def _segmenting(self) -> Segmenting:
-        place = model_location(self.model, self.endpoint_url)
-        model = read_model(place)
-        description = describe_model(model, place.uri)
-        return Segmenting(
-            model=model,
-            settings=SegmentSettings(
-                view=description.view, cells=description.cells(), max_megapixels=self.max_megapixels
-            ),
-            predict=PredictConfig(device="cpu"),
-            run_id="forecast",
-            decode=decode_micrograph,
-            hang_s=HANG_S,
-        )
+        model = read_given_model(self.model, self.endpoint_url)
+        about = model.description
+        settings = SegmentSettings(view=about.view, cells=about.cells(), max_megapixels=self.max_megapixels)
+        return Workers().segmenting(model.data, settings, PredictConfig(device="cpu"), run_id="forecast")
 
 
 def _listed(source: Location, segmenting: Segmenting, passed_over: Counter[str]) -> Iterator[Planned]:
@@ -100,9 +89,10 @@ def describe(forecast: Forecast, fetched_bytes: int, workers: int) -> str:
         ("pictures", f"{forecast.megapixels:,.0f} megapixels, {forecast.windows:,.0f} windows of the network"),
         ("this machine", f"{_duration(forecast.seconds(workers))} with {workers} workers, a CPU each"),
     ]
+    threads = Workers.decode_threads
     for gpus in GPUS:
-        least = _duration(forecast.least_seconds_on_gpus(gpus, DECODE_THREADS))
-        lines.append((f"{gpus} GPU{'s' * (gpus > 1)}", f"at least {least}, with {DECODE_THREADS} CPUs beside each"))
+        least = _duration(forecast.least_seconds_on_gpus(gpus, threads))
+        lines.append((f"{gpus} GPU{'s' * (gpus > 1)}", f"at least {least}, with {threads} CPUs beside each"))
     lines.append(("memory", f"{forecast.worker_bytes / GB:.1f} GB a worker"))
     lines.append(("table", f"{forecast.table_bytes / MB:,.1f} MB"))
     return "\n".join(f"{name:<14}{what}" for name, what in lines)

@@ -12,11 +12,11 @@ import tyro
 from tqdm import tqdm
 
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import Workers
-from spermseg.batch.pool import MAX_WORKERS
+from spermseg.batch.pool import MAX_WORKERS, Workers
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.worker.settings import SegmentSettings
+from spermseg.cli.arguments.models import read_given_model
 from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
     Address,
@@ -36,10 +36,8 @@ from spermseg.cli.terminal import say
 from spermseg.credentials import without_secrets
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
-from spermseg.model.description import describe_model, read_model
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig
-from spermseg.model.pretrained import model_location
 from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import Receipt
@@ -155,17 +153,16 @@ class Segment:
         return 0
 
     def _night(self) -> Night:
-        place = model_location(self.model, self.endpoint_url)
-        model = read_model(place)
-        description = describe_model(model, place.uri)
-        require_head = is_on(self.require_head, description.require_head)
+        model = read_given_model(self.model, self.endpoint_url)
+        require_head = is_on(self.require_head, model.description.require_head)
+        cells = model.description.cells(threshold=self.threshold, min_area=self.min_area, require_head=require_head)
         return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),
-            model=model,
+            model=model.data,
             settings=SegmentSettings(
-                view=description.view,
-                cells=description.cells(threshold=self.threshold, min_area=self.min_area, require_head=require_head),
+                view=model.description.view,
+                cells=cells,
                 max_megapixels=self.max_megapixels,
                 um_per_px=self.um_per_px,
             ),
@@ -178,7 +175,7 @@ class Segment:
                 decode_apart=self.decode_apart,
                 address=self.address,
             ),
-            model_uri=place.uri,
+            model_uri=model.uri,
             arguments=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
             take_over=self.take_over,
             check_files=self.check_files,

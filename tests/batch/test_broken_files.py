@@ -11,7 +11,7 @@ from fault_proxy import Fault, FaultProxy, Kind
 from hostile_decoder import decode
 
 from spermseg.batch import run
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.worker.segment import IsolateUnit
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.storage.filesystem import Location

@@ -12,7 +12,8 @@ from dark_cells import name_of, night_over, picture, zip_of
 from hostile_decoder import decode, marked
 
 from spermseg.batch import pipeline
-from spermseg.batch.pipeline import FAILURES_AT_FIRST, Workers
+from spermseg.batch.pipeline import FAILURES_AT_FIRST
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import segment_night
 from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.storage.filesystem import Location

@@ -11,7 +11,7 @@ from dark_cells import night_over, picture
 from hostile_decoder import logging_decode
 
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import segment_night
 from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.batch.worker.timing import Spent

@@ -11,7 +11,7 @@ from dark_cells import EXPECTED, GOOD, PLANNED, REASONS, name_of, night_over, pi
 
 from spermseg.batch import run
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import Workers
+from spermseg.batch.pool import Workers
 from spermseg.batch.run import segment_night
 from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, STRANGE
 from spermseg.errors import ConfigError, MicrographError

@@ -7,8 +7,8 @@ import tyro
 
 from spermseg.cli.arguments.options import PATIENCE_MINUTES
 from spermseg.cli.terminal import unread
-from spermseg.model.description import describe_model, read_model
-from spermseg.storage.filesystem import Location
+from spermseg.model.description import ModelDescription, describe_model, read_model
+from spermseg.model.pretrained import model_location
 from spermseg.storage.patience import Patience, be_patient
 
 NO_FILES = (None, "pretrained", "scratch")
@@ -23,6 +23,27 @@ class _Given:
     ignore_loose: str | None = None
     endpoint_url: str | None = None
     patience: float = PATIENCE_MINUTES
+
+
+@dataclass(frozen=True)
+class GivenModel:
+    """A model file that a command was given, or the bundled one, described without PyTorch."""
+
+    uri: str
+    data: bytes
+    description: ModelDescription
+
+
+def read_given_model(file: str | None, endpoint_url: str | None) -> GivenModel:
+    """Return the model of `--model`.
+
+    Raises:
+        ModelFileError: the file is damaged, or is no model.
+        ObjectMissingError: the file is not there.
+    """
+    place = model_location(file, endpoint_url)
+    data = read_model(place)
+    return GivenModel(place.uri, data, describe_model(data, place.uri))
 
 
 def check_given_models(words: Sequence[str]) -> None:
@@ -42,5 +63,4 @@ def check_given_models(words: Sequence[str]) -> None:
     be_patient(Patience(total_s=60 * given.patience))
     for file in (given.model, given.init, given.ignore_loose):
         if file not in NO_FILES:
-            place = Location(file, given.endpoint_url)
-            describe_model(read_model(place), place.uri)
+            read_given_model(file, given.endpoint_url)
