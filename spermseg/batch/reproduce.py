@@ -16,7 +16,7 @@ from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import CHANGED, DENIED, GONE, Plan, Planned
 from spermseg.table.receipt import list_runs
-from spermseg.table.results import ADDED, OK, read_unit, results_table
+from spermseg.table.results import ADDED, OK, ResultRow, read_unit, results_table
 from spermseg.table.run_folder import RunFolder
 
 OUT_OF_REACH = (CHANGED, GONE, DENIED)
@@ -25,8 +25,6 @@ COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cell
 """Columns that must be the same; of those in `ADDED`, where the row has a value."""
 COMPARED_OF_CELLS = ("x", "y", "width", "height", "area", "touches_border", "mask")
 """Fields of each cell that must be; its confidence differs in rounding by what else was in the batch."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -159,7 +157,7 @@ class DeepVerifier:
         else:
             result.same += 1
 
-    def _fetch_company(self, unit: Sequence[Planned], stored: dict[str, Row], source: Location) -> list[Fetched]:
+    def _fetch_company(self, unit: Sequence[Planned], stored: dict[str, ResultRow], source: Location) -> list[Fetched]:
         """Return the bytes of the unit's rows that are ok. The others were in no batch, and may be hostile."""
         ok = [one for one in unit if stored[one.image_id]["status"] == OK]
         there = dict(zip((one.image_id for one in ok), fetch_all(ok, source), strict=True))
@@ -172,19 +170,19 @@ class DeepVerifier:
             raise RunError(f"the plan of run {run_id} does not say where its uploads lay, which --deep needs")
         return Location(source, self._endpoint_url)
 
-    def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
+    def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, ResultRow]:
         """Return image id -> row of a unit."""
         place = RunFolder(self._out, run_id).unit(self._plans[run_id].unit_id(unit))
         return {row["image_id"]: row for row in read_unit(place, columns).to_pylist()}
 
 
-def _segmented(segmenter: UnitSegmenter, unit: Sequence[Planned], fetched: Sequence[Fetched], number: int) -> Row:
+def _segmented(segmenter: UnitSegmenter, unit: Sequence[Planned], fetched: Sequence[Fetched], number: int) -> ResultRow:
     """Return a row of a unit as its file would hold it."""
-    row: Row = results_table(segmenter.segment(unit, fetched)[number : number + 1]).to_pylist()[0]
+    row: ResultRow = results_table(segmenter.segment(unit, fetched)[number : number + 1]).to_pylist()[0]
     return row
 
 
-def _different(stored: Row, again: Row) -> str:
+def _different(stored: ResultRow, again: ResultRow) -> str:
     """Return the names of the columns in which two rows differ, and must not."""
     told = [name for name in COMPARED if stored[name] is not None or name not in ADDED]
     found = [name for name in told if stored[name] != again[name]]
@@ -193,5 +191,5 @@ def _different(stored: Row, again: Row) -> str:
     return ", ".join(found)
 
 
-def _outlines(row: Row) -> list[list[Any]]:
+def _outlines(row: ResultRow) -> list[list[Any]]:
     return [[cell[name] for name in COMPARED_OF_CELLS] for cell in row["cells"] or ()]

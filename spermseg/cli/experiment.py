@@ -22,7 +22,7 @@ from spermseg.model.saved import load_model
 from spermseg.recipes import paper
 from spermseg.report.charts import histogram_figure
 from spermseg.report.figures import panel_figure
-from spermseg.report.study import FAILED_BELOW, Row, StudyScores, study_csv, study_markdown
+from spermseg.report.study import FAILED_BELOW, StudyRow, StudyScores, study_csv, study_markdown
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import PrecisionName
 from spermseg.training.data.augment import PAPER_VARIANTS, Augmentation
@@ -87,11 +87,13 @@ class Experiment:
     def _at(self, uri: str) -> Location:
         return Location(uri, self.endpoint_url)
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[StudyRow]:
         epochs = {False: self.plain_epochs, True: self.augmented_epochs}
-        return [Row(augmented=augmented, epochs=count) for augmented in epochs for count in sorted(epochs[augmented])]
+        return [
+            StudyRow(augmented=augmented, epochs=count) for augmented in epochs for count in sorted(epochs[augmented])
+        ]
 
-    def _check_model(self, row: Row, dataset: Dataset) -> None:
+    def _check_model(self, row: StudyRow, dataset: Dataset) -> None:
         """Raise ConfigError where the model of a row is there, and is of another dataset or of other settings."""
         place = self._place(row)
         if not place.exists():
@@ -107,11 +109,11 @@ class Experiment:
                 "give the same, or another --out"
             )
 
-    def _place(self, row: Row) -> Location:
+    def _place(self, row: StudyRow) -> Location:
         """Return where the model of a row lies."""
         return self._at(self.out).child(row.training, snapshot_name(row.epochs))
 
-    def _train_all(self, rows: Sequence[Row]) -> None:
+    def _train_all(self, rows: Sequence[StudyRow]) -> None:
         """Train, or go on, where a model of a row is missing: side by side where the cluster has room."""
         by_training = {one.training: [row for row in rows if row.training == one.training] for one in rows}
         missing = {
@@ -126,7 +128,7 @@ class Experiment:
             say(f"=== training {name}{', going on' if training.resume else ''}")
             training.run()
 
-    def _training(self, name: str, rows: Sequence[Row]) -> Train | None:
+    def _training(self, name: str, rows: Sequence[StudyRow]) -> Train | None:
         """Return the training of some rows, or None where the model of each is there."""
         place = self._at(self.out).child(name)
         if all(self._place(row).exists() for row in rows):
@@ -148,7 +150,7 @@ class Experiment:
             endpoint_url=self.endpoint_url,
         )
 
-    def _score(self, row: Row, split: str, dataset: Dataset) -> dict[str, Any]:
+    def _score(self, row: StudyRow, split: str, dataset: Dataset) -> dict[str, Any]:
         """Score the model of a row, unless its scores are there; return the content of `metrics.json`."""
         saved = load_model(self._place(row))
         place = self._at(self.out).child("scores", f"{row.name}-{split}.json")
@@ -166,7 +168,7 @@ class Experiment:
         )
         return found
 
-    def _draw(self, row: Row, dataset: Dataset, metrics: dict[str, Any]) -> None:
+    def _draw(self, row: StudyRow, dataset: Dataset, metrics: dict[str, Any]) -> None:
         """Draw the augmentation, and how the pictures of a row's split are distributed."""
         figures = self._at(self.out).child("figures")
         view, example = paper().view, dataset.examples("train")[0]

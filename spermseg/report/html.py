@@ -26,10 +26,10 @@ from spermseg.errors import ConfigError, MicrographError, SpermsegError
 from spermseg.report import summary
 from spermseg.report.charts import histogram_figure
 from spermseg.report.figures import Mask, Pixels, encode_jpeg, overlay
+from spermseg.table.results import ResultRow
 from spermseg.texts import visible
 
-Row = dict[str, Any]
-Rank = Callable[[Row, int], Any]
+Rank = Callable[[ResultRow, int], Any]
 ReadPixels = Callable[[str, str | None, str], Pixels]
 
 _OUTLINE_SHOWN_PX = 1.5  # thickness of the outline in the report's smaller picture
@@ -66,7 +66,7 @@ class ReportConfig:
 class Tile:
     """One picture of the gallery."""
 
-    row: Row
+    row: ResultRow
     """Its result row, with name and flags."""
     jpeg: str
     """The picture with the outline of its mask, JPEG as base64; empty where it could not be drawn."""
@@ -89,12 +89,12 @@ def _by(column: str) -> Rank:
     return lambda row, _: None if row[column] is None else (row[column], row["image_id"])
 
 
-def _crowded(row: Row, _: int) -> Any:
+def _crowded(row: ResultRow, _: int) -> Any:
     heads, cells = row["n_heads"], row["n_cells"]
     return None if cells is None else (-(cells if heads is None else heads), row["image_id"])
 
 
-def _at_random(row: Row, seed: int) -> bytes:
+def _at_random(row: ResultRow, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{row['image_id']}".encode()).digest()
 
 
@@ -163,10 +163,10 @@ def render_report(
 
 def _collect(
     tables: Iterable[pa.Table | pa.RecordBatch], config: ReportConfig
-) -> tuple[list[pd.DataFrame], list[list[Row]]]:
+) -> tuple[list[pd.DataFrame], list[list[ResultRow]]]:
     """Return the light columns of every table, and the rows of each shelf, those with their masks."""
     parts: list[pd.DataFrame] = []
-    shelves: list[list[Row]] = [[] for _ in SHELVES]
+    shelves: list[list[ResultRow]] = [[] for _ in SHELVES]
     for table in tables:
         if missing := [name for name in (*summary.COLUMNS, "mask") if name not in table.schema.names]:
             raise ConfigError(f"the results lack the columns {', '.join(missing)}; give tables with all columns")
@@ -181,13 +181,13 @@ def _collect(
     return parts, shelves
 
 
-def _first(rows: Iterable[Row], rank: Rank, config: ReportConfig) -> list[Row]:
+def _first(rows: Iterable[ResultRow], rank: Rank, config: ReportConfig) -> list[ResultRow]:
     ranked = ((key, row) for row in rows if (key := rank(row, config.seed)) is not None)
     return [row for _, row in heapq.nsmallest(config.pictures, ranked, key=lambda pair: pair[0])]
 
 
 def _gallery(
-    frame: pd.DataFrame, shelves: Sequence[Sequence[Row]], read_pixels: ReadPixels, width: int
+    frame: pd.DataFrame, shelves: Sequence[Sequence[ResultRow]], read_pixels: ReadPixels, width: int
 ) -> list[tuple[Shelf, list[Tile]]]:
     shown = {row["image_id"]: row for row in itertools.chain.from_iterable(shelves)}
     named = frame[frame["image_id"].isin(shown)].drop_duplicates("image_id")
@@ -199,7 +199,7 @@ def _gallery(
     ]
 
 
-def _tile(row: Row, read_pixels: ReadPixels, width: int) -> Tile:
+def _tile(row: ResultRow, read_pixels: ReadPixels, width: int) -> Tile:
     try:
         pixels = read_pixels(row["uri"], row["member"], row["content_sha256"])
         thickness = max(1, round(_OUTLINE_SHOWN_PX * pixels.shape[1] / width))
@@ -209,7 +209,7 @@ def _tile(row: Row, read_pixels: ReadPixels, width: int) -> Tile:
         return Tile(row, "", error.message)
 
 
-def _mask(row: Row, shape: tuple[int, ...]) -> Mask:
+def _mask(row: ResultRow, shape: tuple[int, ...]) -> Mask:
     """Return the mask of a row, (Y, X) bool.
 
     Raises:

@@ -1,7 +1,7 @@
 """The results contract: one Parquet row a micrograph, every column with its unit and meaning."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -31,6 +31,8 @@ BITS = "bits of the camera, of whose numbers the picture's 8 bits are the highes
 CLIPPED = "cut to them: a scale bar, hot pixels, or bits told wrongly; null for a file of 8 bits"
 MEASURED = ("width_px", "height_px", "n_cells")
 """What every row that is ok has."""
+ResultRow = dict[str, Any]
+"""A row of the table: column name -> value."""
 OK = "ok"
 REJECTED = "rejected"
 
@@ -113,7 +115,7 @@ def reason_kind(reason: str) -> str:
     return re.sub(r"\b(?:[0-9a-f]{8}|\d+)\b", "…", reason)
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def results_table(rows: Sequence[ResultRow]) -> pa.Table:
     """Return rows, given as mappings from column name to value, as a table of the contract's schema."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 

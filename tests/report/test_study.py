@@ -1,4 +1,4 @@
-from spermseg.report.study import PUBLISHED, Row, StudyScores, study_csv, study_markdown
+from spermseg.report.study import PUBLISHED, StudyRow, StudyScores, study_csv, study_markdown
 
 
 def metrics(split: str, ious: list[float]) -> dict:
@@ -7,7 +7,7 @@ def metrics(split: str, ious: list[float]) -> dict:
     return {"split": split, "images": [{"iou": iou} for iou in ious], "network_resolution": network}
 
 
-ROW = Row(augmented=True, epochs=30)
+ROW = StudyRow(augmented=True, epochs=30)
 SCORES = StudyScores.of(ROW, metrics("test", [0.2, 0.49, 0.5, 0.9]))
 
 
@@ -16,7 +16,7 @@ def test_a_picture_has_failed_when_its_overlap_is_below_a_half():
 
 
 def test_each_table_has_its_rows_with_the_papers_figure_beside_where_it_states_one():
-    other = StudyScores.of(Row(augmented=False, epochs=20), metrics("val", [1.0]))
+    other = StudyScores.of(StudyRow(augmented=False, epochs=20), metrics("val", [1.0]))
     tables = study_markdown([SCORES, other]).split("## ")
     assert [table.split(",")[0] for table in tables[1:5]] == ["Table I", "Table II", "Table III", "Table IV"]
     assert "| 30 | test | 0.500 / 0.250 | 0.80 | 0.712 / 0.250 | 0.89 |" in tables[3]

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.reduction import figure_pixels
 from spermseg.micrograph.tiling import View
 from spermseg.table.plan import Planned
-from spermseg.table.results import OK, REJECTED
-
-Row = dict[str, Any]
+from spermseg.table.results import OK, REJECTED, ResultRow
 
 
 class Decode(Protocol):
@@ -40,7 +38,7 @@ class Provenance:
     um_per_px: float | None
     version: str = spermseg.__version__
 
-    def row(self, one: Planned, fetched: Fetched) -> Row:
+    def row(self, one: Planned, fetched: Fetched) -> ResultRow:
         """Return the row of a micrograph of which no more is known than its bytes, or why there are none."""
         row = {**vars(self), "image_id": one.image_id, "uri": one.uri, "member": one.member, "group": one.group}
         row |= {"retry_of": one.retry_of, "status": REJECTED, "reason": fetched.reason}
@@ -51,7 +49,7 @@ class Provenance:
 class Decoded:
     """A micrograph on its way to the network, or the row that says why it is rejected."""
 
-    row: Row
+    row: ResultRow
     pixels: NDArray[np.uint8] | None = None
     """(Y, X, 3) at the working resolution; None where there is no picture, and when the network has it."""
 

@@ -19,7 +19,6 @@ import numpy as np
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
-from spermseg.batch.worker.decode import Row
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.loss_limits import CRASHED, STRANGE, LossCount, Losses, LossLimits, Trial
 from spermseg.batch.worker.process import Segmenting
@@ -27,7 +26,7 @@ from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.timing import Spent, peak_bytes
 from spermseg.errors import RunError, SpermsegError, first_line
 from spermseg.table.plan import Planned
-from spermseg.table.results import REJECTED
+from spermseg.table.results import REJECTED, ResultRow
 
 START_S = 300
 """Time for a child to start and load the model; a busy machine is slow at it."""
@@ -44,7 +43,7 @@ def brief_s(hang_s: float) -> float:
     return max(BRIEF_LEAST_S, BRIEF_SHARE * hang_s)
 
 
-def in_order(rows: Iterable[tuple[int, Row]]) -> list[Row]:
+def in_order(rows: Iterable[tuple[int, ResultRow]]) -> list[ResultRow]:
     """Return the rows of a unit in their places."""
     return [row for _, row in sorted(rows, key=itemgetter(0))]
 
@@ -65,11 +64,11 @@ class IsolatedSegmenter:
         self._child: ProcessPoolExecutor | None = None
         self._is_fresh = True  # no upload was given to the child
 
-    def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[Row]:
+    def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[ResultRow]:
         """Return one result row for each micrograph of a unit, in order. Raises as `segment_each`."""
         return in_order(self.segment_each(unit, fetched))
 
-    def segment_each(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> Iterator[tuple[int, Row]]:
+    def segment_each(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> Iterator[tuple[int, ResultRow]]:
         """Yield (place in the unit, result row) of each micrograph, as soon as it is known.
 
         Raises:
@@ -97,7 +96,7 @@ class IsolatedSegmenter:
             self._child.shutdown(kill_workers=True)
             self._child, self._is_fresh = None, True
 
-    def _rows(self, pairs: Iterable[tuple[Planned, Fetched]]) -> Iterator[tuple[int, Row]]:
+    def _rows(self, pairs: Iterable[tuple[Planned, Fetched]]) -> Iterator[tuple[int, ResultRow]]:
         suspects = []
         for place, (one, data) in enumerate(pairs):
             tried = self._tried_briefly(one, data)
@@ -108,7 +107,7 @@ class IsolatedSegmenter:
         for place, one, data, lost_s in suspects:
             yield place, self._tried_fully(one, data, lost_s)
 
-    def _tried_briefly(self, one: Planned, fetched: Fetched) -> Row | float:
+    def _tried_briefly(self, one: Planned, fetched: Fetched) -> ResultRow | float:
         """Return the row of a micrograph, or the seconds that were lost where it is to be tried again."""
         if reason := fetched.reason or self._losses.refusal(one.group, Trial.BRIEF):
             return self._rejected(one, fetched, reason)
@@ -118,7 +117,7 @@ class IsolatedSegmenter:
         self._losses.lose(one.group, Trial.BRIEF, lost_s)
         return lost_s
 
-    def _tried_fully(self, one: Planned, fetched: Fetched, lost_s: float) -> Row:
+    def _tried_fully(self, one: Planned, fetched: Fetched, lost_s: float) -> ResultRow:
         """Return the row of a micrograph that failed a brief trial, which took so long."""
         if refusal := self._losses.refusal(one.group, Trial.FULL):
             return self._rejected(one, fetched, refusal)
@@ -132,10 +131,10 @@ class IsolatedSegmenter:
         self._losses.lose(one.group, Trial.FULL, more_lost_s)
         return self._rejected(one, fetched, f"{row}; export the picture again")
 
-    def _rejected(self, one: Planned, fetched: Fetched, reason: str) -> Row:
+    def _rejected(self, one: Planned, fetched: Fetched, reason: str) -> ResultRow:
         return self._segmenting.provenance.row(one, fetched) | {"status": REJECTED, "reason": reason}
 
-    def _try(self, one: Planned, fetched: Fetched, within_s: float) -> tuple[Row | str, float]:
+    def _try(self, one: Planned, fetched: Fetched, within_s: float) -> tuple[ResultRow | str, float]:
         """Return (the row of a micrograph, or what it did to the child; the seconds lost with the child, which is new).
 
         Raises:
@@ -166,11 +165,11 @@ class IsolatedSegmenter:
             raise RunError(f"not even a synthetic picture can be segmented here: {row}")
         return child
 
-    def _submit(self, child: ProcessPoolExecutor, one: Planned, fetched: Fetched, within_s: float) -> Row | str:
+    def _submit(self, child: ProcessPoolExecutor, one: Planned, fetched: Fetched, within_s: float) -> ResultRow | str:
         """Return the row of a micrograph, or what it did to the child."""
         ended = f"{CRASHED} (it hung for {self._segmenting.hang_s:g} s, or ended its process)"
         try:
-            row: Row = child.submit(_segment, one, fetched).result(within_s)
+            row: ResultRow = child.submit(_segment, one, fetched).result(within_s)
         except TerminatedWorkerError as error:
             signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # told in its text only
             return f"{CRASHED} ({signal[1]})" if signal else ended
@@ -220,5 +219,5 @@ def _started() -> SpermsegError | None:
     return _wrong
 
 
-def _segment(one: Planned, fetched: Fetched) -> Row:
+def _segment(one: Planned, fetched: Fetched) -> ResultRow:
     return _segmenter.segment([one], [fetched])[0]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
 
 from spermseg.batch.worker.isolation import IsolatedSegmenter, in_order
 from spermseg.batch.worker.loss_limits import Losses
@@ -16,10 +15,9 @@ from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.timing import Spent
 from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.storage.patience import be_patient
-from spermseg.table.results import OK, encode_unit, results_table
+from spermseg.table.results import OK, ResultRow, encode_unit, results_table
 from spermseg.table.run_folder import RunFolder
 
-ResultRows = list[dict[str, Any]]
 BROKEN = 1
 """Status of a process that ends since it can compute no more."""
 
@@ -77,7 +75,7 @@ class SegmentUnit:
         except ConfigError:
             os._exit(BROKEN)
 
-    def _segment(self, row: Row) -> Generator[Row, None, ResultRows]:
+    def _segment(self, row: Row) -> Generator[Row, None, list[ResultRow]]:
         """Return the rows of a unit; yield what is to be told of each before."""
         if isinstance(self.segmenter, IsolatedSegmenter):
             known = []
@@ -89,7 +87,7 @@ class SegmentUnit:
             return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
         return self.segmenter.segment(self.plan.unit(row["unit"]), unpack_fetched(row))
 
-    def _write(self, unit: int, rows: ResultRows) -> Spent:
+    def _write(self, unit: int, rows: list[ResultRow]) -> Spent:
         started = time.perf_counter()
         result = encode_unit(results_table(rows), machine=socket.gethostname())
         with suppress(ObjectExistsError):
@@ -117,7 +115,7 @@ class IsolateUnit(SegmentUnit):
         return IsolatedSegmenter(segmenting, self._losses)
 
 
-def _done(unit: int, rows: ResultRows, spent: Spent) -> Row:
+def _done(unit: int, rows: list[ResultRow], spent: Spent) -> Row:
     ok = sum(one["status"] == OK for one in rows)
     return {
         "unit": unit,

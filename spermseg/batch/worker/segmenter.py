@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spermseg.batch.worker.decode import Decode, Decoded, Decoder, Provenance, Row
+from spermseg.batch.worker.decode import Decode, Decoded, Decoder, Provenance
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.process_limits import Limits, Watch
 from spermseg.batch.worker.settings import SegmentSettings
@@ -22,7 +22,7 @@ from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.storage.prefetch import map_ahead
 from spermseg.table.plan import Planned
-from spermseg.table.results import OK
+from spermseg.table.results import OK, ResultRow
 
 MAPS_AHEAD, MAPS_BYTES = 4, 2**28
 """Probability maps that wait to be measured, and the bytes of all of them; a larger one is alone."""
@@ -67,7 +67,7 @@ class UnitSegmenter:
         self._decoding, self._measuring = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         self._ahead = 2 * threads
 
-    def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[Row]:
+    def segment(self, unit: Sequence[Planned], fetched: Sequence[Fetched]) -> list[ResultRow]:
         """Return one result row for each micrograph of a unit, in order.
 
         Args:
@@ -79,7 +79,7 @@ class UnitSegmenter:
             map_ahead(self._decoding, lambda pair: self._decoder.decode(*pair), pairs, count=self._ahead)
         )
 
-    def segment_decoded(self, decoded: Iterable[Decoded]) -> list[Row]:
+    def segment_decoded(self, decoded: Iterable[Decoded]) -> list[ResultRow]:
         """Return the result rows of micrographs of which some are decoded and the others rejected, in order."""
         started, waited_s, network_s = time.perf_counter(), 0.0, self._predictor.network_s
         waiting: deque[Decoded] = deque()
@@ -119,7 +119,7 @@ class UnitSegmenter:
                 return
             yield item, time.perf_counter() - asked
 
-    def _measure(self, pair: tuple[Decoded, NDArray[np.float32] | None]) -> Row:
+    def _measure(self, pair: tuple[Decoded, NDArray[np.float32] | None]) -> ResultRow:
         one, maps = pair
         if maps is None:
             return one.row
@@ -150,7 +150,7 @@ def _map_bytes(pair: tuple[Decoded, NDArray[np.float32] | None]) -> int:
     return 0 if working is None else working.itemsize * one.native_shape[0] * one.native_shape[1]
 
 
-def _share_time(rows: list[Row], network_s: float) -> list[Row]:
+def _share_time(rows: list[ResultRow], network_s: float) -> list[ResultRow]:
     """Give each segmented picture its share of the network's time."""
     done = [row for row in rows if row["status"] == OK]
     for row in done:
