@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test chaos check format clean
 
 help:
-	@echo "make demo      install, and run the whole job on drawn micrographs (about 5 minutes)"
+	@echo "make demo      install, and run the whole job on synthetic micrographs (about 5 minutes)"
 	@echo "make test      install, and run all tests"
 	@echo "make chaos     a hundred nights that are broken into (about an hour)"
 	@echo "make check     linters, types and the import contract"

@@ -1,4 +1,4 @@
-"""Does one zip keep all workers at work? Segments the drawn micrographs of a single zip with one worker, and with more.
+"""Does one zip keep all workers at work? Segments a zip of synthetic micrographs with one worker, and with more.
 
     python benchmarks/archive.py --size 2.0 --workers 1 2
 
@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dark_cells import darkness_model
 
 GB = 10**9
-DRAWN = 12
-"""Micrographs that are drawn; each is in the zip many times, with another comment and so with other bytes."""
+PICTURES_MADE = 12
+"""Different micrographs; each is in the zip many times, with another comment and so with other bytes."""
 QUALITY = (97, 98, 99, 100)
 """Of the JPEGs, in turn: half a megabyte to more than one, as from a camera that spares no bytes."""
 
@@ -87,7 +87,7 @@ class Measured:
 
 
 def draw(number: int) -> bytes:
-    """Return one drawn micrograph as JPEG."""
+    """Return one synthetic micrograph as JPEG."""
     cv2.setNumThreads(1)
     pixels = draw_micrograph(number).pixels
     quality = QUALITY[number % len(QUALITY)]
@@ -104,13 +104,15 @@ def make_zip(path: Path, size: int) -> int:
     """Make the zip, unless it is there; return its pictures."""
     if not path.exists():
         with ProcessPoolExecutor() as pool:
-            drawn = list(tqdm(pool.map(draw, range(DRAWN)), total=DRAWN, desc="drawing", unit="picture"))
+            pictures = list(
+                tqdm(pool.map(draw, range(PICTURES_MADE)), total=PICTURES_MADE, desc="drawing", unit="picture")
+            )
         partial = path.with_suffix(".partial")
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive, partial.open("rb") as written:
             number = 0
             while written.seek(0, os.SEEK_END) < size:
                 name = f"patient-{number // 20:03}/field-{number % 20:02}.jpg"
-                archive.writestr(name, commented(drawn[number % DRAWN], number))
+                archive.writestr(name, commented(pictures[number % PICTURES_MADE], number))
                 number += 1
         partial.rename(path)
     with zipfile.ZipFile(path) as archive:

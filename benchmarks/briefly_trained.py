@@ -1,4 +1,4 @@
-"""A model for benchmarks: the paper's network, trained for minutes on drawn micrographs, so that masks are masks."""
+"""A model for benchmarks: the paper's network, trained for minutes on synthetic pictures, so that masks are masks."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 from spermseg.training.config import TrainConfig
-from spermseg.training.data.cover import full_cover
+from spermseg.training.data.coverage import full_coverage
 from spermseg.training.data.sampling import Sampler, WorkingExample
 from spermseg.training.fit import Fit
 
 SCALE = 0.5
-"""Of the drawn cells."""
+"""Of the synthetic cells."""
 PICTURES, HELD_OUT = 24, 4
 NETWORK = UNetConfig()
 VIEW = Tiles(scale=1.0, tile=256, halo=112)
@@ -28,9 +28,9 @@ THRESHOLD = 0.5
 
 def example(seed: int, height: int = 512, width: int = 640) -> WorkingExample:
     """Draw one annotated micrograph."""
-    drawn = draw_micrograph(seed, DrawConfig(height=height, width=width, scale=SCALE))
-    mask = rasterise((shape.outline() for shape in drawn.shapes), height, width)
-    return WorkingExample(pixels=drawn.pixels, cover=full_cover(mask[..., np.newaxis]))
+    made = draw_micrograph(seed, DrawConfig(height=height, width=width, scale=SCALE))
+    mask = rasterise((shape.outline() for shape in made.shapes), height, width)
+    return WorkingExample(pixels=made.pixels, coverage=full_coverage(mask[..., np.newaxis]))
 
 
 def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:

@@ -29,7 +29,7 @@ import tyro
 from botocore.exceptions import BotoCoreError, ClientError
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests draw and break is drawn and broken here
+sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
 
 from chaos_night import uploads  # noqa: E402
 from chaos_round import Round, play_calm, play_round  # noqa: E402

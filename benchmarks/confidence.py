@@ -1,4 +1,4 @@
-"""What tells, without the truth, how good a mask is? Figures of each picture of a split, each held against its Dice.
+"""What tells, without the truth, how good a mask is? Figures of each picture of a split, each compared with its Dice.
 
     python benchmarks/confidence.py --model run/model.safetensors --dataset dataset
 
@@ -25,8 +25,8 @@ from spermseg.evaluation.readers import FLIPS
 from spermseg.evaluation.reliability import JudgedMap, Reliability, fit_confidence
 from spermseg.micrograph.quality import measure_quality
 from spermseg.model.predict import Predictor
+from spermseg.model.pretrained import model_location
 from spermseg.model.saved import load_model
-from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 
 SHIFTS = (0.5, 1.0, 2.0, 3.0, 4.0)
@@ -40,7 +40,7 @@ class Options:
     dataset: str
     """A dataset."""
     model: str | None = None
-    """A model file; the one that comes with spermseg unless given."""
+    """A model file; the bundled one unless given."""
     split: str = "val"
     """Of the dataset."""
     earlier: str | None = None

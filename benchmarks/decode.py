@@ -69,7 +69,7 @@ class Timed:
     cpu_ms: float
     """Median of the processor's time."""
     ratio: float
-    """Of the time of what it is held against to its own: the median over the rounds."""
+    """Of the time of what it is compared with to its own: the median over the rounds."""
     ratio_range: tuple[float, float]
     """The least and the largest of them."""
 
@@ -147,7 +147,7 @@ def as_now(view: View) -> Decoder:
 
 
 def decoders() -> dict[str, tuple[Decoder, str]]:
-    """Return name -> (the decoder, the name of the one that it is held against)."""
+    """Return name -> (the decoder, the name of the one that it is compared with)."""
     found: dict[str, tuple[Decoder, str]] = {}
     for by in (1, 2, 4, 8):
         part = f"1/{by}" if by > 1 else "whole"
@@ -190,10 +190,10 @@ def measure(megapixels: str, data: bytes, repeats: int) -> list[Timed]:
 
 
 def draw(megapixels: str, quality: int) -> bytes:
-    """Return a drawn micrograph of a size as JPEG."""
+    """Return a synthetic micrograph of a size as JPEG."""
     height, width = SIZES[megapixels]
-    drawn = draw_micrograph(1).pixels
-    tiles = np.tile(drawn, (-(-height // drawn.shape[0]), -(-width // drawn.shape[1]), 1))[:height, :width]
+    one = draw_micrograph(1).pixels
+    tiles = np.tile(one, (-(-height // one.shape[0]), -(-width // one.shape[1]), 1))[:height, :width]
     return cv2.imencode(".jpg", tiles[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 

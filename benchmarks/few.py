@@ -1,4 +1,4 @@
-"""How many annotated pictures does a laboratory need? From chance, and from the model that comes along.
+"""How many annotated pictures does a laboratory need? From scratch, and from the bundled model.
 
     python benchmarks/few.py --dataset dataset --out build/few
 
@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 from trainings import COLUMNS, cells, option_words, scored
 
-Start = Literal["chance", "shipped"]
+Start = Literal["scratch", "pretrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Options:
     """Where trainings and scores lie."""
     pictures: tuple[int, ...] = (20, 5, 200, 50, 10)
     """Of the training split; fewer ones are among more."""
-    starts: tuple[Start, ...] = ("chance", "shipped")
+    starts: tuple[Start, ...] = ("scratch", "pretrained")
     """Of the weights."""
     tiles: int = 4000
     """That each training sees, in whole variants of each picture."""

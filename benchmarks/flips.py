@@ -34,7 +34,7 @@ class Flips:
 
 
 def make_table(folder: Path) -> Location:
-    """Segment a few drawn pictures, and return the table."""
+    """Segment a few synthetic pictures, and return the table."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from dark_cells import darkness_model, night_over, run_in_process, write_uploads
 

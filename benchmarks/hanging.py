@@ -22,7 +22,7 @@ from pathlib import Path
 import tyro
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests draw and break is drawn and broken here
+sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from dark_cells import darkness_model, night_over, picture  # noqa: E402

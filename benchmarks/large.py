@@ -58,7 +58,7 @@ class Measured:
 
 
 def draw(megapixels: int, suffix: str) -> bytes:
-    """Return a picture that repeats a drawn one."""
+    """Return a picture that repeats a synthetic one."""
     side = int((megapixels * 1e6) ** 0.5)
     tile = draw_micrograph(0, DrawConfig(height=1000, width=1000, scale=0.5)).pixels
     times = -(-side // 1000)

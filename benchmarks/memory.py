@@ -1,4 +1,4 @@
-"""Does memory stay flat? Segments drawn micrographs in one zip, and watches the driver and the workers as it goes on.
+"""Does memory stay flat? Segments a zip of synthetic micrographs, and watches the driver and the workers.
 
     python benchmarks/memory.py --model run/model.safetensors --pictures 2000
 
@@ -36,14 +36,14 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Segment drawn micrographs in one zip and watch the memory."""
+    """Segment synthetic micrographs in one zip and watch the memory."""
 
     model: Path
     """The model file."""
     pictures: int = 2000
-    """Drawn micrographs of 1280 x 1024 in the zip."""
+    """Synthetic micrographs of 1280 x 1024 in the zip."""
     folder: Path | None = None
-    """Where the zip is drawn, and kept for the next time; a temporary folder where not given."""
+    """Where the zip is made, and kept for the next time; a temporary folder where not given."""
     mark: int = 200
     """The figures begin when this many pictures are done."""
 
@@ -58,7 +58,7 @@ class Sample:
 
 
 def draw(seed: int) -> bytes:
-    """Return one drawn micrograph as JPEG."""
+    """Return one synthetic micrograph as JPEG."""
     cv2.setNumThreads(1)
     pixels = draw_micrograph(seed).pixels
     return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
@@ -70,8 +70,8 @@ def draw_zip(path: Path, pictures: int) -> None:
         return
     partial = path.with_suffix(".partial")
     with ProcessPoolExecutor() as pool, zipfile.ZipFile(partial, "w") as archive:
-        drawn = pool.map(draw, range(pictures), chunksize=8)
-        for number, data in enumerate(tqdm(drawn, total=pictures, desc="drawing", unit="picture")):
+        made = pool.map(draw, range(pictures), chunksize=8)
+        for number, data in enumerate(tqdm(made, total=pictures, desc="drawing", unit="picture")):
             archive.writestr(f"patient-{number // 20:03}/field-{number % 20:02}.jpg", data)
     partial.rename(path)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import tyro
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests draw and break is drawn and broken here
+sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
 
 from chaos import Options as Uploads  # noqa: E402
 from chaos import upload  # noqa: E402

@@ -2,7 +2,7 @@
 
     python benchmarks/pipeline.py
 
-The same drawn micrographs, as JPEGs, from a folder, from an S3 server on this machine (Ceph's, which takes CPU, too),
+The same synthetic micrographs, as JPEGs, from a folder, from an S3 server on this machine (Ceph's takes CPU, too),
 and from one zip; the same weights and tiles at half the resolution. Four ways, in turn:
 
 - predictor: decoded pictures in memory -> probability maps, nothing else: the most that this machine can do;
@@ -61,8 +61,8 @@ SETTINGS = SegmentSettings(view=Tiles())
 """Half of the resolution."""
 SIZES = {1.3: (1024, 1280), 5.0: (2056, 2456), 20.0: (3648, 5472)}
 """Megapixels -> (height, width), px."""
-DRAWN = 12
-"""Pictures that are drawn; the others are the same with a few bytes more."""
+PICTURES_MADE = 12
+"""Different pictures; the others are the same with a few bytes more."""
 SERVER = Path(__file__).resolve().parents[1] / "tests/radosgw.sh"
 Source = Literal["folder", "S3", "zip"]
 
@@ -90,7 +90,7 @@ class Options:
 
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
-    """Return a drawn micrograph as JPEG."""
+    """Return a synthetic micrograph as JPEG."""
     cv2.setNumThreads(1)
     pixels = draw_micrograph(seed, DrawConfig(height=size[0], width=size[1])).pixels
     return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
@@ -99,8 +99,12 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
 def draw_files(folder: Path, size: tuple[int, int], count: int) -> dict[str, bytes]:
     """Draw pictures and write them as files and as a zip; return name -> bytes."""
     with ProcessPoolExecutor() as pool:
-        drawn = list(tqdm(pool.map(partial(draw, size), range(DRAWN)), total=DRAWN, desc="drawing", unit="picture"))
-    files = {f"patient-{n // 20:03}/{n:05}.jpg": drawn[n % DRAWN] + n.to_bytes(4, "big") for n in range(count)}
+        made = list(
+            tqdm(
+                pool.map(partial(draw, size), range(PICTURES_MADE)), total=PICTURES_MADE, desc="drawing", unit="picture"
+            )
+        )
+    files = {f"patient-{n // 20:03}/{n:05}.jpg": made[n % PICTURES_MADE] + n.to_bytes(4, "big") for n in range(count)}
     (folder / "zip").mkdir()
     with zipfile.ZipFile(folder / "zip/uploads.zip", "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():
@@ -284,7 +288,7 @@ def main() -> None:
     figures: dict[str, float] = {"pictures": options.pictures, "repeats": options.repeats}
     for megapixels in options.megapixels:
         if megapixels not in SIZES:
-            sys.exit(f"got {megapixels} megapixels; {', '.join(map(str, SIZES))} are drawn")
+            sys.exit(f"got {megapixels} megapixels; {', '.join(map(str, SIZES))} are made")
         with tempfile.TemporaryDirectory() as temporary:
             seconds = measure(options, model, SIZES[megapixels], Path(temporary))
         figures |= report(megapixels, seconds, options.pictures)

@@ -32,7 +32,7 @@ from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 
 Way = Callable[[list[NDArray[np.uint8]]], list[NDArray[np.float32]]]
 PX_A_CELL = 80_000
-"""Of the drawn pictures: a well filled field of view."""
+"""Of the synthetic pictures: a well filled field of view."""
 TILE, OVERLAP = 256, 0.25
 """Of MONAI's windows, as its users set them for 2D pictures."""
 

@@ -34,10 +34,10 @@ class Variant:
 
 
 VARIANTS = (
-    Variant(name=BASE, why="what all others are held against"),
+    Variant(name=BASE, why="what all others are compared with"),
     Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
     Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
-    Variant(name="started from drawings", why="as the recipe does, at length", train=("--init", "shipped")),
+    Variant(name="pretrained", why="as the recipe does, at length", train=("--init", "pretrained")),
     Variant(name="half the resolution", why="tails are 5 px wide there", train=("--scale", "0.5")),
     Variant(name="a third of the resolution", why="in between", train=("--scale", "0.33")),
     Variant(name="native resolution", why="all there is", train=("--scale", "1")),
@@ -69,7 +69,7 @@ VARIANTS = (
         train=("--schedule", "constant", "--learning-rate", "1e-3"),
     ),
     Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
-    Variant(name="no average", why="of the weights", train=("--average", "0")),
+    Variant(name="no EMA", why="of the weights", train=("--ema-decay", "0")),
     Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
     Variant(name="residual", why="learns deeper networks", train=("--residual",)),
     Variant(name="symmetries", why="no light, stain, scale, blur, noise", train=("--augment", "symmetries")),
@@ -78,8 +78,10 @@ VARIANTS = (
     Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
     Variant(name="ignore cut", why="a tail without its head looks the same", train=("--ignore-cut", "yes")),
-    Variant(name="ignore loose", why="tails of cells outside are not drawn", train=("--ignore-loose", "shipped")),
-    Variant(name="ignore border", why="cut cells are often not drawn", train=("--ignore-border", "40")),
+    Variant(
+        name="ignore loose", why="tails of cells outside are not annotated", train=("--ignore-loose", "pretrained")
+    ),
+    Variant(name="ignore border", why="cut cells are often not annotated", train=("--ignore-border", "40")),
 )
 
 
@@ -110,7 +112,7 @@ def row_of(options: Options, variant: Variant) -> dict[str, Any]:
     length = option_words(
         epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
     )
-    start = () if "--init" in variant.train else ("--init", "chance")  # networks of any shape begin alike
+    start = () if "--init" in variant.train else ("--init", "scratch")  # networks of any shape begin alike
     words = (*start, *length, *variant.train)
     figures = scored(options.dataset, place, run, words, variant.evaluate)
     return {"name": variant.name, "why": variant.why, **figures}

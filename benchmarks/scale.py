@@ -93,11 +93,11 @@ def measure(count: int, options: Options) -> Measured:
     peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         source, out = Location(f"{folder}/uploads"), Location(f"{folder}/results")
-        drawn = [picture(cells) for cells in range(10)]
+        pictures = [picture(cells) for cells in range(10)]
         for number in tqdm(range(count), desc="writing", unit="picture"):
             place = Path(source.path, f"patient-{number // 100:03}")
             place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number:05}.png").write_bytes(drawn[number % 10])
+            (place / f"{number:05}.png").write_bytes(pictures[number % 10])
         night = Night(
             source=source,
             out=out,

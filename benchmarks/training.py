@@ -2,7 +2,7 @@
 
     python benchmarks/training.py
 
-Drawn micrographs, the paper's network and settings without augmentation. Both write a checkpoint an epoch, as Ray does.
+Synthetic micrographs, the paper's network and settings, no augmentation. Both write a checkpoint an epoch, as Ray does.
 The first epoch of a training is not counted: in it memory is found and threads start. What Ray needs to start is shown
 beside it.
 

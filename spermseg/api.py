@@ -20,9 +20,9 @@ from spermseg.errors import ShapeError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.model.description import ModelDescription
 from spermseg.model.predict import PredictConfig, Predictor
+from spermseg.model.pretrained import model_location
 from spermseg.model.saved import SavedModel
 from spermseg.model.saved import load_model as read_model
-from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.table.latest import read_current
 
@@ -78,7 +78,7 @@ class Model:
         self.sha256 = saved.sha256
         """The model's name in every table."""
         self._cells = about.cells()
-        self._predictor = Predictor(saved, about.view, PredictConfig(device=device), heads=about.headed)
+        self._predictor = Predictor(saved, about.view, PredictConfig(device=device), heads=about.require_head)
 
     def segment(self, picture: Picture, *, um_per_px: float | None = None) -> Segmentation:
         """Segment one picture.
@@ -119,7 +119,7 @@ def load_model(
     """Load a model.
 
     Args:
-        place: the path or s3:// address of a model file; None takes the one that comes with spermseg.
+        place: the path or s3:// address of a model file; None takes the bundled one.
         endpoint_url: S3 server, where it is not AWS.
         device: `auto` (the GPU where there is one), `cpu` or `cuda`.
 

@@ -10,7 +10,7 @@ from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
 
 RecipeName = Literal["paper", "clinic"]
-Start = Literal["chance", "shipped"]
+Start = Literal["scratch", "pretrained"]
 PARTS = ("cell", "head", "acrosome", "midpiece", "tail")
 """What `clinic` learns, as far as it is annotated."""
 
@@ -24,19 +24,19 @@ class Recipe:
     view: WholeFrame | Tiles
     train: TrainConfig
     cells: CellConfig
-    start: Start = "chance"
-    """What the first weights are: drawn at random, or those of the model that comes along."""
+    start: Start = "scratch"
+    """What the first weights are: drawn at random, or those of the bundled model."""
     choose_threshold: bool = False
     """Whether the threshold is chosen on the validation split, rather than that of `cells`."""
 
-    def from_chance(self) -> "Recipe":
+    def from_scratch(self) -> "Recipe":
         """Return the recipe for first weights that are drawn at random.
 
         Where it is made to go on from a network that has begun, one that has not takes larger steps, which end small.
         """
-        if self.start == "chance":
+        if self.start == "scratch":
             return self
-        return replace(self, start="chance", train=replace(self.train, schedule="one-cycle", learning_rate=3e-3))
+        return replace(self, start="scratch", train=replace(self.train, schedule="one-cycle", learning_rate=3e-3))
 
 
 def paper() -> Recipe:
@@ -60,7 +60,7 @@ def clinic() -> Recipe:
             epochs=45,
             learning_rate=1e-3,
             weight_decay=0.01,
-            average=0.999,
+            ema_decay=0.999,
             precision="auto",
             loss="bce+dice",
             soft_labels=True,
@@ -68,8 +68,8 @@ def clinic() -> Recipe:
             expansion=4,
             superpose=0.3,
         ),
-        cells=CellConfig(headed=True),
-        start="shipped",
+        cells=CellConfig(require_head=True),
+        start="pretrained",
         choose_threshold=True,
     )
 

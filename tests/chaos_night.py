@@ -1,4 +1,4 @@
-"""What a night under chaos segments, and how its table is held against that of a calm one."""
+"""What a night under chaos segments, and how its table is compared with that of a calm one."""
 
 import gzip
 import hashlib

@@ -267,8 +267,8 @@ def night(kept, model):
 def tiny_dataset(tmp_path_factory) -> Dataset:
     """Twelve small micrographs of six patients: 8 to train on, 2 to validate, 2 to test."""
     folder = tmp_path_factory.mktemp("tiny")
-    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
-    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=6, fields=2, upload_fields=1, drawing=drawing))
+    draw = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=6, fields=2, upload_fields=1, draw=draw))
     out = Location(str(folder / "dataset"))
     split = SplitConfig(fractions=(0.66, 0.17, 0.17), group_pattern="(patient-[0-9]+)")
     prepare_dataset(clinic.images, clinic.annotations, out, PrepareConfig(split=split))

@@ -71,7 +71,7 @@ def draw(cells: int, height: int = 96, width: int = 160) -> tuple[np.ndarray, np
 
 
 def picture(cells: int, suffix: str = ".png", **size: int) -> bytes:
-    """Return a drawn picture as a file."""
+    """Return a synthetic picture as a file."""
     done, data = cv2.imencode(suffix, draw(cells, **size)[0][..., ::-1])
     assert done
     return data.tobytes()

@@ -36,21 +36,21 @@ NETWORK = UNetConfig(filters=(4, 6), bridge=8, classes=("cell", "head"))
 def dataset(tmp_path_factory):
     """Pictures in all formats that a clinic sends; the JPEGs can be decoded at a half, and one cannot."""
     folder = tmp_path_factory.mktemp("agreement")
-    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 4))
-    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=4, fields=3, upload_fields=1, drawing=drawing))
+    draw = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 4))
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=4, fields=3, upload_fields=1, draw=draw))
     split = SplitConfig(fractions=(0.5, 0.5, 0), group_pattern="(patient-[0-9]+)")
     out = Location(str(folder / "dataset"))
     prepare_dataset(clinic.images, clinic.annotations, out, PrepareConfig(split=split))
     return open_dataset(out)
 
 
-def model_of(view, *, headed: bool) -> bytes:
+def model_of(view, *, require_head: bool) -> bytes:
     description = ModelDescription(
         network=NETWORK,
         view=view,
         threshold=0.55,
         min_area=40,
-        headed=headed,
+        require_head=require_head,
         confidence=Confidence(temperature=0.7, slope=0.9, offset=0.05),
         recipe="none",
         settings={},
@@ -76,10 +76,10 @@ def table_of(dataset, model: bytes, out: Location) -> dict[str, dict]:
 
 
 @pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("headed", [False, True])
+@pytest.mark.parametrize("require_head", [False, True])
 @pytest.mark.parametrize("view", [Tiles(scale=0.5, tile=64, halo=16), WholeFrame(size=64)])
-def test_a_table_holds_the_very_masks_that_an_evaluation_scores(dataset, view, headed, tmp_path):
-    model = model_of(view, headed=headed)
+def test_a_table_holds_the_very_masks_that_an_evaluation_scores(dataset, view, require_head, tmp_path):
+    model = model_of(view, require_head=require_head)
     rows, saved = table_of(dataset, model, Location(str(tmp_path))), decode_model(model)
     evaluator = Evaluator.of(saved, ModelReader.of(saved), dataset)
     scored = [*evaluator.score("train"), *evaluator.score("val")]
@@ -94,11 +94,11 @@ def test_a_table_holds_the_very_masks_that_an_evaluation_scores(dataset, view, h
         assert len(one.instances.found) == row["n_cells"]
 
 
-@pytest.mark.parametrize("headed", [False, True])
-def test_a_calibration_expects_the_dice_that_an_evaluation_finds(dataset, headed, tmp_path):
-    saved = decode_model(model_of(Tiles(scale=0.5, tile=64, halo=16), headed=headed))
+@pytest.mark.parametrize("require_head", [False, True])
+def test_a_calibration_expects_the_dice_that_an_evaluation_finds(dataset, require_head, tmp_path):
+    saved = decode_model(model_of(Tiles(scale=0.5, tile=64, halo=16), require_head=require_head))
     about = saved.description
-    cells = CellConfig(min_area=about.min_area, headed=headed)
+    cells = CellConfig(min_area=about.min_area, require_head=require_head)
     data = AnnotatedData(dataset=dataset)
     level = Confidence(slope=0)  # through so few pictures no line is drawn: the mean Dice is expected
     fitted = Calibrator(network=saved.network, view=about.view, data=data, cells=cells, before=level).calibrate(0.55)

@@ -126,8 +126,8 @@ def littered_checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
-    drawing = DrawConfig(height=96, width=128, scale=0.4, cells=(1, 3))
-    config = ClinicConfig(patients=3, fields=2, upload_patients=4, upload_fields=1, drawing=drawing)
+    draw = DrawConfig(height=96, width=128, scale=0.4, cells=(1, 3))
+    config = ClinicConfig(patients=3, fields=2, upload_patients=4, upload_fields=1, draw=draw)
     return write_clinic(tmp_path_factory.mktemp("clinic") / "clinic", config)
 
 

@@ -28,7 +28,7 @@ WHOLE_CELL = "cell"
 HEAD = "head"
 """The union of all parts; also the part of a region without a label."""
 IGNORED = ("", "ignore")
-"""A label mapped to one of these is not drawn."""
+"""A label mapped to one of these gets no mask."""
 OUTSIDE_TOLERANCE = 2.0
 """How far a vertex may lie outside the picture, px: annotators overshoot the border by a fraction of a pixel."""
 MAX_PARTS = 16
@@ -51,7 +51,7 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """All that was drawn on one micrograph."""
+    """All annotated regions of one micrograph."""
 
     image_name: str
     """The picture as the annotation names it, often with a path; may be empty."""
@@ -79,10 +79,10 @@ class Frame:
     height: int
     """Px."""
     orientation: int = 1
-    """The EXIF orientation that still has to be applied to what was drawn; 1 is none."""
+    """The EXIF orientation that still has to be applied to the annotated shapes; 1 is none."""
 
 
-def drawn_frame(annotation: Annotation, header: Header) -> Frame:
+def annotated_frame(annotation: Annotation, header: Header) -> Frame:
     """Return the frame that an annotation's coordinates count in.
 
     Raises:
@@ -98,7 +98,7 @@ def drawn_frame(annotation: Annotation, header: Header) -> Frame:
         return Frame(width=stored[0], height=stored[1], orientation=header.orientation)
     width, height = min(declared - {shown})
     raise AnnotationError(
-        f"{annotation.source}: drawn on {width} x {height} px, but {cut(annotation.image_name)!r} "
+        f"{annotation.source}: annotated on {width} x {height} px, but {cut(annotation.image_name)!r} "
         f"has {shown[0]} x {shown[1]} px"
     )
 
@@ -112,7 +112,7 @@ def _declared_sizes(annotation: Annotation) -> set[tuple[int, int]]:
 
 
 def check_inside(annotation: Annotation, frame: Frame) -> None:
-    """Check that what was drawn lies on the picture.
+    """Check that the annotated shapes lie on the picture.
 
     A vertex (of an ellipse: the centre) may lie outside by `OUTSIDE_TOLERANCE`; the mask is cropped to the picture.
 
@@ -143,7 +143,7 @@ def _vertices(shape: Shape) -> Points:
             return ((shape.x, shape.y),)
         case Bitmap():
             return ((shape.x, shape.y), (shape.x + shape.width, shape.y + shape.height))
-        case RunLength():  # as large as the picture, which `drawn_frame` checks
+        case RunLength():  # as large as the picture, which `annotated_frame` checks
             return ()
 
 
@@ -193,8 +193,8 @@ def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], label
     """Return the mask of all parts as bit flags: bit i is part i, parts may overlap, and > 0 is the whole cell.
 
     Args:
-        annotation: what was drawn.
-        frame: from `drawn_frame`.
+        annotation: the annotated regions.
+        frame: from `annotated_frame`.
         parts: from `list_parts`.
         labels: label -> part; see `part_of`.
 
@@ -207,9 +207,9 @@ def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], label
     kind: type[np.unsignedinteger[Any]] = np.uint8 if len(parts) <= 8 else np.uint16
     flags: Flags = np.zeros((frame.height, frame.width), kind)
     for bit, part in enumerate(parts):
-        drawn = [region for region in annotation.regions if part_of(annotation, region, labels) == part]
-        if drawn:
-            flags[_draw_regions(annotation, drawn, frame)] |= kind(1 << bit)
+        regions = [region for region in annotation.regions if part_of(annotation, region, labels) == part]
+        if regions:
+            flags[_draw_regions(annotation, regions, frame)] |= kind(1 << bit)
     return upright(flags, frame.orientation)
 
 

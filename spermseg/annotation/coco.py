@@ -128,15 +128,15 @@ class _Pictures:
             except ValueError as error:
                 self._accuse([number], source.error(f"images[{number}]", error))
         self._ids = _Ids(ids)
-        self._leave_out_twins(ids)
+        self._leave_out_duplicates(ids)
 
-    def _leave_out_twins(self, ids: Iterable[tuple[Identifier, int]]) -> None:
-        """Leave out every picture whose id is another's, too: what is drawn on which of them nobody can tell."""
+    def _leave_out_duplicates(self, ids: Iterable[tuple[Identifier, int]]) -> None:
+        """Leave out every picture whose id is another's, too: which of them an annotation means nobody can tell."""
         for key, number in ids:
-            twins = self._ids.find(key)
-            if len(twins) > 1:
-                names = " and ".join(repr(cut(self._names[twin])) for twin in twins[:2])
-                problem = f"id {cut(str(key))} is there {len(twins)} times, for {names}"
+            duplicates = self._ids.find(key)
+            if len(duplicates) > 1:
+                names = " and ".join(repr(cut(self._names[duplicate])) for duplicate in duplicates[:2])
+                problem = f"id {cut(str(key))} is there {len(duplicates)} times, for {names}"
                 self._accuse([number], self._source.error(f"images[{number}]", problem))
 
     def owner(self, key: Identifier) -> int:
@@ -187,7 +187,7 @@ def _name_of(entry: Any) -> str:
 
 
 def _read_region(entry: Any, place: str, pictures: _Pictures, categories: _Ids[str]) -> tuple[int, Region]:
-    """Return (the number of the picture, what is drawn on it)."""
+    """Return (the number of the picture, what is annotated on it)."""
     annotation = _Annotation.model_validate(entry)
     owner = pictures.owner(annotation.image_id)
     labels = set(categories.find(annotation.category_id))

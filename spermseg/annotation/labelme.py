@@ -45,8 +45,8 @@ def parse_labelme(source: Source, content: Mapping[str, Any]) -> Iterator[Annota
         regions = []
         for index, shape in enumerate(file.shapes):
             place = f"shapes[{index}]"
-            drawn = (_labelme_shape(shape),)
-            regions.append(Region(label=shape.label, shapes=drawn, group_id=shape.group_id, place=place))
+            shapes = (_labelme_shape(shape),)
+            regions.append(Region(label=shape.label, shapes=shapes, group_id=shape.group_id, place=place))
     except ValueError as error:
         name = content.get("imagePath")
         yield Fault(image_name=name if isinstance(name, str) else "", error=source.error(place, error))

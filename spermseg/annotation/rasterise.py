@@ -1,4 +1,4 @@
-"""Drawn shapes -> pixels, by one rule.
+"""Annotated shapes -> pixels, by one rule.
 
 Pixel (x, y) covers [x, x+1) x [y, y+1), so its centre is (x + 0.5, y + 0.5). **A pixel belongs to a shape when its
 centre lies inside.** Vertices keep their fractions. Polygons are even-odd, so a keyhole or a self-touching outline
@@ -82,7 +82,7 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> NDArray[np.bo
     """Return the union of shapes, cropped to the picture.
 
     Args:
-        shapes: what was drawn, in pixels of a picture of this size.
+        shapes: the annotated shapes, in pixels of a picture of this size.
         height: of the picture, px.
         width: of the picture, px.
 

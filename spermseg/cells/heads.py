@@ -1,4 +1,4 @@
-"""A cell has a head: what hangs together with none is no cell of this picture.
+"""A cell has a head: what is connected to no head is not counted as a cell.
 
 Tails that come in over the edge of a picture, and loose ones, look like the tails of cells. A network that looks 100 px
 around a pixel cannot tell them apart; who annotates leaves them out, and who counts does not count them.
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAP = 16
-"""Pieces this near to each other, native px, hang together: a faint tail has gaps."""
+"""Pieces this near to each other, native px, are connected: a faint tail has gaps."""
 LEAST_HEAD = 256
 """Pixels of a head, native; fewer are a speck."""
 RIM = 8
@@ -35,13 +35,13 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
 
 
 def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> int:
-    """Return how many heads hang together with cells that a map finds; the arguments are those of `headless`."""
+    """Return how many heads are connected to cells that a map finds; the arguments are those of `headless`."""
     heads = _heads(head, threshold, scale)[_groups(cell, threshold, scale) > 0]
     return int(np.count_nonzero(np.unique(heads)))
 
 
 def _groups(cell: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
-    """Return what hangs together in a map (Y, X), and a little around it, as instances; 0 is background."""
+    """Return the connected pieces of a map (Y, X), and a little around them, as instances; 0 is background."""
     gap = at_scale(GAP, scale)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
     _, groups = cv2.connectedComponents(cv2.dilate((cell >= threshold).astype(np.uint8), disc), connectivity=8)

@@ -19,8 +19,8 @@ class CellConfig:
     """Probability from which a pixel is in the mask, 0-1."""
     min_area: int = 64
     """Connected components below this are dropped from the cells and from the mask, px at native resolution."""
-    headed: bool = False
-    """Whether what hangs together with no head is dropped (`model.headed`): loose tails, and those of cells outside."""
+    require_head: bool = False
+    """Whether a piece that is connected to no head is dropped: a loose tail, or that of a cell outside the picture."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

@@ -23,7 +23,7 @@ class Interpretation:
     cell: NDArray[np.float32]
     """(Y, X), 0-1: the probability of the whole cell, at the working resolution."""
     head: NDArray[np.float32] | None
-    """(Y, X), 0-1: that of a head. It is used where `config.headed`, and needed there."""
+    """(Y, X), 0-1: that of a head. It is used where `config.require_head`, and needed there."""
     native: Shape
     """(height, width) of the picture, px."""
     config: CellConfig
@@ -38,13 +38,13 @@ class Interpretation:
         cls, maps: NDArray[np.float32], native: Shape, *, config: CellConfig, view: View, judge: Confidence
     ) -> "Interpretation":
         """Return what a predictor's map says: (Y, X) of the cell or, where heads are needed, (2, Y, X) with theirs."""
-        cell, head = maps if config.headed else (maps, None)
+        cell, head = maps if config.require_head else (maps, None)
         return cls(cell=cell, head=head, native=native, config=config, view=view, judge=judge)
 
     @cached_property
     def dropped(self) -> NDArray[np.bool_] | None:
         """(Y, X) at the working resolution: where cells without a head are; None where heads are not looked for."""
-        if not self.config.headed or self.head is None:
+        if not self.config.require_head or self.head is None:
             return None
         return headless(self.cell, self.head, self.config.threshold, self.view.scale)
 
@@ -82,5 +82,5 @@ class Interpretation:
         """Heads of the cells; None where heads are not looked for."""
         if self.dropped is None or self.head is None:
             return None
-        shown = np.where(self.view.working_cover(self.mask) > 0, self.working, np.float32(0))
+        shown = np.where(self.view.working_coverage(self.mask) > 0, self.working, np.float32(0))
         return count_heads(shown, self.head, self.config.threshold, self.view.scale)

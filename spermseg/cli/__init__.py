@@ -43,7 +43,7 @@ VERBS = {
     "verify": "the proof that every planned upload has exactly one row",
     "report": "a table -> one HTML file to look at",
     "export": "a table -> one CSV or Parquet file: a line a micrograph, or a line a cell",
-    "demo": "all of it, on drawn micrographs: start here",
+    "demo": "all of it, on synthetic micrographs: start here",
 }
 MODEL_VERBS = frozenset({"train", "calibrate", "evaluate", "plan", "preview", "segment", "verify"})
 """Those that are given a model."""

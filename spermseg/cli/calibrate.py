@@ -16,11 +16,11 @@ from spermseg.cli.terminal import say
 from spermseg.cli.training_run.model import show_calibration
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.evaluation.reliability import LEAST_PICTURES
+from spermseg.model.pretrained import model_location
 from spermseg.model.saved import encode_model, load_model
-from spermseg.model.shipped import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.training.calibration import Calibrator, judged_classes
-from spermseg.training.data.source import AnnotatedData, DrawnData, TrainingData
+from spermseg.training.data.source import AnnotatedData, SyntheticData, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Calibrate:
     """Fit a model to annotated pictures in all but its weights.
 
     On the validation split it chooses the threshold with the best mean Dice, fits the confidence, and checks what half
-    precision does to the masks. For a model that was trained elsewhere, such as the one that comes with spermseg, and
+    precision does to the masks. For a model that was trained elsewhere, such as the bundled one, and
     twenty annotated pictures of one's own or more: `spermseg prepare --fractions 0.1 0.9 0` puts most of them into the
     validation split. `spermseg train` does the same at its end.
 
@@ -40,11 +40,11 @@ class Calibrate:
     dataset: OptionalText = None
     """The dataset: a folder or s3://bucket/prefix."""
     synthetic: bool = False
-    """Fit to drawn micrographs instead of a dataset."""
+    """Fit to synthetic micrographs instead of a dataset."""
     model: ModelFile = None
     """The model file; it stays as it is."""
-    headed: ModelSwitch = None
-    """Whether what hangs together with no head is to be dropped: loose tails, and those of cells outside of the
+    require_head: ModelSwitch = None
+    """Whether a piece that is connected to no head is dropped: loose tails, and those of cells outside of the
     picture. It needs a model that has learned heads."""
     endpoint_url: EndpointUrl = None
     """S3 server, where it is not AWS."""
@@ -60,17 +60,17 @@ class Calibrate:
         unknown = set(judged_classes(saved.network)) - set(data.classes)
         if unknown:
             raise DatasetError(f"the model knows {', '.join(sorted(unknown))}; {data.name} has no masks of that")
-        headed = is_on(self.headed, before.headed)
+        require_head = is_on(self.require_head, before.require_head)
         calibrator = Calibrator(
             network=saved.network,
             view=before.view,
             data=data,
-            cells=before.cells(headed=headed),
+            cells=before.cells(require_head=require_head),
             before=before.confidence,
             show=show_calibration,
         )
         fitted = calibrator.calibrate()
-        after = replace(before, **vars(fitted), headed=headed, calibration_data_sha256=data.sha256)
+        after = replace(before, **vars(fitted), require_head=require_head, calibration_data_sha256=data.sha256)
         out.write_bytes(encode_model(saved.network.state_dict(), after))
         confidence = fitted.confidence
         say(f"threshold: {before.threshold:g} -> {fitted.threshold:g}")
@@ -84,4 +84,4 @@ class Calibrate:
 
     def _data(self) -> TrainingData:
         dataset = given_dataset(self.dataset, self.endpoint_url, synthetic=self.synthetic)
-        return DrawnData() if dataset is None else AnnotatedData(dataset=dataset)
+        return SyntheticData() if dataset is None else AnnotatedData(dataset=dataset)

@@ -1,4 +1,4 @@
-"""`spermseg demo`: the whole job on drawn micrographs."""
+"""`spermseg demo`: the whole job on synthetic micrographs."""
 
 import shutil
 import time
@@ -23,7 +23,7 @@ MARKER = ".spermseg-demo"
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Run the whole job on a small clinic of drawn micrographs: no data, network or account is needed.
+    """Run the whole job on a small clinic of synthetic micrographs: no data, network or account is needed.
 
     Draws annotated pictures and a night's uploads (files, a .zip, a .tar, three of them broken), prepares a dataset,
     trains, evaluates, segments, verifies and writes the report. About five minutes on two CPU cores.
@@ -42,11 +42,11 @@ class Demo:
         """Run every step and say what to look at."""
         started = time.monotonic()
         self._clear()
-        _say("1/6  drawing a small clinic")
+        _say("1/6  making a small synthetic clinic")
         clinic = write_clinic(
             self.out / "clinic",
             ClinicConfig(seed=self.seed),
-            lambda patients: tqdm(patients, desc="drawing", unit="patient"),
+            lambda patients: tqdm(patients, desc="making", unit="patient"),
         )
         dataset, run, results = self.out / "dataset", self.out / "training", self.out / "results"
         _say("2/6  spermseg prepare: annotations -> masks -> a dataset split by patient")
@@ -87,7 +87,7 @@ class Demo:
             ("training/curves.png", "how it learned"),
             ("training/model_card.md", "what the model is"),
             ("results/results", "the table: Parquet, one row an upload"),
-            ("clinic", "the drawn micrographs, their annotations, and the uploads"),
+            ("clinic", "the synthetic micrographs, their annotations, and the uploads"),
         ):
             say(f"  {self.out / place!s:<32} {what}")
 

@@ -24,8 +24,8 @@ from spermseg.evaluation.baselines import BaselineName
 from spermseg.evaluation.evaluate import Evaluator, Scored, rank, tabulate
 from spermseg.evaluation.readers import BaselineReader, ModelReader, RaterReader
 from spermseg.evaluation.shape_metrics import TOLERANCE
+from spermseg.model.pretrained import model_location
 from spermseg.model.saved import load_model
-from spermseg.model.shipped import model_location
 from spermseg.report.charts import confidence_figure
 from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.report.scores import foretold, markdown_table
@@ -44,7 +44,7 @@ class Evaluate:
     of a model, confidence.png: what it expected of its own masks, and what came.
 
     In place of a model, a method that does not learn (--baseline), or another rater's dataset of the same pictures
-    (--rater), is held against the same annotations.
+    (--rater), is compared with the same annotations.
 
     Example: spermseg evaluate --model run/model.safetensors --dataset dataset --split test --out evaluation
     """
@@ -68,9 +68,9 @@ class Evaluate:
     forgive_border: bool = False
     """Do not count what is found at the edge of a picture where nothing is annotated: for annotations that skip cells
     which the edge cuts."""
-    headed: ModelSwitch = None
-    """Whether what hangs together with no head is dropped before anything is scored: loose tails, and those of cells
-    outside of the picture. It needs a model that has learned heads."""
+    require_head: ModelSwitch = None
+    """Whether pieces that are connected to no head are dropped before scoring: loose tails, and those of cells outside
+    of the picture. It needs a model that has learned heads."""
     flips: bool = False
     """Read each picture four times, flipped along each axis and along both, and take the mean (a model only)."""
     device: str = "auto"
@@ -106,12 +106,14 @@ class Evaluate:
         return 0
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
-        """Return what is held against the dataset, and what `metrics.json` says of it."""
+        """Return what is compared with the dataset, and what `metrics.json` says of it."""
         if sum(given is not None for given in (self.model, self.baseline, self.rater)) > 1:
             raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET, or none of them")
-        if (self.baseline or self.rater) and (self.flips or self.threshold is not None or self.headed is not None):
+        if (self.baseline or self.rater) and (
+            self.flips or self.threshold is not None or self.require_head is not None
+        ):
             raise ConfigError(
-                "--flips, --threshold and --headed are for a model; leave them out, or the --baseline or --rater"
+                "--flips, --threshold and --require-head are for a model; leave them out, or the --baseline or --rater"
             )
         if self.baseline is not None:
             baseline = BaselineReader(name=self.baseline)
@@ -121,11 +123,13 @@ class Evaluate:
             evaluator = Evaluator(reader=RaterReader(dataset=other), dataset=dataset, tolerance=self.tolerance)
             return evaluator, {"rater_sha256": other.sha256}
         saved = load_model(model_location(self.model, self.endpoint_url))
-        headed = is_on(self.headed, saved.description.headed)
-        reader = ModelReader.of(saved, threshold=self.threshold, headed=headed, flips=self.flips, device=self.device)
+        require_head = is_on(self.require_head, saved.description.require_head)
+        reader = ModelReader.of(
+            saved, threshold=self.threshold, require_head=require_head, flips=self.flips, device=self.device
+        )
         about = {
             "threshold": reader.cells.threshold,
-            "headed": headed,
+            "require_head": require_head,
             "flips": self.flips,
             "model_sha256": saved.sha256,
         }

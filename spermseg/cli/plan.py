@@ -18,7 +18,7 @@ from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS, decode_micrograph
 from spermseg.model.description import describe_model, read_model
 from spermseg.model.predict import PredictConfig
-from spermseg.model.shipped import model_location
+from spermseg.model.pretrained import model_location
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Identity, Planned
 

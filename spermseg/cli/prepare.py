@@ -33,7 +33,7 @@ class Prepare:
     """Regular expression with one group, searched in the image's path: what it finds is the patient, slide or session.
     Without it every image is its own group."""
     split: Path | None = None
-    """CSV with the columns image, group, split, to use instead of a drawn split."""
+    """CSV with the columns image, group, split, to use instead of a random split."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
     seed: int = 0
@@ -82,7 +82,7 @@ def _print_summary(summary: PrepareSummary, out: Location) -> None:
     say(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
     say(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
     if summary.n_empty:
-        say(f"nothing is drawn on {summary.n_empty} of them: fields without cells, or forgotten ones?")
+        say(f"nothing is annotated on {summary.n_empty} of them: fields without cells, or forgotten ones?")
     if summary.left_out:
         say(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
         for reason, count in Counter(one.reason for one in summary.left_out).most_common():

@@ -39,7 +39,7 @@ from spermseg.micrograph.decode import DEFAULT_MAX_MEGAPIXELS
 from spermseg.model.description import describe_model, read_model
 from spermseg.model.engine import EngineName, Precision
 from spermseg.model.predict import PredictConfig
-from spermseg.model.shipped import model_location
+from spermseg.model.pretrained import model_location
 from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import Receipt
@@ -74,14 +74,14 @@ class Segment:
     out: str
     """The table: a folder or s3://bucket/prefix, outside the uploads."""
     model: ModelFile = None
-    """The model file that `spermseg train` wrote. The one that comes with spermseg has seen drawn micrographs only:
+    """The model file that `spermseg train` wrote. The bundled one has seen synthetic micrographs only:
     good enough to begin with, and beaten by any that has learned from your own."""
     threshold: ModelFloat = None
     """Probability from which a pixel is a cell's."""
     min_area: ModelInt = None
     """Least area of a cell, px."""
-    headed: ModelSwitch = None
-    """Drop what hangs together with no head: loose tails, and those of cells outside of the picture."""
+    require_head: ModelSwitch = None
+    """Drop pieces that are connected to no head: loose tails, and those of cells outside of the picture."""
     um_per_px: OptionalFloat = None
     """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
@@ -158,14 +158,14 @@ class Segment:
         place = model_location(self.model, self.endpoint_url)
         model = read_model(place)
         description = describe_model(model, place.uri)
-        headed = is_on(self.headed, description.headed)
+        require_head = is_on(self.require_head, description.require_head)
         return Night(
             source=Location(self.source, self.endpoint_url),
             out=Location(self.out, self.endpoint_url),
             model=model,
             settings=SegmentSettings(
                 view=description.view,
-                cells=description.cells(threshold=self.threshold, min_area=self.min_area, headed=headed),
+                cells=description.cells(threshold=self.threshold, min_area=self.min_area, require_head=require_head),
                 max_megapixels=self.max_megapixels,
                 um_per_px=self.um_per_px,
             ),

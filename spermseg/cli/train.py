@@ -31,14 +31,14 @@ from spermseg.cli.training_run.record import TrainingRecord
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.layout import aligned
 from spermseg.micrograph.tiling import Tiles, WholeFrame
+from spermseg.model.pretrained import model_location
 from spermseg.model.saved import SavedModel, load_model
-from spermseg.model.shipped import model_location
 from spermseg.model.unet_config import UNetConfig
 from spermseg.recipes import Recipe, RecipeName, recipe
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import PrecisionName, ScheduleName, TrainConfig
 from spermseg.training.data.augment import AugmentName
-from spermseg.training.data.source import AnnotatedData, DrawnData, TrainingData
+from spermseg.training.data.source import AnnotatedData, SyntheticData, TrainingData
 from spermseg.training.distributed import Scaling, train_on_ray
 from spermseg.training.job import TrainJob
 from spermseg.training.learner import first_weights
@@ -46,7 +46,7 @@ from spermseg.training.losses import LossName
 from spermseg.training.optimizers import OptimizerName
 
 OF_ANNOTATED = ("ignore_border", "ignore_loose", "expansion", "places", "superpose")
-"""Options that say nothing of drawn micrographs: they are annotated whole, and each tile of an epoch is a new one."""
+"""Options that say nothing of synthetic micrographs: these are annotated whole, and each tile of an epoch is new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +66,21 @@ class Train:
     dataset: OptionalText = None
     """The dataset: a folder or s3://bucket/prefix."""
     synthetic: bool = False
-    """Learn from drawn micrographs, new ones every epoch, instead of a dataset."""
+    """Learn from synthetic micrographs, new ones every epoch, instead of a dataset."""
     pictures: OptionalInt = None
     """Train on so many pictures of the dataset, chosen at random; with --synthetic, draw so many an epoch (1000)."""
     ignore_border: int = 0
     """Leave what has no annotation, and is nearer to the edge of its picture than this, out of the loss and of the
     validation scores, px: for annotations that skip cells which the edge cuts."""
     ignore_loose: OptionalText = None
-    """A model that knows heads, or `shipped`: what it finds, nobody has annotated, and hangs together with no head is
-    left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
+    """A model that knows heads, or `pretrained`: pieces that it finds, nobody has annotated and no head is connected to
+    are left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
     ignore_cut: RecipeSwitch = None
     """Learn nothing from cells whose heads a tile cuts off: they look like the tails, from cells outside of the
     picture, that annotations skip. It needs `cell` and `head` among the classes."""
     init: OptionalText = None
-    """What to start from: a model, whose network, classes and view are taken over; `shipped`, the one that comes with
-    spermseg; or `chance` (paper: chance; clinic: shipped, and chance where the network is told to be another or
+    """What to start from: a model, whose network, classes and view are taken over; `pretrained`, the bundled one;
+    or `scratch` (paper: scratch; clinic: pretrained, and scratch where the network is told to be another or
     --synthetic draws)."""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at a quarter of
@@ -92,14 +92,14 @@ class Train:
     optimizer: Annotated[OptimizerName | None, RECIPES] = None
     """What moves the weights: `adam`, the paper's; or `muon`, which learns as much in fewer steps."""
     learning_rate: RecipeFloat = None
-    """Of the optimiser; the highest one of a schedule (paper: 3e-4; clinic: 0.001, and 0.003 from chance)."""
+    """Of the optimiser; the highest one of a schedule (paper: 3e-4; clinic: 0.001, and 0.003 from scratch)."""
     schedule: Annotated[ScheduleName | None, RECIPES] = None
-    """Of the learning rate (paper: constant; clinic: constant, and one-cycle from chance)."""
+    """Of the learning rate (paper: constant; clinic: constant, and one-cycle from scratch)."""
     weight_decay: RecipeFloat = None
     """Share of the weights taken off, times the learning rate, every step."""
-    average: RecipeFloat = None
-    """Share that the average of the weights, which is what is kept, keeps at every step, as 0.998, and less at first;
-    0 has none."""
+    ema_decay: RecipeFloat = None
+    """Decay of the exponential moving average (EMA) of the weights, as 0.998, and less at first. The EMA is
+    what is kept; 0 has none."""
     precision: Annotated[PrecisionName | None, RECIPES] = None
     """Of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None
@@ -189,20 +189,20 @@ class Train:
         return 0
 
     def _begun(self) -> SavedModel | None:
-        """Return the model to start from, or None to start from chance."""
+        """Return the model to start from, or None to start from scratch."""
         start = self.init or recipe(self.recipe).start
         fits = not (self.synthetic or self.residual or self._given(["filters", "bridge", "subpixel"]))
-        return None if start == "chance" or (self.init is None and not fits) else self._model(start)
+        return None if start == "scratch" or (self.init is None and not fits) else self._model(start)
 
     def _model(self, given: str) -> SavedModel:
-        """Return a model that is given by its file, or by the word for the one that comes along."""
-        return load_model(model_location(None if given == "shipped" else given, self.endpoint_url))
+        """Return a model that is given by its file, or by the word for the bundled one."""
+        return load_model(model_location(None if given == "pretrained" else given, self.endpoint_url))
 
     def _data(self, chosen: Recipe) -> TrainingData:
         seed = chosen.train.seed
         dataset = given_dataset(self.dataset, self.endpoint_url, synthetic=self.synthetic)
         if dataset is None:
-            self._check_options_of_drawn()
+            self._check_options_of_synthetic()
         if dataset is not None:
             return AnnotatedData(
                 dataset=dataset,
@@ -211,12 +211,12 @@ class Train:
                 ignore_border=self.ignore_border,
                 scout=None if self.ignore_loose is None else self._model(self.ignore_loose),
             )
-        return DrawnData(seed=seed) if self.pictures is None else DrawnData(pictures=self.pictures, seed=seed)
+        return SyntheticData(seed=seed) if self.pictures is None else SyntheticData(pictures=self.pictures, seed=seed)
 
     def _recipe(self, begun: SavedModel | None) -> Recipe:
         chosen = recipe(self.recipe)
         if begun is None:
-            chosen = chosen.from_chance()
+            chosen = chosen.from_scratch()
         else:
             chosen = replace(chosen, network=begun.description.network, view=begun.description.view)
         given = self._given(field.name for field in fields(TrainConfig))
@@ -245,7 +245,7 @@ class Train:
             )
         return replace(chosen, network=replace(chosen.network, classes=classes))
 
-    def _check_options_of_drawn(self) -> None:
+    def _check_options_of_synthetic(self) -> None:
         """Raise ConfigError where an option is given that is for annotated pictures alone."""
         given = [name for name in OF_ANNOTATED if getattr(self, name) not in (None, 0)]
         if given:

@@ -20,7 +20,7 @@ from spermseg.table.verify import verify
 class Verify:
     """Recount every run from its own files: each planned micrograph must have exactly one row, as its receipt says.
 
-    Every byte of every result, plan and receipt is read, and held against the digest that the file carries of itself.
+    Every byte of every result, plan and receipt is read, and compared with the digest that the file carries of itself.
     What is missing or damaged is named; the same `spermseg segment` command with --check-files mends it.
 
     With --deep, a random sample of the rows that are ok is segmented again, in this process, and the masks are compared

@@ -47,7 +47,7 @@ class Example:
     height: int
     """As shown, px."""
     n_regions: int
-    """Regions drawn; 0 is a field without cells."""
+    """Annotated regions; 0 is a field without cells."""
     foreground_fraction: float
     """Share of the pixels in the whole-cell mask, 0-1."""
     image_sha256: str

@@ -1,4 +1,4 @@
-"""Folders of images and of annotations -> pairs of an image and what was drawn on it."""
+"""Folders of images and of annotations -> pairs of an image and its annotation."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class Pair:
     path: Path
     """The file."""
     annotation: Annotation
-    """What was drawn on it."""
+    """Its annotation."""
 
 
 class Problems:
@@ -211,7 +211,7 @@ def _choose(files: dict[str, Path], found: dict[str, list[_Entry]], problems: Pr
         entries = found.get(image, [])
         usable = [entry.annotation for entry in entries if entry.annotation is not None]
         if not entries:
-            error = AnnotationError(f"{image}: no annotation names it; draw it, or take the image out")
+            error = AnnotationError(f"{image}: no annotation names it; annotate it, or take the image out")
             problems.add(image, NO_ANNOTATION, error)
         elif len(entries) > 1:
             sources = " and ".join(str(entry.json) for entry in entries)

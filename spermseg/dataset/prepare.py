@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spermseg.annotation.annotation import check_inside, drawn_frame, list_parts, part_flags, part_of
+from spermseg.annotation.annotation import annotated_frame, check_inside, list_parts, part_flags, part_of
 from spermseg.dataset.dataset import Dataset, encode_flags, open_dataset
 from spermseg.dataset.index import DESCRIPTION, Example, LeftOut, write_index, write_left_out
 from spermseg.dataset.pairing import MALFORMED, Pair, Problems, pair_images
@@ -90,7 +90,7 @@ class PrepareSummary:
 
     @property
     def n_empty(self) -> int:
-        """Images on which nothing was drawn: fields without cells, or forgotten ones."""
+        """Images without annotated regions: fields without cells, or forgotten ones."""
         return sum(not item.n_regions for item in self.dataset.all_examples)
 
     @property
@@ -227,7 +227,7 @@ def _prepare_one(
     image, annotation, placement = pair.image, pair.annotation, placements[pair.image]
     data, header = _read_image(pair, config.max_megapixels)
     with _leaving_out(image, SIZE_MISMATCH):
-        frame = drawn_frame(annotation, header)
+        frame = annotated_frame(annotation, header)
     with _leaving_out(image, UNKNOWN_LABEL):
         kept = [region for region in annotation.regions if part_of(annotation, region, config.labels) is not None]
     with _leaving_out(image, OUTSIDE):

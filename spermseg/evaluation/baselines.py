@@ -1,4 +1,4 @@
-"""Segmenting without learning: what the systems do that a network is held against.
+"""Segmenting without learning: what the systems do that a network is compared with.
 
 Each takes a picture (Y, X, 3) uint8 RGB and returns the mask (Y, X) bool of what is stained. The papers leave constants
 open; those below were chosen on training pictures.

@@ -1,4 +1,4 @@
-"""What is held against the annotations of a dataset: a model, a method that does not learn, or another rater."""
+"""What is compared with the annotations of a dataset: a model, a method that does not learn, or another rater."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,11 +68,11 @@ class ModelReader:
         saved: SavedModel,
         *,
         threshold: float | None = None,
-        headed: bool | None = None,
+        require_head: bool | None = None,
         flips: bool = False,
         device: str = "auto",
     ) -> "ModelReader":
-        """Return what reads with a model; threshold and `headed` are the model's own where none is given.
+        """Return what reads with a model; threshold and `require_head` are the model's own where none is given.
 
         Raises:
             ConfigError: the threshold is no probability, or heads are asked for that the model does not know.
@@ -80,7 +80,7 @@ class ModelReader:
         about = saved.description
         return cls(
             predictor=Predictor(saved, about.view, PredictConfig(device=device), parts=True),
-            cells=about.cells(threshold=threshold, headed=headed),
+            cells=about.cells(threshold=threshold, require_head=require_head),
             confidence=about.confidence,
             flips=flips,
         )
@@ -149,14 +149,14 @@ class RaterReader:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What he has drawn."""
+        """What the rater has annotated."""
         return self.dataset.classes
 
     def read(self, example: Example, dataset: Dataset) -> Reading:  # noqa: ARG002 (he has seen the pictures)
-        """Return what the other rater has drawn.
+        """Return what the other rater has annotated.
 
         Raises:
-            DatasetError: he has not drawn on this picture.
+            DatasetError: the rater has not annotated this picture.
         """
         his = [one for one in self.dataset.all_examples if one.image_sha256 == example.image_sha256]
         if not his:

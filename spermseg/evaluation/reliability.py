@@ -1,4 +1,4 @@
-"""Confidence: fitted where the truth is known, and held against it."""
+"""Confidence: fitted where the truth is known, and compared with it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LOGITS = np.arange(-LIMIT + STEP / 2, LIMIT, STEP)
 TEMPERATURES = (0.2, 10.0)
 """Between which the temperature is looked for."""
 LEAST_PICTURES = 10
-"""To fit a slope to; through fewer, a line says more of chance than of pictures."""
+"""To fit a slope to; through fewer, a line says more of luck than of pictures."""
 BAD_SHARE = 0.1
 """The share of the pictures, those with the lowest Dice, that are to be found."""
 

@@ -1,1 +1,1 @@
-"""What a picture is: decoding, quality, annotations, tiles, and drawn pictures with exact masks."""
+"""What a picture is: decoding, quality, annotations, tiles, and synthetic pictures with exact masks."""

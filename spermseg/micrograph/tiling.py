@@ -44,7 +44,7 @@ class View(Protocol):
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture at the working resolution."""
 
-    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def working_coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return how much of what each pixel of the working resolution covers is in a mask, 0 to 255."""
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -93,13 +93,13 @@ class WholeFrame:
         """Return the picture as (size, size, 3)."""
         return resize(pixels, (self.size, self.size))
 
-    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Return the cover as (size, size)."""
-        return _cover(mask, (self.size, self.size))
+    def working_coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return the coverage as (size, size)."""
+        return _coverage(mask, (self.size, self.size))
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask as (size, size)."""
-        return self.working_cover(mask) >= HALF
+        return self.working_coverage(mask) >= HALF
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:  # noqa: ARG002 (there is one window)
         """Return the one window."""
@@ -133,13 +133,13 @@ class Tiles:
         """Return the picture scaled."""
         return resize(pixels, self.working_shape(pixels.shape[:2]))
 
-    def working_cover(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Return the cover scaled."""
-        return _cover(mask, self.working_shape(mask.shape))
+    def working_coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return the coverage scaled."""
+        return _coverage(mask, self.working_shape(mask.shape))
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask scaled."""
-        return self.working_cover(mask) >= HALF
+        return self.working_coverage(mask) >= HALF
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
         """Return windows of the size of a tile or, where the halo covers the reach, as large as they may be."""
@@ -173,7 +173,7 @@ def to_native(probability: NDArray[np.float32], shape: tuple[int, int]) -> NDArr
     return np.asarray(cv2.resize(probability, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _cover(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _coverage(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:
     return resize(mask * np.uint8(255), shape)
 
 

@@ -57,8 +57,8 @@ class ModelDescription:
     """Probability from which a pixel is in the mask, 0-1."""
     min_area: Annotated[int, Field(ge=0, le=10**9)]
     """Least area of a cell, px at native resolution."""
-    headed: bool = False
-    """Whether what hangs together with no head is dropped; it needs the class `head`."""
+    require_head: bool = False
+    """Whether a piece that is connected to no head is dropped; it needs the class `head`."""
     recipe: str
     """Name of the recipe that trained it."""
     settings: dict[str, Any]
@@ -82,7 +82,7 @@ class ModelDescription:
     """Version of this description."""
 
     def cells(
-        self, *, threshold: float | None = None, min_area: int | None = None, headed: bool | None = None
+        self, *, threshold: float | None = None, min_area: int | None = None, require_head: bool | None = None
     ) -> CellConfig:
         """Return what counts as a cell: as the model has it, but for what is given.
 
@@ -92,14 +92,16 @@ class ModelDescription:
         cells = CellConfig(
             threshold=self.threshold if threshold is None else threshold,
             min_area=self.min_area if min_area is None else min_area,
-            headed=self.headed if headed is None else headed,
+            require_head=self.require_head if require_head is None else require_head,
         )
-        if cells.headed:
+        if cells.require_head:
             check_knows_heads(self.network.classes)
         return cells
 
 
 DESCRIPTION = TypeAdapter(ModelDescription)
+EARLIER_NAMES = {"headed": "require_head"}
+"""Fields as earlier versions wrote them -> their names now."""
 
 
 def read_model(location: Location) -> bytes:
@@ -198,7 +200,7 @@ def _is_deep(fields: dict[str, Any]) -> bool:
 
 def _read_description(fields: dict[str, Any], name: str) -> ModelDescription:
     try:
-        return DESCRIPTION.validate_python(fields)
+        return DESCRIPTION.validate_python({EARLIER_NAMES.get(one, one): value for one, value in fields.items()})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         problem = _brief(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

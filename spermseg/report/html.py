@@ -152,7 +152,7 @@ def render_report(
         left_out=unfinished if config.finished_only else (),
         runs=summary.list_runs(frame, receipts),
         rejections=summary.group_rejections(frame),
-        twins=summary.find_twins(frame),
+        duplicates=summary.find_duplicates(frame),
         groups=summary.count_groups(frame),
         flag_counts=frame["flags"].explode().value_counts().to_dict(),
         histograms=_histograms(frame),

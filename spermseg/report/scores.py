@@ -43,8 +43,10 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     if "confidence" in metrics:
         lines.append(_confidence_line(metrics["confidence"]))
     lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
-    if metrics.get("headed"):
-        lines.append("What the model found and hangs together with no head was dropped before (--headed).")
+    if metrics.get("require_head"):
+        lines.append(
+            "Pieces that the model found and that are connected to no head were dropped before (--require-head)."
+        )
     if metrics.get("forgive_border"):
         lines.append("What was found at the edge of a picture, where nothing is annotated, does not count.")
     return "\n".join([*lines, ""])

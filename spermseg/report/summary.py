@@ -1,4 +1,4 @@
-"""What an archive of results says in figures: flags, totals, groups, rejections, twins, what does not add up.
+"""What an archive of results says in figures: flags, totals, groups, rejections, duplicates, what does not add up.
 
 A `frame` here is a pandas table of the light columns (`COLUMNS`) of all result rows, completed by `complete_rows`.
 """
@@ -47,7 +47,7 @@ class Rejections:
 
 
 @dataclass(frozen=True)
-class Twins:
+class Duplicates:
     """Files with the same pixels under different names."""
 
     content_sha256: str
@@ -112,13 +112,13 @@ def _shared_pixels(frame: pd.DataFrame) -> pd.DataFrame:
     return files[files.duplicated("content_sha256", keep=False)]
 
 
-def find_twins(frame: pd.DataFrame) -> list[Twins]:
+def find_duplicates(frame: pd.DataFrame) -> list[Duplicates]:
     """Return files with the same pixels under different names, those across groups first."""
     found = [
-        Twins(str(digest), sorted(set(files["group"])), to_rows(files))
+        Duplicates(str(digest), sorted(set(files["group"])), to_rows(files))
         for digest, files in _shared_pixels(frame).groupby("content_sha256")
     ]
-    return sorted(found, key=lambda twins: (-len(twins.groups), twins.rows[0]["name"]))
+    return sorted(found, key=lambda duplicates: (-len(duplicates.groups), duplicates.rows[0]["name"]))
 
 
 def group_rejections(frame: pd.DataFrame) -> list[Rejections]:

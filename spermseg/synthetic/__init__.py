@@ -1,1 +1,1 @@
-"""Micrographs drawn with exact masks."""
+"""Synthetic micrographs with exact masks."""

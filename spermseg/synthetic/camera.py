@@ -1,4 +1,4 @@
-"""Light, lens and sensor of a drawn micrograph. Layers are (Y, X) float32; pictures (3, Y, X), light from 0 to 255."""
+"""Light, lens and sensor of a synthetic micrograph. Layers are (Y, X) float32; pictures (3, Y, X), 0 to 255."""
 
 import cv2
 import numpy as np

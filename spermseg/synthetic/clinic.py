@@ -1,4 +1,4 @@
-"""A small drawn clinic: annotated micrographs to train on, and one night's uploads, three of them broken.
+"""A small synthetic clinic: annotated micrographs to train on, and one night's uploads, three of them broken.
 
     OUT/training/images/patient-07_field-2.jpg         OUT/training/annotations/patient-07_field-2.json
     OUT/uploads/patient-13/field-1.jpg ...             plain files: JPEG, PNG, TIFF, BMP; one JPEG lies on its side
@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph, labelme_annotation
 
-CLINIC_DRAWING = DrawConfig(height=512, width=640, scale=0.8, cells=(1, 7))
+CLINIC_DRAW = DrawConfig(height=512, width=640, scale=0.8, cells=(1, 7))
 """Cells large enough in the picture that their tails survive a resize to 256 x 256."""
 
 Picture = NDArray[np.uint8]
@@ -43,7 +43,7 @@ class ClinicConfig:
     """Patients who are new tonight; half come as plain files, a quarter in a .zip and the rest in a .tar."""
     upload_fields: int = 5
     """Micrographs of each."""
-    drawing: DrawConfig = CLINIC_DRAWING
+    draw: DrawConfig = CLINIC_DRAW
     """What a micrograph looks like; each patient has a slide of their own, with its own stain and light."""
 
     def __post_init__(self) -> None:
@@ -132,19 +132,19 @@ def write_clinic(
 def _write_training(config: ClinicConfig, patient: int, images: Path, annotations: Path) -> None:
     for number in range(1, config.fields + 1):
         name = f"patient-{patient:02d}_field-{number}.{'png' if number % 4 == 0 else 'jpg'}"
-        drawn = draw_micrograph(*field_drawing(config, patient, number))
-        (images / name).write_bytes(_encode(drawn.pixels, name))
-        text = json.dumps(labelme_annotation(drawn, name), indent=1)
+        made = draw_micrograph(*field_config(config, patient, number))
+        (images / name).write_bytes(_encode(made.pixels, name))
+        text = json.dumps(labelme_annotation(made, name), indent=1)
         (annotations / name).with_suffix(".json").write_text(text, encoding="utf-8")
 
 
-def field_drawing(config: ClinicConfig, patient: int, number: int) -> tuple[int, DrawConfig]:
+def field_config(config: ClinicConfig, patient: int, number: int) -> tuple[int, DrawConfig]:
     """Return what `draw_micrograph` takes to draw one field of one patient; a patient's fields share a slide.
 
     The uploads have no annotations; drawing one again with this gives its exact outlines.
     """
     slide = 1000 * config.seed + patient
-    return 1000 * slide + number, replace(config.drawing, slide=slide)
+    return 1000 * slide + number, replace(config.draw, slide=slide)
 
 
 def _draw_uploads(config: ClinicConfig, patient: int) -> Iterator[tuple[str, bytes]]:
@@ -152,7 +152,7 @@ def _draw_uploads(config: ClinicConfig, patient: int) -> Iterator[tuple[str, byt
     suffixes = ("jpg", "png", "tif", "bmp", "jpeg")
     for number in range(1, config.upload_fields + 1):
         name = f"patient-{patient:02d}/field-{number}.{suffixes[(number - 1) % len(suffixes)]}"
-        pixels = draw_micrograph(*field_drawing(config, patient, number)).pixels
+        pixels = draw_micrograph(*field_config(config, patient, number)).pixels
         yield name, _encode(pixels, name, turned=patient == config.patients + 1 and number == 1)
 
 
@@ -180,7 +180,7 @@ def _encode(pixels: Picture, name: str, turned: bool = False) -> bytes:
         case ".bmp":
             picture.save(file, "BMP")
         case suffix:
-            raise ConfigError(f"got {name}, whose format {suffix!r} is not drawn; give jpg, jpeg, png, tif or bmp")
+            raise ConfigError(f"got {name}, whose format {suffix!r} cannot be written; give jpg, jpeg, png, tif or bmp")
     return file.getvalue()
 
 

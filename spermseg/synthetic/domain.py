@@ -1,4 +1,4 @@
-"""Every clinic at once: drawings whose stain, light, focus, magnification and cells differ as much as clinics' do.
+"""Every clinic at once: synthetic micrographs that differ in stain, light, focus, scale and cells as clinics do.
 
 A network that has learned from all of them has no clinic to be used to (domain randomisation: Tobin et al., IROS 2017).
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.annotation.rasterise import rasterise
-from spermseg.synthetic.draw import DrawConfig, DrawnMicrograph
+from spermseg.synthetic.draw import DrawConfig, SyntheticMicrograph
 from spermseg.synthetic.shapes import ACROSOME, HEAD, MIDPIECE, TAIL, CellForm, Shape
 
 MARGINS = {"midpiece": 0.8, "tail": 1.6}
@@ -23,10 +23,10 @@ NOISE_SCALE = 0.5
 JPEG_QUALITIES = (50, 98)
 """Of half of the pictures. Blocks are 8 px wide at any scale, so that reduced ones have lost more than a camera's."""
 PARTS = {"head": HEAD, "acrosome": ACROSOME, "midpiece": MIDPIECE, "tail": TAIL}
-"""What there are masks of, beside the whole cell, and its label in a drawing."""
+"""What there are masks of, beside the whole cell, and its label in a synthetic micrograph."""
 
 
-def random_drawing(rng: np.random.Generator, height: int, width: int, scale: float) -> DrawConfig:
+def random_draw_config(rng: np.random.Generator, height: int, width: int, scale: float) -> DrawConfig:
     """Return what one micrograph of any clinic looks like.
 
     Args:
@@ -68,20 +68,20 @@ def random_drawing(rng: np.random.Generator, height: int, width: int, scale: flo
     )
 
 
-def annotate(drawn: DrawnMicrograph, scale: float, *, finer: int = 1) -> dict[str, NDArray[np.bool_]]:
+def annotate(micrograph: SyntheticMicrograph, scale: float, *, finer: int = 1) -> dict[str, NDArray[np.bool_]]:
     """Return masks (Y, X) of `cell` and of its PARTS, as people would draw them.
 
     People see where a tail must be and outline it a little wide, so MARGINS are added to what is painted. Cells whose
     heads are outside they leave out.
 
     Args:
-        drawn: the micrograph.
-        scale: at which it was drawn.
+        micrograph: a synthetic one.
+        scale: at which it was made.
         finer: how many pixels of a mask, along each axis, lie in one of the micrograph.
     """
-    height, width = drawn.pixels.shape[:2]
-    headed = {shape.group_id for shape in drawn.shapes if shape.label == HEAD}
-    shapes = [shape for shape in drawn.shapes if shape.group_id in headed]
+    height, width = micrograph.pixels.shape[:2]
+    with_head = {shape.group_id for shape in micrograph.shapes if shape.label == HEAD}
+    shapes = [shape for shape in micrograph.shapes if shape.group_id in with_head]
     parts = {part: _mask(shapes, label, (height * finer, width * finer), finer) for part, label in PARTS.items()}
     for part, margin in MARGINS.items():
         parts[part] = _widened(parts[part], margin * scale * finer)

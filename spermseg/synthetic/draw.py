@@ -1,4 +1,4 @@
-"""Drawn micrographs of stained smears, with the exact outlines of every cell in them.
+"""Synthetic micrographs of stained smears, with the exact outlines of every cell in them.
 
 A picture is made the way a camera sees a smear: stains absorb light in proportion to how much of them lies in the way
 (Beer and Lambert), the lamp is uneven, the lens blurs, the sensor adds noise. Every cell is rendered from the very
@@ -60,7 +60,7 @@ OPTICAL_DENSITY = {
 
 @dataclass(frozen=True, kw_only=True)
 class DrawConfig:
-    """What a drawn micrograph looks like. Lengths at scale 1 match a 100x objective on a 1280 x 1024 camera."""
+    """What a synthetic micrograph looks like. Lengths at scale 1 match a 100x objective on a 1280 x 1024 camera."""
 
     height: int = 1024
     """Height of the picture, px."""
@@ -81,7 +81,7 @@ class DrawConfig:
     round_cells: tuple[int, int] = (0, 0)
     """Least and most leukocytes and unripe germ cells; none of them is labelled."""
     inner_parts: bool = False
-    """Whether Acrosome, Nucleus and Vacuole get outlines of their own too. They are drawn either way."""
+    """Whether Acrosome, Nucleus and Vacuole get outlines of their own too. The picture shows them either way."""
     debris: float = 1.0
     """Amount of debris and of plasma in the background: 0 is a clean slide, 1 an ordinary one."""
     unevenness: float = 0.12
@@ -123,8 +123,8 @@ class DrawConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnMicrograph:
-    """A drawn picture and what is in it."""
+class SyntheticMicrograph:
+    """A synthetic picture and what is in it."""
 
     pixels: NDArray[np.uint8] = field(repr=False)
     """(Y, X, 3) uint8, RGB."""
@@ -132,7 +132,7 @@ class DrawnMicrograph:
     """Every part of every cell that lies in the picture, cut to it."""
 
 
-def draw_micrograph(seed: int, config: DrawConfig | None = None) -> DrawnMicrograph:
+def draw_micrograph(seed: int, config: DrawConfig | None = None) -> SyntheticMicrograph:
     """Draw one micrograph. The same seed and config give the same bytes.
 
     Args:
@@ -143,8 +143,8 @@ def draw_micrograph(seed: int, config: DrawConfig | None = None) -> DrawnMicrogr
         ConfigError: the seed is below 0.
 
     Example:
-        >>> drawn = draw_micrograph(7, DrawConfig(height=256, width=320, scale=0.4))
-        >>> drawn.pixels.shape
+        >>> micrograph = draw_micrograph(7, DrawConfig(height=256, width=320, scale=0.4))
+        >>> micrograph.pixels.shape
         (256, 320, 3)
     """
     if seed < 0:
@@ -162,17 +162,17 @@ def draw_micrograph(seed: int, config: DrawConfig | None = None) -> DrawnMicrogr
     if config.jpeg_quality is not None:
         pixels = through_jpeg(pixels, config.jpeg_quality)
     labelled = tuple(s for s in shapes if config.inner_parts or s.label in (HEAD, MIDPIECE, TAIL))
-    return DrawnMicrograph(pixels=pixels, shapes=labelled)
+    return SyntheticMicrograph(pixels=pixels, shapes=labelled)
 
 
-def labelme_annotation(drawn: DrawnMicrograph, image_name: str) -> dict[str, Any]:
+def labelme_annotation(micrograph: SyntheticMicrograph, image_name: str) -> dict[str, Any]:
     """Return the outlines as LabelMe 5 JSON, ready for `json.dump`.
 
     Args:
-        drawn: the micrograph.
+        micrograph: it.
         image_name: the file that holds its pixels, without a folder.
     """
-    height, width = drawn.pixels.shape[:2]
+    height, width = micrograph.pixels.shape[:2]
     return {
         "version": "5.0.1",
         "flags": {},
@@ -184,7 +184,7 @@ def labelme_annotation(drawn: DrawnMicrograph, image_name: str) -> dict[str, Any
                 "shape_type": "polygon",
                 "flags": {},
             }
-            for shape in drawn.shapes
+            for shape in micrograph.shapes
         ],
         "imagePath": image_name,
         "imageData": None,

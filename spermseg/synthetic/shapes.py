@@ -1,4 +1,4 @@
-"""The geometry of drawn sperm cells: outlines of their parts as exact polygons with sub-pixel vertices.
+"""The geometry of synthetic sperm cells: outlines of their parts as exact polygons with sub-pixel vertices.
 
 Lengths are px at scale 1, where a head is about 80 px long: a 100x objective on a 1280 x 1024 camera. Points are
 (x, y); the pixel (x, y) covers [x, x + 1) x [y, y + 1), so the square from (10, 10) to (20, 20) covers exactly the
@@ -35,7 +35,7 @@ LEAST_AREA = 4.0  # px2; what is left of a part at the edge of the picture below
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One drawn part of one cell."""
+    """One part of one synthetic cell."""
 
     label: str
     """Head, Acrosome, Nucleus, Vacuole, Midpiece or Tail."""

@@ -18,12 +18,12 @@ from spermseg.model.folded import CellProbability
 from spermseg.model.precision import BATCH_PX, forward_here, mask_agreement
 from spermseg.model.predict import predict_working, window_layout
 from spermseg.model.unet import UNet
-from spermseg.training.data.cover import UNKNOWN, covered
+from spermseg.training.data.coverage import UNKNOWN, covered
 from spermseg.training.data.sampling import WorkingExample
 from spermseg.training.data.source import TrainingData
 
 AGREEMENT_PICTURES = 20
-"""Of the validation split, on which half precision is held against full precision."""
+"""Of the validation split, on which half precision is compared with full precision."""
 LEVELS = 100
 """Thresholds that are tried are multiples of 1 / LEVELS."""
 LEAST, MOST = 10, 90
@@ -78,7 +78,7 @@ class Calibrator:
         The Dice is that of the whole cell at the native resolution; among thresholds as good, the one nearest to 0.5.
         """
         classes = judged_classes(self.network)
-        levels = np.arange(LEAST, MOST + 1, COARSE if self.cells.headed else 1)
+        levels = np.arange(LEAST, MOST + 1, COARSE if self.cells.require_head else 1)
         curves = [
             self._dice_curve(maps, self.data.native_cells(name, self.view, classes), levels)
             for name, maps, _ in self._maps("choosing the threshold")
@@ -111,25 +111,27 @@ class Calibrator:
         self, maps: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Return the Dice of a picture at each of some levels: which cells have heads depends on the level."""
-        if not self.cells.headed:  # at all levels at once: specks below the least area decide none of them
+        if not self.cells.require_head:  # at all levels at once: specks below the least area decide none of them
             return dice_curve(to_native(maps[0], truth.shape), truth)[levels]
         return np.array([confusion(self._mask(maps, truth.shape, one), truth).dice for one in levels / LEVELS])
 
     def _mask(self, maps: NDArray[np.float32], native: Shape, threshold: float) -> NDArray[np.bool_]:
         """Return the mask (Y, X) of the whole cell at native resolution."""
         config = replace(self.cells, threshold=float(threshold))
-        given = maps if config.headed else maps[0]
+        given = maps if config.require_head else maps[0]
         return Interpretation.of(given, native, config=config, view=self.view, judge=self.before).mask
 
     def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
         """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""
-        forward = forward_here(CellProbability(self.network, gives="cell and head" if self.cells.headed else "cell"))
+        forward = forward_here(
+            CellProbability(self.network, gives="cell and head" if self.cells.require_head else "cell")
+        )
         layout = window_layout(self.view, self.network.config, BATCH_PX)
         classes = judged_classes(self.network)
         for name in self.show(step)(self.data.names("val")):
             example: WorkingExample = self.data.load(name, self.view, classes)
             (maps,) = predict_working(forward, layout, [example.pixels], BATCH_PX)
-            known = (example.cover != UNKNOWN).all(axis=-1)
+            known = (example.coverage != UNKNOWN).all(axis=-1)
             yield name, maps.reshape(-1, *known.shape) * known, whole_cell(example, classes)
 
 
@@ -158,5 +160,5 @@ def judged_classes(network: UNet) -> tuple[str, ...]:
 
 def whole_cell(example: WorkingExample, classes: tuple[str, ...]) -> NDArray[np.bool_]:
     """Return the mask (Y, X) of the whole cell of an example: its own, or the union of the parts."""
-    mask = covered(example.cover)
+    mask = covered(example.coverage)
     return np.asarray(mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else mask.any(axis=-1))

@@ -28,9 +28,9 @@ class TrainConfig:
     """Of the learning rate: `one-cycle` rises for a third of the steps and falls to nothing (Smith and Topin, 2019)."""
     weight_decay: float = 0.0
     """Share of the weights taken off, times the learning rate, every step, apart from the gradient (AdamW)."""
-    average: float = 0.0
-    """Share that the average of all weights so far keeps at every step, as 0.998, and less at first; it is the average
-    that is scored and kept. 0 keeps the weights themselves."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average (EMA) of the weights, as 0.998, and less at first. The EMA is scored and
+    kept. 0 keeps the weights themselves."""
     precision: PrecisionName = "float32"
     """Of the convolutions on a CPU, with weights in float32; `auto` is bfloat16 where the machine is fast at it. A GPU
     computes in bfloat16 either way."""
@@ -45,9 +45,9 @@ class TrainConfig:
     places: int = 1
     """Squares of a picture that are tried for a tile; the one with the most cells is taken: hard tiles, more often."""
     superpose: float = 0.0
-    """Share of the tiles of annotated pictures that another one is laid on (`training.superpose`)."""
+    """Share of the tiles of annotated pictures that another one is laid on (`training.data.superpose`)."""
     ignore_cut: bool = False
-    """Learn nothing from cells whose heads a tile cuts off, where heads are learned, too (`training.incomplete`)."""
+    """Learn nothing from cells whose heads a tile cuts off, where heads are learned (`training.data.incomplete`)."""
     seed: int = 0
     """Of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False
@@ -61,10 +61,10 @@ class TrainConfig:
             )
         if self.places < 1:
             raise ConfigError(f"got {self.places} places for a tile; 1 or more is needed")
-        if not 0 <= self.average < 1 or not 0 <= self.weight_decay < float("inf"):
+        if not 0 <= self.ema_decay < 1 or not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(
-                f"got average {self.average:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and 0 or "
-                "more, are needed"
+                f"got EMA decay {self.ema_decay:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and "
+                "0 or more, are needed"
             )
         if not 0 <= self.superpose <= 1:
             raise ConfigError(f"got {self.superpose:g} of the tiles to lay another one on; 0 to 1 is needed")

@@ -24,16 +24,16 @@ from spermseg.storage.arrow_filesystem import arrow_filesystem
 from spermseg.storage.filesystem import Location
 from spermseg.training.checkpoint import read_state, write_state
 from spermseg.training.data.sampling import Batch, Batches, Sampler, WorkingExample
-from spermseg.training.data.source import DrawnData
-from spermseg.training.fit import Fit, FitState, StepReport, Team
+from spermseg.training.data.source import SyntheticData
+from spermseg.training.fit import Fit, FitState, ProcessGroup, StepReport
 from spermseg.training.job import DrawTile, LoadExample, TrainJob, examples_of
 from spermseg.training.progress import Board, seldom, shown
 
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
 TILES_A_TASK = 4
-"""Drawn by one task."""
-DRAWING_CPUS = 0.5
+"""Made by one task."""
+SYNTHETIC_CPUS = 0.5
 """Reserved for such a task: where the network takes all but one, two tasks draw while it waits."""
 
 
@@ -111,7 +111,7 @@ def cause_of(error: ray.train.TrainingFailedError) -> str:
 
 
 def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.train.torch.TorchTrainer:
-    splits = ["val"] if isinstance(job.data, DrawnData) else ["train", "val"]
+    splits = ["val"] if isinstance(job.data, SyntheticData) else ["train", "val"]
     datasets = {split: _load_split(split, job) for split in splits}
     use_gpu, threads = _resources(scaling)
     filesystem, path = arrow_filesystem(run)
@@ -170,11 +170,11 @@ def _load_split(split: str, job: TrainJob) -> "ray.data.Dataset":
 
 
 @dataclass(frozen=True, kw_only=True)
-class _DrawnBatches:
+class _SyntheticBatches:
     """Batches of tiles that tasks draw, on whatever CPUs are free, while the network learns from those before."""
 
     job: TrainJob
-    data: DrawnData
+    data: SyntheticData
     rank: int
     size: int
 
@@ -191,9 +191,9 @@ class _DrawnBatches:
         context.execution_options.preserve_order = True
         tiles = self.steps * share
         draw = DrawTile(self.job, self.data, epoch, self.rank, self.size)
-        drawn = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=DRAWING_CPUS)
-        for batch in drawn.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
-            yield batch["pixels"], batch["cover"]
+        made = ray.data.range(tiles, override_num_blocks=-(-tiles // TILES_A_TASK)).map(draw, num_cpus=SYNTHETIC_CPUS)
+        for batch in made.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=2):
+            yield batch["pixels"], batch["coverage"]
 
 
 def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
@@ -214,8 +214,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     batches: Batches
-    if isinstance(job.data, DrawnData):
-        batches = _DrawnBatches(job=job, data=job.data, rank=rank, size=size)
+    if isinstance(job.data, SyntheticData):
+        batches = _SyntheticBatches(job=job, data=job.data, rank=rank, size=size)
     else:
         batches = Sampler(
             examples=_read_examples("train", job),
@@ -235,7 +235,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         threshold=job.threshold,
         snapshots=job.snapshots,
         first_weights=job.first_weights,
-        team=Team(rank=rank, size=size, device=ray.train.torch.get_device()),
+        process_group=ProcessGroup(rank=rank, size=size, device=ray.train.torch.get_device()),
     )
     checkpoint = ray.train.get_checkpoint()
     state = None

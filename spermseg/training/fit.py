@@ -15,14 +15,14 @@ from spermseg.model.predict import network_input, predict_working, window_layout
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.config import TrainConfig
-from spermseg.training.data.cover import target_of
+from spermseg.training.data.coverage import target_of
 from spermseg.training.data.sampling import Batches, WorkingExample
 from spermseg.training.learner import Learner, Weights
 from spermseg.training.losses import leave_out, segmentation_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The workers that train together; torch.distributed is set up where there are several."""
 
     rank: int = 0
@@ -45,8 +45,8 @@ class FitState:
     """Epochs done."""
     weights: Weights = field(default_factory=dict)
     """That learn."""
-    average: Weights = field(default_factory=dict)
-    """Their average, where there is one."""
+    ema: Weights = field(default_factory=dict)
+    """Their EMA, where there is one."""
     optimizers: dict[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
     best_weights: Weights = field(default_factory=dict)
@@ -87,15 +87,15 @@ class Fit:
     snapshots: Sequence[int] = ()
     """Epochs whose weights are kept, beside the best."""
     first_weights: Weights | None = None
-    """Where to start; None starts from chance."""
-    team: Team = field(default_factory=Team)
+    """Where to start; None starts from scratch."""
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.config.seed)
         network = UNet(self.network_config)
         if self.first_weights is not None:
             network.load_state_dict(self.first_weights)
-        self.learner = Learner(network, self.config, self.train.steps, self.team.device)
+        self.learner = Learner(network, self.config, self.train.steps, self.process_group.device)
 
     def run(
         self,
@@ -112,10 +112,8 @@ class Fit:
         """
         state = state or FitState()
         if state.epoch:
-            self.learner.go_on(
-                weights=state.weights, average=state.average, optimizers=state.optimizers, epochs=state.epoch
-            )
-        if self.team.size > 1:
+            self.learner.go_on(weights=state.weights, ema=state.ema, optimizers=state.optimizers, epochs=state.epoch)
+        if self.process_group.size > 1:
             self.learner.share()
         while state.epoch < self.config.epochs:
             trained = self._train_epoch(state, on_step)
@@ -128,7 +126,7 @@ class Fit:
     def _next_state(self, state: FitState, record: dict[str, float]) -> FitState:
         best = max((entry["val_dice"] for entry in state.history), default=-1.0)
         learned = self.learner.state()
-        kept = learned["average"] or learned["weights"]
+        kept = learned["ema"] or learned["weights"]
         new = replace(state, epoch=int(record["epoch"]), history=(*state.history, record), **learned)
         if record["val_dice"] > best:
             new = replace(new, best_epoch=new.epoch, best_weights=kept)
@@ -138,10 +136,10 @@ class Fit:
 
     def _train_epoch(self, state: FitState, on_step: Callable[[StepReport], None] | None) -> dict[str, float]:
         self.learner.start_epoch()
-        loss_sum, counts = 0.0, torch.zeros(4, dtype=torch.int64, device=self.team.device)
-        for step, (tiles, covers) in enumerate(self.train.batches(state.epoch), start=1):
-            x = network_input(torch.from_numpy(tiles).to(self.team.device, non_blocking=True))
-            target = self._target(torch.from_numpy(covers).to(self.team.device, non_blocking=True))
+        loss_sum, counts = 0.0, torch.zeros(4, dtype=torch.int64, device=self.process_group.device)
+        for step, (tiles, coverages) in enumerate(self.train.batches(state.epoch), start=1):
+            x = network_input(torch.from_numpy(tiles).to(self.process_group.device, non_blocking=True))
+            target = self._target(torch.from_numpy(coverages).to(self.process_group.device, non_blocking=True))
             loss, logits = self.learner.step(x, target)
             loss_sum += float(loss)
             found, truth = leave_out(logits, target)
@@ -163,31 +161,31 @@ class Fit:
         """Score this worker's share of the validation split, at the working resolution, and sum over the workers."""
         self.learner.agree()
         self.learner.kept.eval()
-        share = self.val[self.team.rank :: self.team.size]
+        share = self.val[self.process_group.rank :: self.process_group.size]
         loss_sum, counts = 0.0, Confusion()
         batch_px = self.config.batch_size * self.view.tile**2
         layout = window_layout(self.view, self.network_config, batch_px)
         logits = predict_working(self._forward, layout, (e.pixels for e in share), batch_px)
         for example, maps in zip(share, logits, strict=True):
-            target = self._target(torch.from_numpy(example.cover)[None])
+            target = self._target(torch.from_numpy(example.coverage)[None])
             loss_sum += float(segmentation_loss(torch.from_numpy(maps)[None], target, self.config.loss))
             found, truth = leave_out(torch.from_numpy(maps)[None], target)
             counts += confusion((found > _logit(self.threshold)).numpy(), (truth >= 0.5).numpy())
         return self._record("val", loss_sum, len(share), [counts.tp, counts.fp, counts.fn, counts.tn])
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        x = network_input(torch.from_numpy(tiles).to(self.team.device))
+        x = network_input(torch.from_numpy(tiles).to(self.process_group.device))
         with self.learner.precision():
             logits: NDArray[np.float32] = self.learner.kept(x).float().cpu().numpy()
         return logits
 
-    def _target(self, cover: Tensor) -> Tensor:
-        """Return what is to be learned (N, classes, Y, X) of a cover (N, Y, X, classes)."""
-        return target_of(cover, soft=self.config.soft_labels).permute(0, 3, 1, 2)
+    def _target(self, coverage: Tensor) -> Tensor:
+        """Return what is to be learned (N, classes, Y, X) of a coverage (N, Y, X, classes)."""
+        return target_of(coverage, soft=self.config.soft_labels).permute(0, 3, 1, 2)
 
     def _record(self, split: str, loss_sum: float, terms: int, counts: Sequence[float]) -> dict[str, float]:
         """Sum losses and counts over the workers before any ratio is taken."""
-        loss_sum, terms_sum, *counts = self.team.sum([loss_sum, terms, *counts])
+        loss_sum, terms_sum, *counts = self.process_group.sum([loss_sum, terms, *counts])
         tp, fp, fn, tn = (int(n) for n in counts)
         total = Confusion(tp=tp, fp=fp, fn=fn, tn=tn)
         scores = {f"{split}_{name}": value for name, value in total.scores().items() if name != "f1"}

@@ -15,7 +15,7 @@ from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.patience import Patience, be_patient, patience
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.sampling import WorkingExample
-from spermseg.training.data.source import DrawnData, TrainingData
+from spermseg.training.data.source import SyntheticData, TrainingData
 from spermseg.training.learner import Weights
 
 
@@ -31,7 +31,7 @@ class TrainJob:
     snapshots: tuple[int, ...] = ()
     """Epochs whose weights are kept, beside the best."""
     first_weights: Weights | None = None
-    """Where to start; None starts from chance."""
+    """Where to start; None starts from scratch."""
 
     patience: Patience = field(default_factory=patience)
     """With a storage that fails in a way that may pass: it travels to those who load examples."""
@@ -54,14 +54,14 @@ class LoadExample:
         """Return the row of a row with the name."""
         be_patient(self.job.patience)
         loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
-        pixels, cover = loaded.pixels.tobytes(), loaded.cover.tobytes()
-        return {"name": row["name"], "height": loaded.cover.shape[0], "pixels": pixels, "cover": cover}
+        pixels, coverage = loaded.pixels.tobytes(), loaded.coverage.tobytes()
+        return {"name": row["name"], "height": loaded.coverage.shape[0], "pixels": pixels, "coverage": coverage}
 
 
 class DrawTile:
     """The number of a tile of an epoch's share -> its pixels and mask."""
 
-    def __init__(self, job: TrainJob, data: DrawnData, epoch: int, rank: int, size: int) -> None:
+    def __init__(self, job: TrainJob, data: SyntheticData, epoch: int, rank: int, size: int) -> None:
         """Draw for worker `rank` of `size` in an epoch."""
         self.job, self.data, self.epoch, self.rank, self.size = job, data, epoch, rank, size
 
@@ -72,20 +72,20 @@ class DrawTile:
         slot = (step * batch + place * self.size + self.rank) % self.data.pictures
         wanted = (self.epoch, slot, self.job.view, self.job.network.classes, self.job.config)
         with ThreadPoolExecutor(1, initializer=_take_what_is_left) as thread:
-            drawn = thread.submit(self.data.draw, *wanted).result()
-        return {"pixels": drawn.pixels, "cover": drawn.cover}
+            made = thread.submit(self.data.draw, *wanted).result()
+        return {"pixels": made.pixels, "coverage": made.coverage}
 
 
 def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
     """Yield the name and the content of rows that `LoadExample` made, as views of their memory."""
-    columns = [table[name] for name in ("name", "height", "pixels", "cover")]
-    for name, height, pixels, cover in zip(*columns, strict=True):
+    columns = [table[name] for name in ("name", "height", "pixels", "coverage")]
+    for name, height, pixels, coverage in zip(*columns, strict=True):
         shape = (height.as_py(), -1)
         yield (
             name.as_py(),
             WorkingExample(
                 pixels=np.frombuffer(pixels.as_buffer(), np.uint8).reshape(*shape, 3),
-                cover=np.frombuffer(cover.as_buffer(), np.uint8).reshape(*shape, classes),
+                coverage=np.frombuffer(coverage.as_buffer(), np.uint8).reshape(*shape, classes),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""One network that learns: its optimisers, their learning rate, and the average of its weights."""
+"""One network that learns: its optimisers, their learning rate, and the EMA of its weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +21,12 @@ from spermseg.training.optimizers import make_optimizers
 
 Weights = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
-AVERAGE_RISE = 10
-"""After n steps the average of the weights is over the last n / 10 or so, until it is as long as it may be."""
+EMA_RISE = 10
+"""After n steps the EMA of the weights spans the last n / 10 or so, until it has its full length."""
 
 
 class Learner:
-    """Takes the steps. `network` learns; `kept` is what is scored and kept: itself, or the average of its weights."""
+    """Takes the steps. `network` learns; `kept` is what is scored and kept: itself, or the EMA of its weights."""
 
     def __init__(self, network: nn.Module, config: TrainConfig, steps: int, device: torch.device) -> None:
         """Prepare to take `steps` steps an epoch."""
@@ -36,16 +36,16 @@ class Learner:
         self.optimizers = make_optimizers(
             self.network, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.average: AveragedModel | None = None
-        if config.average:
-            self.average = AveragedModel(self.network, multi_avg_fn=_averaging(config.average), use_buffers=True)
+        self.ema: AveragedModel | None = None
+        if config.ema_decay:
+            self.ema = AveragedModel(self.network, multi_avg_fn=_ema_update(config.ema_decay), use_buffers=True)
         self._schedules = self._start_schedules()
         self._wrapped: nn.Module = self.network
 
     @property
     def kept(self) -> nn.Module:
         """The network that is scored and kept."""
-        return self.average.module if self.average else self.network
+        return self.ema.module if self.ema else self.network
 
     def share(self) -> None:
         """From here on average the gradients, and on GPUs share the batch statistics, with all other workers."""
@@ -71,8 +71,8 @@ class Learner:
             optimizer.step()
         for schedule in self._schedules:
             schedule.step()
-        if self.average:
-            self.average.update_parameters(self.network)
+        if self.ema:
+            self.ema.update_parameters(self.network)
         return loss.detach(), logits.detach()
 
     def agree(self) -> None:
@@ -91,19 +91,19 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half or self.device.type == "cuda")
 
     def state(self) -> dict[str, Any]:
-        """Return copies of all that learns: `weights`, their `average` (empty where there is none), `optimizers`."""
+        """Return copies of all that learns: `weights`, their `ema` (empty where there is none), `optimizers`."""
         return {
             "weights": _copy(self.network),
-            "average": _copy(self.average.module) if self.average else {},
+            "ema": _copy(self.ema.module) if self.ema else {},
             "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
         }
 
-    def go_on(self, *, weights: Weights, average: Weights, optimizers: dict[str, Any], epochs: int) -> None:
+    def go_on(self, *, weights: Weights, ema: Weights, optimizers: dict[str, Any], epochs: int) -> None:
         """Go on from a state, after so many epochs."""
         self.network.load_state_dict(weights)
-        if self.average:
-            self.average.module.load_state_dict(average)
-            self.average.n_averaged.fill_(epochs * self.steps)
+        if self.ema:
+            self.ema.module.load_state_dict(ema)
+            self.ema.n_averaged.fill_(epochs * self.steps)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
         self._schedules = self._start_schedules(epochs)
@@ -118,19 +118,19 @@ class Learner:
         return [OneCycleLR(one, rate, total_steps=total, last_epoch=last) for one in self.optimizers.values()]
 
 
-def _averaging(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Return what moves averages (kept, latest, steps before): they keep `most` of themselves, and less at first."""
+def _ema_update(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Return the update of an EMA (kept, latest, steps before): it keeps `most` of itself, and less at first."""
 
     def move(kept: Tensors, latest: Tensors, steps: Tensor | int) -> None:
         done = int(steps)  # waits for a GPU, so it is asked once
-        share = min(most, (1 + done) / (AVERAGE_RISE + done))
+        share = min(most, (1 + done) / (EMA_RISE + done))
         get_ema_multi_avg_fn(share)(kept, latest, steps)  # type: ignore[no-untyped-call]
 
     return move
 
 
 def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
-    """Return the weights of a model for a network of the same shape; classes that it has not learned start from chance.
+    """Return the weights of a model for a network of the same shape; classes that are new to it start from scratch.
 
     Raises:
         ConfigError: the shape is another.

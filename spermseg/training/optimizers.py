@@ -46,10 +46,10 @@ class Muon(Optimizer):
 
     def _move(self, kernel: Tensor, momentum: float) -> Tensor:
         state = self.state[kernel]
-        if "average" not in state:
-            state["average"] = torch.zeros_like(kernel)
-        average: Tensor = state["average"].lerp_(kernel.grad, 1 - momentum)
-        matrix = torch.lerp(kernel.grad, average, momentum).flatten(1)  # type: ignore[arg-type] # there is one
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(kernel)
+        momentum_buffer: Tensor = state["momentum_buffer"].lerp_(kernel.grad, 1 - momentum)
+        matrix = torch.lerp(kernel.grad, momentum_buffer, momentum).flatten(1)  # type: ignore[arg-type] # there is one
         length = AS_ADAM * sqrt(max(matrix.shape))
         return orthogonal(matrix).mul(length).reshape(kernel.shape)
 

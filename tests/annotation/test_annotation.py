@@ -8,8 +8,8 @@ from spermseg.annotation.annotation import (
     Annotation,
     Frame,
     Region,
+    annotated_frame,
     check_inside,
-    drawn_frame,
     list_parts,
     part_flags,
 )
@@ -45,7 +45,7 @@ def square(x, y, side=4.0):
 def test_what_was_drawn_on_the_stored_picture_is_turned_as_the_picture_is(orientation):
     stored_width, stored_height = 30, 20
     annotation = annotation_of(("Head", CORNER), width=stored_width, height=stored_height)
-    frame = drawn_frame(annotation, header_of(stored_height, stored_width, orientation))
+    frame = annotated_frame(annotation, header_of(stored_height, stored_width, orientation))
     flags = part_flags(annotation, frame, ("head",), None)
     stored = Image.fromarray(rasterise([CORNER], stored_height, stored_width).astype(np.uint8))
     np.testing.assert_array_equal(flags, np.asarray(stored.transpose(TRANSPOSE[orientation])))
@@ -55,25 +55,25 @@ def test_what_was_drawn_on_the_stored_picture_is_turned_as_the_picture_is(orient
 @pytest.mark.parametrize(("width", "height"), [(20, 30), (None, None)])
 def test_what_was_drawn_on_the_shown_picture_or_on_an_unknown_size_stays(width, height):
     annotation = annotation_of(("Head", CORNER), width=width, height=height)
-    assert drawn_frame(annotation, header_of(20, 30, 6)) == Frame(width=20, height=30, orientation=1)
+    assert annotated_frame(annotation, header_of(20, 30, 6)) == Frame(width=20, height=30, orientation=1)
 
 
 def test_where_both_frames_have_the_same_size_the_shown_one_counts():
     annotation = annotation_of(("Head", CORNER), width=20, height=20)
-    assert drawn_frame(annotation, header_of(20, 20, 6)).orientation == 1
+    assert annotated_frame(annotation, header_of(20, 20, 6)).orientation == 1
 
 
 def test_a_size_that_is_neither_the_shown_nor_the_stored_one_is_an_error_with_both_sizes():
     annotation = annotation_of(("Head", CORNER), width=640, height=480)
-    with pytest.raises(AnnotationError, match=r"^a.json: drawn on 640 x 480 px, but 'a.jpg' has 20 x 30 px$"):
-        drawn_frame(annotation, header_of(20, 30, 6))
+    with pytest.raises(AnnotationError, match=r"^a.json: annotated on 640 x 480 px, but 'a.jpg' has 20 x 30 px$"):
+        annotated_frame(annotation, header_of(20, 30, 6))
 
 
 def test_the_size_of_a_run_length_mask_tells_the_frame_and_must_fit():
     annotation = annotation_of(("Head", RunLength(width=30, height=20, counts=(600,))))
-    assert drawn_frame(annotation, header_of(20, 30, 8)).orientation == 8
-    with pytest.raises(AnnotationError, match="drawn on 30 x 20 px"):
-        drawn_frame(annotation, header_of(40, 20))
+    assert annotated_frame(annotation, header_of(20, 30, 8)).orientation == 8
+    with pytest.raises(AnnotationError, match="annotated on 30 x 20 px"):
+        annotated_frame(annotation, header_of(40, 20))
 
 
 FRAME = Frame(width=100, height=80)

@@ -36,8 +36,8 @@ def cluster():
 def study(tmp_path_factory, cluster):
     """A study of three rows."""
     folder = tmp_path_factory.mktemp("study")
-    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
-    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=6, fields=1, upload_fields=1, drawing=drawing))
+    draw = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=6, fields=1, upload_fields=1, draw=draw))
     split = SplitConfig(fractions=(0.5, 0.25, 0.25), group_pattern="(patient-[0-9]+)")
     prepare_dataset(clinic.images, clinic.annotations, Location(str(folder / "dataset")), PrepareConfig(split=split))
     return Experiment(

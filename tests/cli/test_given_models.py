@@ -80,7 +80,8 @@ def test_a_model_that_is_not_there_is_told_and_a_whole_one_is_not(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "words", [["--init", "shipped"], ["--init", "chance"], ["--model", "no-file", "--help"], ["uploads", "--model"], []]
+    "words",
+    [["--init", "pretrained"], ["--init", "scratch"], ["--model", "no-file", "--help"], ["uploads", "--model"], []],
 )
 def test_words_that_name_no_file_and_those_that_cannot_be_read_are_left_to_the_verb(words, capfd):
     check_given_models(words)

@@ -90,7 +90,7 @@ def test_16_parts_are_read_back(location):
     assert list(zip(*np.nonzero(mask), strict=True)) == [(0, 0)]
 
 
-def test_the_head_is_the_union_of_its_parts_where_only_they_are_drawn(location):
+def test_the_head_is_the_union_of_its_parts_where_only_they_are_annotated(location):
     flags = np.arange(FLAGS.size, dtype=np.uint8).reshape(FLAGS.shape) % 8
     dataset = write_dataset(location, parts=("acrosome", "nucleus", "tail"), flags=flags)
     assert dataset.classes == ("cell", "acrosome", "nucleus", "tail", "head")

@@ -387,7 +387,7 @@ def test_folders_that_cannot_be_used_are_errors(clinic):
 def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path):
     draw(tmp_path, "x.png")
     annotate(tmp_path, "x.png", width=5)
-    with pytest.raises(DatasetError, match=r"none of the images .* the first problem: x\.json: drawn on 5 x 48 px"):
+    with pytest.raises(DatasetError, match=r"none of the images .* the first problem: x\.json: annotated on 5 x 48 px"):
         prepare(tmp_path)
 
 

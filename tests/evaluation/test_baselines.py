@@ -11,7 +11,7 @@ DRAWING = DrawConfig(height=512, width=640, scale=0.5, cells=(6, 10), debris=0.3
 
 @pytest.fixture(scope="module")
 def drawn():
-    """A drawn micrograph and the mask of its cells."""
+    """A synthetic micrograph and the mask of its cells."""
     micrograph = draw_micrograph(3, DRAWING)
     covered = paint([[shape.points] for shape in micrograph.shapes], [1.0] * len(micrograph.shapes), 512, 640)
     return micrograph.pixels, covered >= 0.5

@@ -91,10 +91,10 @@ def test_overlays_and_charts_are_pictures(evaluated):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("asked", [{"flips": True}, {"threshold": 0.5}, {"headed": "no"}])
+@pytest.mark.parametrize("asked", [{"flips": True}, {"threshold": 0.5}, {"require_head": "no"}])
 def test_what_only_a_model_can_do_is_asked_of_nothing_else(asked, tiny_dataset, tmp_path):
     evaluate = Evaluate(baseline="otsu", dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), **asked)
-    with pytest.raises(ConfigError, match="--flips, --threshold and --headed are for a model"):
+    with pytest.raises(ConfigError, match="--flips, --threshold and --require-head are for a model"):
         evaluate.run()
 
 
@@ -107,13 +107,15 @@ def test_a_model_that_wants_heads_drops_the_rest_from_every_part_and_is_judged_b
     threshold = float(np.quantile(maps["cell"], 0.9))
     saved.network.head.bias.data[1] -= 10  # no heads
     maps = Predictor(saved, saved.description.view, parts=True).predict_parts(pixels)
-    plain, headed = (
-        ModelReader.of(replace(saved, description=replace(saved.description, headed=headed)), threshold=threshold)
-        for headed in (False, True)
+    plain, require_head = (
+        ModelReader.of(
+            replace(saved, description=replace(saved.description, require_head=require_head)), threshold=threshold
+        )
+        for require_head in (False, True)
     )
     dropped = headless(maps["cell"], maps["head"], threshold, saved.description.view.scale)
     assert dropped[maps["cell"] >= threshold].all()
-    found = headed.read(example, tiny_dataset)
+    found = require_head.read(example, tiny_dataset)
     assert np.array_equal(found.working, (maps["cell"] >= threshold) & ~dropped)
     for part, mask in found.masks.items():
         kept = to_native(np.where(dropped, np.float32(0), maps[part]), (example.height, example.width)) >= threshold
@@ -153,8 +155,8 @@ def test_a_split_that_is_not_there_is_one_line_that_names_those_that_are(model, 
 def raters(tmp_path_factory):
     """Two datasets of the same pictures: the second rater has drawn other cells, whatever was there."""
     folder = tmp_path_factory.mktemp("raters")
-    drawing = DrawConfig(height=160, width=200, scale=0.5, cells=(2, 3), inner_parts=True)
-    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=3, fields=1, upload_fields=1, drawing=drawing))
+    draw = DrawConfig(height=160, width=200, scale=0.5, cells=(2, 3), inner_parts=True)
+    clinic = write_clinic(folder / "clinic", ClinicConfig(patients=3, fields=1, upload_fields=1, draw=draw))
     labels = {"Nucleus": "nucleus", "Acrosome": "acrosome", "Tail": "tail"}
     config = PrepareConfig(
         split=SplitConfig(fractions=(1.0, 0.0, 0.0)),
@@ -264,18 +266,20 @@ def test_with_flips_a_flipped_picture_gets_the_flipped_map(model):
     assert not np.allclose(read(replace(reader, flips=False), pixels), found, atol=1e-3)
 
 
-@pytest.mark.parametrize("headed", ["yes", "no"])
-def test_that_cells_without_a_head_were_dropped_is_said(headed, tiny_dataset, tmp_path):
+@pytest.mark.parametrize("require_head", ["yes", "no"])
+def test_that_cells_without_a_head_were_dropped_is_said(require_head, tiny_dataset, tmp_path):
     config = UNetConfig(filters=(4,), bridge=4, classes=("cell", "head"))
     model = write_untrained_model(tmp_path / "model", config, seed=3, min_area=0)
-    Evaluate(model=str(model), dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), headed=headed).run()
-    dropped = headed == "yes"
-    assert json.loads((tmp_path / "metrics.json").read_text())["headed"] is dropped
-    assert ("hangs together with no head was dropped" in (tmp_path / "metrics.md").read_text()) is dropped
+    Evaluate(
+        model=str(model), dataset=tiny_dataset.location.uri, split="train", out=str(tmp_path), require_head=require_head
+    ).run()
+    dropped = require_head == "yes"
+    assert json.loads((tmp_path / "metrics.json").read_text())["require_head"] is dropped
+    assert ("connected to no head were dropped" in (tmp_path / "metrics.md").read_text()) is dropped
 
 
 def test_heads_that_a_model_does_not_know_cannot_be_asked_for(model, tiny_dataset, tmp_path):
-    asked = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), headed="yes")
+    asked = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), require_head="yes")
     with pytest.raises(ConfigError, match="dropping what has no head needs head"):
         asked.run()
 

@@ -1,4 +1,4 @@
-"""Confidence fitted where the truth is known, and held against it."""
+"""Confidence fitted where the truth is known, and compared with it."""
 
 from itertools import product
 

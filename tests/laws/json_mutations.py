@@ -24,24 +24,24 @@ FLOOD = 4 << 20
 DEPTHS = (2, 20, 190, 300, 5000)
 
 
-def mutate_json(chance: random.Random, source: bytes, mutate_png: Callable[[bytes], bytes]) -> bytes:
+def mutate_json(rng: random.Random, source: bytes, mutate_png: Callable[[bytes], bytes]) -> bytes:
     """Return a JSON file with one to four faults in its structure, or in a mask inside it."""
     content = [json.loads(source)]
-    for _ in range(chance.choice((1, 1, 2, 4))):
+    for _ in range(rng.choice((1, 1, 2, 4))):
         slots = list(_slots(content))
-        what = chance.random()
+        what = rng.random()
         if what < 0.03:
-            _flood(chance, slots)
+            _flood(rng, slots)
             break  # what came after would multiply it
         if what < 0.25:
             _damage_mask(slots, mutate_png)
         else:
-            chance.choice(MUTATORS)(chance, *chance.choice(slots))
+            rng.choice(MUTATORS)(rng, *rng.choice(slots))
         content = content or [None]
-    ascii_only = chance.random() < 0.5
+    ascii_only = rng.random() < 0.5
     text = json.dumps(content[0], ensure_ascii=ascii_only)
     text = re.sub(rf'"{RAW}([^"]*)"', r"\1", text)
-    mark = b"\xef\xbb\xbf" if chance.random() < 0.1 else b""
+    mark = b"\xef\xbb\xbf" if rng.random() < 0.1 else b""
     return mark + text.encode("utf-8", "surrogatepass")
 
 
@@ -56,15 +56,15 @@ def _slots(container: Any) -> list[Slot]:
     return found
 
 
-def _replace(chance: random.Random, container: Any, key: Any) -> None:
-    container[key] = json.loads(json.dumps(chance.choice(HOSTILE)))  # a copy: later faults change it
+def _replace(rng: random.Random, container: Any, key: Any) -> None:
+    container[key] = json.loads(json.dumps(rng.choice(HOSTILE)))  # a copy: later faults change it
 
 
-def _remove(chance: random.Random, container: Any, key: Any) -> None:
+def _remove(rng: random.Random, container: Any, key: Any) -> None:
     del container[key]
 
 
-def _retype(chance: random.Random, container: Any, key: Any) -> None:
+def _retype(rng: random.Random, container: Any, key: Any) -> None:
     """Turn a value into one of another type that means the same to a person."""
     value = container[key]
     wrapped = [[value], {"value": value}, json.dumps(value)]
@@ -72,32 +72,32 @@ def _retype(chance: random.Random, container: Any, key: Any) -> None:
         wrapped.append({str(n): item for n, item in enumerate(value)})
     if isinstance(value, dict):
         wrapped.append(list(value.values()))
-    container[key] = chance.choice(wrapped)
+    container[key] = rng.choice(wrapped)
 
 
-def _nest(chance: random.Random, container: Any, key: Any) -> None:
-    depth = chance.choice(DEPTHS)
+def _nest(rng: random.Random, container: Any, key: Any) -> None:
+    depth = rng.choice(DEPTHS)
     container[key] = f"{RAW}{'[' * depth}0{']' * depth}"
 
 
-def _repeat(chance: random.Random, container: Any, key: Any) -> None:
+def _repeat(rng: random.Random, container: Any, key: Any) -> None:
     if isinstance(container, list):
-        container[key:key] = [container[key]] * chance.choice((1, 30))
+        container[key:key] = [container[key]] * rng.choice((1, 30))
     else:
         container[f"{key} "] = container[key]
 
 
-def _swap(chance: random.Random, container: Any, key: Any) -> None:
-    other = chance.choice(list(container) if isinstance(container, dict) else range(len(container)))
+def _swap(rng: random.Random, container: Any, key: Any) -> None:
+    other = rng.choice(list(container) if isinstance(container, dict) else range(len(container)))
     container[key], container[other] = container[other], container[key]
 
 
-def _cut_list(chance: random.Random, container: Any, key: Any) -> None:
+def _cut_list(rng: random.Random, container: Any, key: Any) -> None:
     value = container[key]
     if isinstance(value, list | str) and value:
-        container[key] = value[: chance.randrange(len(value))]
+        container[key] = value[: rng.randrange(len(value))]
     elif isinstance(value, int | float):
-        container[key] = value * chance.choice((-1, 0.1, 1000, 10**12))
+        container[key] = value * rng.choice((-1, 0.1, 1000, 10**12))
 
 
 MUTATORS = (_replace, _replace, _replace, _remove, _retype, _nest, _repeat, _swap, _cut_list)
@@ -115,9 +115,9 @@ def _damage_mask(slots: list[Slot], mutate_png: Callable[[bytes], bytes]) -> Non
             return
 
 
-def _flood(chance: random.Random, slots: list[Slot]) -> None:
+def _flood(rng: random.Random, slots: list[Slot]) -> None:
     """Make a list of points or numbers absurdly long: what is done for each of them may then take all memory."""
     lists = [(container, key) for container, key in slots if isinstance(container[key], list) and container[key]]
     if lists:
-        container, key = chance.choice(lists)
+        container, key = rng.choice(lists)
         container[key] = container[key] * (FLOOD // len(json.dumps(container[key])))

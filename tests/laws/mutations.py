@@ -19,102 +19,100 @@ Mutator = Callable[[random.Random, bytearray], None]
 
 def mutate(kind: str, seed: int) -> bytes:
     """Return a file of a kind with one to four faults, the same for the same seed."""
-    chance = random.Random(f"{kind}:{seed}")
-    data = chance.choice(real_files(kind))
+    rng = random.Random(f"{kind}:{seed}")
+    data = rng.choice(real_files(kind))
     if kind in ANNOTATIONS:
-        data = mutate_json(chance, data, lambda inner: _mutate_bytes(chance, inner, "png"))
-        return data if chance.random() < 0.8 else _mutate_bytes(chance, data, kind)
-    if kind == "png" and chance.random() < 0.25:
-        return _mutate_pixels(chance, data)
-    if kind == "tar.gz" and chance.random() < 0.6:  # most damage never gets past gzip's checksum
-        return gzip.compress(_mutate_bytes(chance, gzip.decompress(data), "tar"), mtime=0)
-    return _mutate_bytes(chance, data, kind)
+        data = mutate_json(rng, data, lambda inner: _mutate_bytes(rng, inner, "png"))
+        return data if rng.random() < 0.8 else _mutate_bytes(rng, data, kind)
+    if kind == "png" and rng.random() < 0.25:
+        return _mutate_pixels(rng, data)
+    if kind == "tar.gz" and rng.random() < 0.6:  # most damage never gets past gzip's checksum
+        return gzip.compress(_mutate_bytes(rng, gzip.decompress(data), "tar"), mtime=0)
+    return _mutate_bytes(rng, data, kind)
 
 
-def _mutate_bytes(chance: random.Random, source: bytes, kind: str) -> bytes:
+def _mutate_bytes(rng: random.Random, source: bytes, kind: str) -> bytes:
     data = bytearray(source)
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        if chance.random() < 0.08:
-            _splice(chance, data, kind)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        if rng.random() < 0.08:
+            _splice(rng, data, kind)
         elif data:
-            chance.choice(MUTATORS)(chance, data)
-    if kind in REPAIRS and chance.random() < 0.7:
+            rng.choice(MUTATORS)(rng, data)
+    if kind in REPAIRS and rng.random() < 0.7:
         REPAIRS[kind](data)
     return bytes(data)
 
 
-def _mutate_pixels(chance: random.Random, data: bytes) -> bytes:
+def _mutate_pixels(rng: random.Random, data: bytes) -> bytes:
     """Damage what is packed in the first part of a PNG, which nothing but its decoder will notice."""
     start = data.index(b"IDAT") - 4
     size = int.from_bytes(data[start : start + 4], "big")
-    packed = zlib.compress(
-        _mutate_bytes(chance, zlib.decompressobj().decompress(data[start + 8 : start + 8 + size]), "")
-    )
+    packed = zlib.compress(_mutate_bytes(rng, zlib.decompressobj().decompress(data[start + 8 : start + 8 + size]), ""))
     body = b"IDAT" + packed
     chunk = struct.pack(">I", len(packed)) + body + struct.pack(">I", zlib.crc32(body))
     return data[:start] + chunk + data[start + 12 + size :]
 
 
-def _place(chance: random.Random, data: bytearray) -> int:
+def _place(rng: random.Random, data: bytearray) -> int:
     """Return a position; the first and last bytes say what a file is, and are more interesting than pixels."""
-    where = chance.random()
+    where = rng.random()
     reach = min(len(data), 200)
     if where < 0.4:
-        return chance.randrange(reach)
-    return len(data) - 1 - chance.randrange(reach) if where < 0.6 else chance.randrange(len(data))
+        return rng.randrange(reach)
+    return len(data) - 1 - rng.randrange(reach) if where < 0.6 else rng.randrange(len(data))
 
 
-def _block(chance: random.Random, data: bytearray) -> slice:
-    start = _place(chance, data)
-    return slice(start, start + chance.choice((1, 2, 4, 8, 16, 64, 512)))
+def _block(rng: random.Random, data: bytearray) -> slice:
+    start = _place(rng, data)
+    return slice(start, start + rng.choice((1, 2, 4, 8, 16, 64, 512)))
 
 
-def _flip_bits(chance: random.Random, data: bytearray) -> None:
-    for _ in range(chance.choice((1, 2, 8))):
-        data[_place(chance, data)] ^= 1 << chance.randrange(8)
+def _flip_bits(rng: random.Random, data: bytearray) -> None:
+    for _ in range(rng.choice((1, 2, 8))):
+        data[_place(rng, data)] ^= 1 << rng.randrange(8)
 
 
-def _set_bytes(chance: random.Random, data: bytearray) -> None:
-    where = _block(chance, data)
+def _set_bytes(rng: random.Random, data: bytearray) -> None:
+    where = _block(rng, data)
     size = len(data[where])
-    data[where] = chance.choice((bytes(size), b"\xff" * size, chance.randbytes(size)))
+    data[where] = rng.choice((bytes(size), b"\xff" * size, rng.randbytes(size)))
 
 
-def _truncate(chance: random.Random, data: bytearray) -> None:
-    del data[_place(chance, data) :]
+def _truncate(rng: random.Random, data: bytearray) -> None:
+    del data[_place(rng, data) :]
 
 
-def _delete(chance: random.Random, data: bytearray) -> None:
-    del data[_block(chance, data)]
+def _delete(rng: random.Random, data: bytearray) -> None:
+    del data[_block(rng, data)]
 
 
-def _duplicate(chance: random.Random, data: bytearray) -> None:
-    where = _block(chance, data)
-    data[where] = data[where] * chance.choice((2, 2, 50))
+def _duplicate(rng: random.Random, data: bytearray) -> None:
+    where = _block(rng, data)
+    data[where] = data[where] * rng.choice((2, 2, 50))
 
 
-def _move(chance: random.Random, data: bytearray) -> None:
+def _move(rng: random.Random, data: bytearray) -> None:
     """Swap a block with what lies elsewhere."""
-    where = _block(chance, data)
+    where = _block(rng, data)
     block = data[where]
     del data[where]
-    to = chance.randrange(len(data) + 1)
+    to = rng.randrange(len(data) + 1)
     data[to:to] = block
 
 
-def _set_field(chance: random.Random, data: bytearray) -> None:
+def _set_field(rng: random.Random, data: bytearray) -> None:
     """Put an extreme number of 2, 4 or 8 bytes where there may be a size or an offset."""
-    size = chance.choice((2, 4, 8))
-    number = chance.choice(EXTREMES) & (2 ** (8 * size) - 1)
-    where = _place(chance, data) // 2 * 2
-    data[where : where + size] = number.to_bytes(size, chance.choice(("big", "little")))
+    size = rng.choice((2, 4, 8))
+    number = rng.choice(EXTREMES) & (2 ** (8 * size) - 1)
+    where = _place(rng, data) // 2 * 2
+    data[where : where + size] = number.to_bytes(size, rng.choice(("big", "little")))
 
 
-def _splice(chance: random.Random, data: bytearray, kind: str) -> None:
+def _splice(rng: random.Random, data: bytearray, kind: str) -> None:
     """Go on with the rest of another file, mostly one of the same kind."""
-    other = chance.choice(real_files(kind if kind in KINDS and chance.random() < 0.8 else chance.choice(KINDS)))
-    cut = chance.randrange(len(data) + 1)
-    data[cut:] = other[chance.choice((cut, chance.randrange(len(other)))) :]
+    other = rng.choice(real_files(kind if kind in KINDS and rng.random() < 0.8 else rng.choice(KINDS)))
+    cut = rng.randrange(len(data) + 1)
+    data[cut:] = other[rng.choice((cut, rng.randrange(len(other)))) :]
 
 
 MUTATORS: tuple[Mutator, ...] = (

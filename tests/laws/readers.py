@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from laws.kinds import ARCHIVES, HEIGHT, PICTURES, WIDTH
 
-from spermseg.annotation.annotation import Annotation, check_inside, drawn_frame, list_parts, part_flags
+from spermseg.annotation.annotation import Annotation, annotated_frame, check_inside, list_parts, part_flags
 from spermseg.annotation.formats import read_annotations
 from spermseg.errors import SpermsegError
 from spermseg.micrograph.decode import decode_micrograph
@@ -54,7 +54,7 @@ def _read_picture(data: bytes) -> None:
     whole = list(_errors(lambda: _decode(data, header, None)))
     for view in REDUCING:
         reduced = list(_errors(lambda view=view: _decode(data, header, view)))
-        if bool(reduced) != bool(whole) and not _missing_by_chance(whole):
+        if bool(reduced) != bool(whole) and not _missing_at_random(whole):
             raise LawBrokenError(f"{view} finds {reduced}, where the whole picture has {whole}")
     for error in whole:
         raise error
@@ -69,7 +69,7 @@ def _decode(data: bytes, header: Header, view: View | None) -> None:
         raise LawBrokenError(f"pixels of {pixels.shape}, reduced by {by} for {view}, for {header}")
 
 
-def _missing_by_chance(errors: list[SpermsegError]) -> bool:
+def _missing_at_random(errors: list[SpermsegError]) -> bool:
     """Whether damage that no format shows made the last pixel that grey which is looked into, at one scale only."""
     return any("its lower part is missing" in error.message for error in errors)
 
@@ -116,7 +116,7 @@ def _read_annotation(data: bytes) -> Iterator[SpermsegError]:
 
 
 def _draw(annotation: Annotation, header: Header) -> None:
-    frame = drawn_frame(annotation, header)
+    frame = annotated_frame(annotation, header)
     check_inside(annotation, frame)
     flags = part_flags(annotation, frame, list_parts([annotation], None), None)
     if flags.shape != (header.height, header.width):

@@ -1,4 +1,4 @@
-"""Small real files of every kind that strangers upload or annotate, written from drawn micrographs."""
+"""Small real files of every kind that strangers upload or annotate, written from synthetic micrographs."""
 
 import base64
 import functools
@@ -22,11 +22,11 @@ from picture_files import encode, encode_tiff
 from PIL import Image, PngImagePlugin
 
 from spermseg.annotation.rasterise import rasterise
-from spermseg.synthetic.draw import DrawConfig, DrawnMicrograph, draw_micrograph, labelme_annotation
+from spermseg.synthetic.draw import DrawConfig, SyntheticMicrograph, draw_micrograph, labelme_annotation
 
 
 @functools.cache
-def drawn(seed: int) -> DrawnMicrograph:
+def drawn(seed: int) -> SyntheticMicrograph:
     return draw_micrograph(seed, DrawConfig(height=HEIGHT, width=WIDTH, scale=0.2, cells=(4, 6)))
 
 

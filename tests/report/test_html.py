@@ -281,7 +281,7 @@ def test_the_random_sample_depends_on_the_seed_alone():
 
 def test_the_same_pixels_under_two_names_are_shown_as_a_possible_mix_up():
     rows = [result_row(1), result_row(2, content_sha256=result_row(1)["content_sha256"]), result_row(3)]
-    part = render(rows, pictures=0).split('id="twins"')[1].split("<h2")[0]
+    part = render(rows, pictures=0).split('id="duplicates"')[1].split("<h2")[0]
     assert "00001.jpg" in part
     assert "00002.jpg" in part
     assert "00003.jpg" not in part

@@ -18,7 +18,7 @@ DESCRIPTION = ModelDescription(
     threshold=0.5,
     min_area=64,
     recipe="clinic",
-    settings={"start": "chance"},
+    settings={"start": "scratch"},
     training_data_sha256="0" * 64,
     scores={"val_dice": 0.5},
     version="0.1.0",
@@ -38,7 +38,7 @@ def structure(text: str) -> list[str]:
 def test_a_card_says_what_the_model_is():
     text = card()
     assert text.startswith("# Model card: clinic, cell, head\\_1\n")
-    assert "| started from | chance |" in text
+    assert "| started from | scratch |" in text
     assert "| dice | 0.5000 |" in text
     assert "| pixel size | not stated |" in text
     assert "| pixel size | 0.11 um/px |" in card(um_per_px=0.11)
@@ -52,7 +52,7 @@ def test_a_card_says_what_the_model_is():
         {"recipe": HOSTILE},
         {"version": HOSTILE},
         {"scores": {f"val_{HOSTILE}": 0.5}},
-        {"settings": {"start": "chance", "```\n# x": "```\n\u202e<script>"}},
+        {"settings": {"start": "scratch", "```\n# x": "```\n\u202e<script>"}},
     ],
     ids=str,
 )

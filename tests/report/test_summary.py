@@ -49,8 +49,8 @@ def test_groups_runs_and_rejections_each_account_for_every_row(drawn):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(rows, max_size=12))
-def test_twins_are_the_measured_files_whose_pixels_another_file_has(drawn):
-    found = {row["image_id"] for twins in summary.find_twins(frame_of(*drawn)) for row in twins.rows}
+def test_duplicates_are_the_measured_files_whose_pixels_another_file_has(drawn):
+    found = {row["image_id"] for duplicates in summary.find_duplicates(frame_of(*drawn)) for row in duplicates.rows}
     measured = {str(n): row["content_sha256"] for n, row in enumerate(drawn) if row["status"] == "ok"}
     digests = [digest for digest in measured.values() if digest]
     assert found == {name for name, digest in measured.items() if digests.count(digest) > 1}

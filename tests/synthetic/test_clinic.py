@@ -1,4 +1,4 @@
-"""The drawn clinic: its good files are good, its broken ones broken, and the counts it promises are true."""
+"""The synthetic clinic: its good files are good, its broken ones broken, and the counts it promises are true."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from spermseg.annotation.formats import read_annotations
 from spermseg.errors import ConfigError, MicrographError, ObjectExistsError
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.synthetic.clinic import ClinicConfig, field_drawing, write_clinic
+from spermseg.synthetic.clinic import ClinicConfig, field_config, write_clinic
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 
 SMALL = ClinicConfig(
@@ -22,7 +22,7 @@ SMALL = ClinicConfig(
     fields=4,
     upload_patients=4,
     upload_fields=5,
-    drawing=DrawConfig(height=96, width=128, scale=0.2, cells=(1, 5)),
+    draw=DrawConfig(height=96, width=128, scale=0.2, cells=(1, 5)),
 )
 
 
@@ -126,7 +126,7 @@ def test_exactly_one_upload_lies_on_its_side_until_its_exif_tag_is_heeded(clinic
 def test_the_turned_upload_is_upright_once_its_tag_is_heeded(clinic):
     """It has to show the same field as it would unturned: light falls and cells lie the same way round."""
     shown = decode_micrograph((clinic.uploads / "patient-04/field-1.jpg").read_bytes()).pixels
-    drawn = draw_micrograph(*field_drawing(SMALL, 4, 1)).pixels
+    drawn = draw_micrograph(*field_config(SMALL, 4, 1)).pixels
     assert np.abs(shown.astype(int) - drawn).mean() < 4
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spermseg.synthetic.domain import MARGINS, annotate, random_drawing
+from spermseg.synthetic.domain import MARGINS, annotate, random_draw_config
 from spermseg.synthetic.draw import draw_micrograph
 
 
 def drawing(seed: int):
-    return random_drawing(np.random.default_rng(seed), 192, 256, 0.25)
+    return random_draw_config(np.random.default_rng(seed), 192, 256, 0.25)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -37,7 +37,7 @@ def test_clinics_differ_in_magnification_light_and_stain():
 
 
 def test_tails_are_outlined_wider_than_they_are_painted_and_heads_are_not():
-    config = replace(random_drawing(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5), beyond=0.0)
+    config = replace(random_draw_config(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5), beyond=0.0)
     drawn = draw_micrograph(1, config)
     with_margin, without = annotate(drawn, config.scale, finer=4), annotate(drawn, 0.0, finer=4)
     assert np.array_equal(with_margin["head"], without["head"])
@@ -47,7 +47,7 @@ def test_tails_are_outlined_wider_than_they_are_painted_and_heads_are_not():
 
 
 def test_a_cell_whose_head_is_outside_is_drawn_and_not_annotated():
-    config = replace(random_drawing(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5), beyond=0.0)
+    config = replace(random_draw_config(np.random.default_rng(2), 192, 256, 0.5), cells=(5, 5), beyond=0.0)
     drawn = draw_micrograph(1, config)
     loose = 1  # the only one with a tail
     outside = [shape for shape in drawn.shapes if shape.group_id != loose or shape.label != "Head"]
@@ -60,7 +60,7 @@ def test_a_cell_whose_head_is_outside_is_drawn_and_not_annotated():
 
 
 def test_finer_masks_are_the_same_outlines_in_more_pixels():
-    config = replace(random_drawing(np.random.default_rng(2), 192, 256, 1.0), cells=(5, 5), beyond=0.0)
+    config = replace(random_draw_config(np.random.default_rng(2), 192, 256, 1.0), cells=(5, 5), beyond=0.0)
     drawn = draw_micrograph(1, config)
     coarse, fine = annotate(drawn, config.scale), annotate(drawn, config.scale, finer=4)
     for part, mask in fine.items():
@@ -72,7 +72,7 @@ def test_finer_masks_are_the_same_outlines_in_more_pixels():
 
 
 def test_a_pixel_that_is_a_mean_of_many_is_less_noisy():
-    noises = [random_drawing(np.random.default_rng(3), 64, 64, scale).noise for scale in (1.0, 0.5, 0.25)]
+    noises = [random_draw_config(np.random.default_rng(3), 64, 64, scale).noise for scale in (1.0, 0.5, 0.25)]
     assert noises[0] == noises[1] == pytest.approx(2 * noises[2])
 
 

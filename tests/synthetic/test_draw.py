@@ -1,4 +1,4 @@
-"""Drawn micrographs: what is drawn is what is labelled, pixel by pixel."""
+"""Synthetic micrographs: what is shown is what is labelled, pixel by pixel."""
 
 import json
 from dataclasses import replace

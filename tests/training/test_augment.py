@@ -5,7 +5,7 @@ import pytest
 
 from spermseg.errors import ConfigError
 from spermseg.training.data.augment import Augmentation, check_expansion
-from spermseg.training.data.cover import FULL, UNKNOWN
+from spermseg.training.data.coverage import FULL, UNKNOWN
 
 SIZE = 64
 
@@ -75,22 +75,22 @@ def test_several_classes_keep_their_channels(picture_and_mask):
 
 def test_the_cover_of_a_turned_picture_has_more_than_the_two_amounts_it_had():
     y, x = np.mgrid[:SIZE, :SIZE]
-    cover = np.where(np.abs(y - x) < 2, np.uint8(FULL), np.uint8(0))[..., np.newaxis]
+    coverage = np.where(np.abs(y - x) < 2, np.uint8(FULL), np.uint8(0))[..., np.newaxis]
     smooth = 0
     for seed in range(40):
-        _, moved = Augmentation("clinic", SIZE).variant(np.repeat(cover, 3, -1), cover, 0, seed)
+        _, moved = Augmentation("clinic", SIZE).variant(np.repeat(coverage, 3, -1), coverage, 0, seed)
         assert not (moved == UNKNOWN).any()
         smooth += len(np.unique(moved)) > 10
     assert 10 <= smooth <= 30  # half of the variants are turned by some angle
 
 
 def test_what_is_unknown_stays_so_and_is_not_averaged_with_what_is_known():
-    cover = np.zeros((SIZE, SIZE, 2), np.uint8)
-    cover[20:40, :, 0] = UNKNOWN
-    cover[20:40, :, 1] = FULL
-    pixels = np.repeat(cover[..., 1:], 3, -1)
+    coverage = np.zeros((SIZE, SIZE, 2), np.uint8)
+    coverage[20:40, :, 0] = UNKNOWN
+    coverage[20:40, :, 1] = FULL
+    pixels = np.repeat(coverage[..., 1:], 3, -1)
     for seed in range(20):
-        _, moved = Augmentation("clinic", SIZE).variant(pixels, cover, 0, seed)
+        _, moved = Augmentation("clinic", SIZE).variant(pixels, coverage, 0, seed)
         assert set(np.unique(moved[..., 0])) == {0, UNKNOWN}
         assert np.array_equal(moved[..., 0] == UNKNOWN, moved[..., 1] > 0)
 

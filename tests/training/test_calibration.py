@@ -11,7 +11,7 @@ from spermseg.micrograph.tiling import WholeFrame
 from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.calibration import LEVELS, Calibrator, dice_curve, whole_cell
-from spermseg.training.data.cover import FULL, full_cover
+from spermseg.training.data.coverage import FULL, full_coverage
 from spermseg.training.data.sampling import WorkingExample
 
 
@@ -38,10 +38,10 @@ class FourPictures:
     def load(self, name, view, classes):
         rng = np.random.default_rng(int(name))
         pixels = rng.integers(0, 256, (view.tile, view.tile, 3), dtype=np.uint8)
-        return WorkingExample(pixels=pixels, cover=full_cover(pixels[..., :1] < 64))
+        return WorkingExample(pixels=pixels, coverage=full_coverage(pixels[..., :1] < 64))
 
     def native_cells(self, name, view, classes):
-        return self.load(name, view, classes).cover[..., 0] > 0
+        return self.load(name, view, classes).coverage[..., 0] > 0
 
 
 def network_that_sees_red(bias: float) -> UNet:
@@ -87,15 +87,16 @@ def test_calibration_chooses_a_threshold_only_where_none_is_given_and_fits_the_c
     maps = [1 / (1 + np.exp(8 * (one.pixels[..., 0] / 255 - 0.25))) for one in pictures]
     said = [found.confidence.judge(one.astype(np.float32), found.threshold) for one in maps]
     came = [
-        confusion(one >= found.threshold, two.cover[..., 0] > 0).dice for one, two in zip(maps, pictures, strict=True)
+        confusion(one >= found.threshold, two.coverage[..., 0] > 0).dice
+        for one, two in zip(maps, pictures, strict=True)
     ]
     assert np.mean(said) == pytest.approx(np.mean(came), abs=0.01)
 
 
 def test_the_whole_cell_is_its_own_class_or_the_union_of_the_parts():
-    cover = np.zeros((2, 2, 2), np.uint8)
-    cover[0, 0, 0] = cover[1, 1, 1] = FULL
-    example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), cover=cover)
+    coverage = np.zeros((2, 2, 2), np.uint8)
+    coverage[0, 0, 0] = coverage[1, 1, 1] = FULL
+    example = WorkingExample(pixels=np.zeros((2, 2, 3), np.uint8), coverage=coverage)
     assert whole_cell(example, ("head", "cell")).tolist() == [[False, False], [False, True]]
     assert whole_cell(example, ("head", "tail")).tolist() == [[True, False], [False, True]]
 
@@ -105,10 +106,10 @@ class HeadsAndTails(FourPictures):
 
     def load(self, name, view, classes):
         assert classes == ("cell",)
-        pixels, cover = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 1), np.uint8)
+        pixels, coverage = np.full((64, 64, 3), 255, np.uint8), np.zeros((64, 64, 1), np.uint8)
         pixels[8:20, 4:16], pixels[12:15, 16:60], pixels[40:44, int(name) :] = 0, 50, 40
-        cover[8:20, 4:16] = cover[12:15, 16:60] = FULL
-        return WorkingExample(pixels=pixels, cover=cover)
+        coverage[8:20, 4:16] = coverage[12:15, 16:60] = FULL
+        return WorkingExample(pixels=pixels, coverage=coverage)
 
 
 @torch.inference_mode()
@@ -118,21 +119,24 @@ def test_where_cells_need_heads_the_threshold_and_the_confidence_are_those_of_ce
     weights = one.state_dict()
     weights["head.weight"], weights["head.bias"] = weights["head.weight"].repeat(2, 1, 1, 1), torch.tensor([2.0, 0.5])
     both.load_state_dict(weights)  # a head is darker: 0.6 where a pixel is black, 0.27 in a tail
-    plain, headed = (
+    plain, require_head = (
         Calibrator(
             network=both,
             view=WholeFrame(size=64),
             data=HeadsAndTails(),
-            cells=CellConfig(min_area=0, headed=headed),
+            cells=CellConfig(min_area=0, require_head=require_head),
             before=Confidence(slope=0),
         ).calibrate(0.5)
-        for headed in (False, True)
+        for require_head in (False, True)
     )
-    assert (plain.confidence.slope, headed.confidence.slope) == (0, 0)  # as before: so few pictures tell nothing of it
-    assert headed.confidence.offset == pytest.approx(1)
+    assert (plain.confidence.slope, require_head.confidence.slope) == (
+        0,
+        0,
+    )  # as before: so few pictures tell nothing of it
+    assert require_head.confidence.offset == pytest.approx(1)
     assert plain.confidence.offset < 0.85
     chosen = Calibrator(
-        network=both, view=WholeFrame(size=64), data=HeadsAndTails(), cells=CellConfig(headed=True)
+        network=both, view=WholeFrame(size=64), data=HeadsAndTails(), cells=CellConfig(require_head=True)
     ).choose_threshold()
     assert chosen in np.arange(10, 91, 5) / 100
 

@@ -29,9 +29,9 @@ from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
 from spermseg.training import distributed
 from spermseg.training.config import TrainConfig
-from spermseg.training.data.cover import cover_of
+from spermseg.training.data.coverage import coverage_of
 from spermseg.training.data.sampling import Sampler, WorkingExample
-from spermseg.training.data.source import AnnotatedData, DrawnData
+from spermseg.training.data.source import AnnotatedData, SyntheticData
 from spermseg.training.distributed import Scaling, cause_of, train_on_ray
 from spermseg.training.fit import Fit, FitState
 from spermseg.training.job import TrainJob
@@ -80,7 +80,7 @@ def test_a_training_ends_with_a_model_its_curves_its_card_and_tensorboard_files(
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     card = (run / "model_card.md").read_text()
     assert "8 pictures" in card
-    assert "| started from | chance |" in card
+    assert "| started from | scratch |" in card
     assert any((run / "tensorboard").iterdir())
 
 
@@ -181,7 +181,7 @@ def in_this_process(job: TrainJob, dataset, threads: int) -> FitState:
         split: [
             WorkingExample(
                 pixels=dataset.read_working(example, job.view),
-                cover=cover_of(dataset.read_mask(example), job.view)[..., None],
+                coverage=coverage_of(dataset.read_mask(example), job.view)[..., None],
             )
             for example in dataset.examples(split)
         ]
@@ -280,8 +280,8 @@ def test_two_workers_take_the_steps_of_one_with_the_same_global_batch(tiny_datas
     assert_same(together, in_this_process(job, tiny_dataset, threads=1))
 
 
-class DrawnHere:
-    """The batches of drawn data, drawn in this process one after the other."""
+class SyntheticHere:
+    """The batches of synthetic data, drawn in this process one after the other."""
 
     def __init__(self, job: TrainJob) -> None:
         self.job, self.steps = job, 2
@@ -290,16 +290,16 @@ class DrawnHere:
         for step in range(self.steps):
             slots = range(4 * step, 4 * step + 4)
             drawn = [self.job.data.draw(epoch, s, self.job.view, ("cell",), self.job.config) for s in slots]
-            yield np.stack([one.pixels for one in drawn]), np.stack([one.cover for one in drawn])
+            yield np.stack([one.pixels for one in drawn]), np.stack([one.coverage for one in drawn])
 
 
 def test_drawings_stream_to_the_training_in_the_order_of_their_numbers(tiny_dataset, tmp_path):
-    job = replace(small_job(tiny_dataset, epochs=2, augment="clinic"), data=DrawnData(pictures=8, held_out=2))
+    job = replace(small_job(tiny_dataset, epochs=2, augment="clinic"), data=SyntheticData(pictures=8, held_out=2))
     streamed = train_on_ray(job, Location(str(tmp_path)), Scaling(gpu=False), lambda report: None)
     torch.set_num_threads(os.cpu_count())
     try:
         val = [job.data.load(name, job.view, ("cell",)) for name in job.data.names("val")]
-        fit = Fit(network_config=job.network, view=job.view, config=job.config, train=DrawnHere(job), val=val)
+        fit = Fit(network_config=job.network, view=job.view, config=job.config, train=SyntheticHere(job), val=val)
         assert_same(streamed, fit.run())
     finally:
         torch.set_num_threads(1)

@@ -12,9 +12,9 @@ from spermseg.micrograph.tiling import Tiles, WholeFrame
 from spermseg.model.unet_config import UNetConfig
 from spermseg.training.checkpoint import FILE, read_state, write_state
 from spermseg.training.config import TrainConfig
-from spermseg.training.data.cover import full_cover
+from spermseg.training.data.coverage import full_coverage
 from spermseg.training.data.sampling import Sampler, WorkingExample
-from spermseg.training.fit import Fit, Team
+from spermseg.training.fit import Fit, ProcessGroup
 
 SMALL = UNetConfig(filters=(8, 8), bridge=8)
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=1e-2, augment="paper", expansion=2, seed=3)
@@ -27,7 +27,7 @@ def blob(seed: int, shape=(48, 48)) -> WorkingExample:
     centre, radius = rng.uniform(12, 36, 2), rng.uniform(6, 12)
     mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
     pixels = np.where(mask[..., None], 80, 200) + rng.normal(0, 10, (*shape, 3))
-    return WorkingExample(pixels=pixels.clip(0, 255).astype(np.uint8), cover=full_cover(mask[..., None]))
+    return WorkingExample(pixels=pixels.clip(0, 255).astype(np.uint8), coverage=full_coverage(mask[..., None]))
 
 
 TRAIN, VAL = [blob(seed) for seed in range(8)], [blob(seed) for seed in range(100, 103)]
@@ -97,17 +97,19 @@ def test_a_resumed_one_cycle_goes_on_where_it_was(tmp_path, optimizer):
     assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
 
 
-AVERAGED = replace(CONFIG, average=0.2, weight_decay=0.01)
+WITH_EMA = replace(CONFIG, ema_decay=0.2, weight_decay=0.01)
 
 
 def learn_together(rank: int, folder: Path) -> None:
     """One of two workers: train an epoch, and write down what is scored."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    config = replace(AVERAGED, epochs=1)
+    config = replace(WITH_EMA, epochs=1)
     train = Sampler(examples=TRAIN, tile=48, scale=0.5, config=config, rank=rank, workers=2)
-    team = Team(rank=rank, size=2)
-    together = Fit(network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, team=team)
+    process_group = ProcessGroup(rank=rank, size=2)
+    together = Fit(
+        network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, process_group=process_group
+    )
     together.run()
     torch.save(together.learner.kept.state_dict(), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -120,9 +122,9 @@ def test_workers_score_one_network_the_one_that_is_kept(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_average_of_the_weights_is_what_is_scored_and_kept():
+def test_the_ema_of_the_weights_is_what_is_scored_and_kept():
     steps = []
-    training = fit(replace(AVERAGED, epochs=1))
+    training = fit(replace(WITH_EMA, epochs=1))
     training.run(on_step=lambda _: steps.append(training.learner.state()))
     name = "head.weight"
     by_hand = steps[0]["weights"][name]
@@ -131,16 +133,16 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept():
         by_hand = share * by_hand + (1 - share) * step["weights"][name]
     state = training.run()
     assert state.best_weights
-    assert torch.allclose(steps[-1]["average"][name], by_hand, atol=1e-6)
+    assert torch.allclose(steps[-1]["ema"][name], by_hand, atol=1e-6)
     assert torch.equal(training.learner.kept.state_dict()[name].isfinite(), torch.ones_like(by_hand, dtype=torch.bool))
-    assert not torch.equal(steps[-1]["average"][name], steps[-1]["weights"][name])
+    assert not torch.equal(steps[-1]["ema"][name], steps[-1]["weights"][name])
 
 
-def test_a_resumed_training_goes_on_with_the_average_that_it_had(tmp_path):
-    whole = fit(AVERAGED).run(on_epoch=lambda state: state.epoch == 2 and write_state(state, tmp_path))
-    resumed = fit(AVERAGED).run(read_state(tmp_path))
+def test_a_resumed_training_goes_on_with_the_ema_that_it_had(tmp_path):
+    whole = fit(WITH_EMA).run(on_epoch=lambda state: state.epoch == 2 and write_state(state, tmp_path))
+    resumed = fit(WITH_EMA).run(read_state(tmp_path))
     assert resumed.history == whole.history
-    assert all(torch.equal(resumed.average[name], tensor) for name, tensor in whole.average.items())
+    assert all(torch.equal(resumed.ema[name], tensor) for name, tensor in whole.ema.items())
     assert all(torch.equal(resumed.best_weights[name], tensor) for name, tensor in whole.best_weights.items())
 
 
@@ -198,7 +200,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"augment": "none"}, {"average": 1.0}]
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"augment": "none"}, {"ema_decay": 1.0}]
 )
 def test_settings_that_cannot_train_are_refused(change):
     with pytest.raises(ConfigError):

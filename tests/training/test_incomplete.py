@@ -11,7 +11,7 @@ from spermseg.micrograph.tiling import Tiles
 from spermseg.model.saved import load_model
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.data.cover import FULL, UNKNOWN
+from spermseg.training.data.coverage import FULL, UNKNOWN
 from spermseg.training.data.incomplete import NEAR, forget_cut_off, loose_pieces
 from spermseg.training.data.source import AnnotatedData
 
@@ -48,13 +48,13 @@ def test_neither_an_annotated_cell_nor_its_edge_nor_a_cell_with_a_head_is_left_o
 
 @pytest.fixture
 def tile():
-    """The cover (Y, X, 3) of cells, heads and tails: a whole cell, and one whose head is outside, above."""
-    cover = np.zeros((60, 80, 3), np.uint8)
-    cover[40:48, 5:13, :2] = FULL
-    cover[43:45, 5:60, 0] = cover[43:45, 13:60, 2] = FULL
-    cover[0:20, 50:52, ::2] = FULL
-    cover[0:20, 49, ::2] = FULL // 4  # its edge
-    return cover
+    """The coverage (Y, X, 3) of cells, heads and tails: a whole cell, and one whose head is outside, above."""
+    coverage = np.zeros((60, 80, 3), np.uint8)
+    coverage[40:48, 5:13, :2] = FULL
+    coverage[43:45, 5:60, 0] = coverage[43:45, 13:60, 2] = FULL
+    coverage[0:20, 50:52, ::2] = FULL
+    coverage[0:20, 49, ::2] = FULL // 4  # its edge
+    return coverage
 
 
 def test_of_a_cell_whose_head_a_tile_cuts_off_nothing_is_learned_and_its_edge_goes_with_it(tile):
@@ -85,7 +85,7 @@ def test_what_a_scout_finds_is_left_out_of_an_example_but_nothing_that_is_annota
     certain = replace(scout, description=replace(scout.description, threshold=0.01))  # it finds cells everywhere
     plain, careful = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, scout=certain)
     name = plain.names("train")[0]
-    before, after = plain.load(name, view, ("cell",)).cover, careful.load(name, view, ("cell",)).cover
+    before, after = plain.load(name, view, ("cell",)).coverage, careful.load(name, view, ("cell",)).coverage
     ignored = after == UNKNOWN
     assert np.array_equal(after[~ignored], before[~ignored])
     assert ignored.any()

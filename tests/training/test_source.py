@@ -1,4 +1,4 @@
-"""What a training learns from: some pictures of a dataset, or drawings."""
+"""What a training learns from: some pictures of a dataset, or synthetic ones."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from spermseg.model.unet import UNet
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
 from spermseg.training.config import TrainConfig
-from spermseg.training.data.cover import UNKNOWN
-from spermseg.training.data.source import AnnotatedData, DrawnData
+from spermseg.training.data.coverage import UNKNOWN
+from spermseg.training.data.source import AnnotatedData, SyntheticData
 from spermseg.training.learner import first_weights
 
 NETWORK = UNetConfig(filters=(4, 6), bridge=8)
@@ -51,45 +51,45 @@ def test_an_annotated_example_has_the_size_and_the_classes_that_were_asked_for(t
     data = AnnotatedData(dataset=tiny_dataset)
     example = data.load(data.names("train")[0], WholeFrame(size=64), ("cell", "tail"))
     assert example.pixels.shape == (64, 64, 3)
-    assert example.cover.shape == (64, 64, 2)
-    assert (example.cover[..., 0] >= example.cover[..., 1]).all()
+    assert example.coverage.shape == (64, 64, 2)
+    assert (example.coverage[..., 0] >= example.coverage[..., 1]).all()
 
 
-def test_a_drawn_tile_is_a_function_of_seed_epoch_and_slot_alone():
+def test_a_synthetic_tile_is_a_function_of_seed_epoch_and_slot_alone():
     def drawn(seed: int, epoch: int, slot: int) -> bytes:
-        return DrawnData(seed=seed).draw(epoch, slot, VIEW, ("cell",), CONFIG).pixels.tobytes()
+        return SyntheticData(seed=seed).draw(epoch, slot, VIEW, ("cell",), CONFIG).pixels.tobytes()
 
     assert drawn(0, 1, 2) == drawn(0, 1, 2)
     assert len({drawn(0, 1, 2), drawn(1, 1, 2), drawn(0, 2, 2), drawn(0, 1, 3)}) == 4
 
 
 @pytest.mark.parametrize("view", [VIEW, WholeFrame(size=128)])
-def test_drawn_examples_have_masks_of_all_parts_within_the_cell(view):
-    data = DrawnData(seed=3)
+def test_synthetic_examples_have_masks_of_all_parts_within_the_cell(view):
+    data = SyntheticData(seed=3)
     found = np.zeros(len(data.classes), dtype=np.int64)
     values: set[int] = set()
     for name in data.names("val")[:6]:
         example = data.load(name, view, data.classes)
         assert example.pixels.shape == (128, 128, 3)
-        assert example.cover.shape == (128, 128, len(data.classes))
-        found += example.cover.sum(axis=(0, 1), dtype=np.int64)
+        assert example.coverage.shape == (128, 128, len(data.classes))
+        found += example.coverage.sum(axis=(0, 1), dtype=np.int64)
         if isinstance(view, Tiles):
-            assert (example.cover[..., 0] >= example.cover[..., 1:].max(axis=-1)).all()
-            values |= set(np.unique(example.cover).tolist())
+            assert (example.coverage[..., 0] >= example.coverage[..., 1:].max(axis=-1)).all()
+            values |= set(np.unique(example.coverage).tolist())
     assert (found > 0).all()
     assert isinstance(view, WholeFrame) or len(values) > 10  # how much of a pixel, not whether
 
 
 def test_what_is_drawn_is_part_of_the_digest():
-    assert DrawnData().sha256 == DrawnData().sha256
-    assert len({DrawnData().sha256, DrawnData(seed=1).sha256, DrawnData(pictures=5).sha256}) == 3
+    assert SyntheticData().sha256 == SyntheticData().sha256
+    assert len({SyntheticData().sha256, SyntheticData(seed=1).sha256, SyntheticData(pictures=5).sha256}) == 3
 
 
-def test_drawn_data_has_no_names_to_train_on_and_draws_at_least_one_picture():
-    with pytest.raises(DatasetError, match="drawn anew"):
-        DrawnData().names("train")
+def test_synthetic_data_has_no_names_to_train_on_and_makes_at_least_one_picture():
+    with pytest.raises(DatasetError, match="made anew"):
+        SyntheticData().names("train")
     with pytest.raises(ConfigError, match="0 pictures"):
-        DrawnData(pictures=0)
+        SyntheticData(pictures=0)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def begun(tmp_path):
     return load_model(Location(str(path)))
 
 
-def test_a_model_starts_a_network_of_its_shape_and_new_classes_start_from_chance(begun):
+def test_a_model_starts_a_network_of_its_shape_and_new_classes_start_from_scratch(begun):
     config = replace(NETWORK, classes=("head", "tail"))
     weights = first_weights(begun, config, seed=5)
     UNet(config).load_state_dict(weights)
@@ -116,7 +116,7 @@ def test_a_model_of_another_shape_is_refused(begun):
 def test_unannotated_pixels_near_the_edge_are_ignored_where_it_is_asked_for(tiny_dataset):
     plain, ignoring = AnnotatedData(dataset=tiny_dataset), AnnotatedData(dataset=tiny_dataset, ignore_border=20)
     name, view = plain.names("train")[0], Tiles(scale=0.5, tile=64, halo=16)
-    mask, with_ignored = (data.load(name, view, ("cell", "tail")).cover for data in (plain, ignoring))
+    mask, with_ignored = (data.load(name, view, ("cell", "tail")).coverage for data in (plain, ignoring))
     ignored = with_ignored == UNKNOWN
     assert ignored.any()
     assert np.array_equal(with_ignored[~ignored], mask[~ignored])

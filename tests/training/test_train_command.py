@@ -9,11 +9,11 @@ from untrained import write_untrained_model
 from spermseg.cli import run_verb
 from spermseg.cli.train import Train
 from spermseg.errors import ConfigError, DatasetError
+from spermseg.model.pretrained import PRETRAINED
 from spermseg.model.saved import load_model
-from spermseg.model.shipped import SHIPPED
 from spermseg.model.unet_config import UNetConfig
 from spermseg.storage.filesystem import Location
-from spermseg.training.data.source import DrawnData
+from spermseg.training.data.source import SyntheticData
 
 
 class HandedOverError(Exception):
@@ -55,13 +55,13 @@ def test_the_classes_are_those_asked_for_or_those_of_the_recipe_that_are_annotat
     ("options", "start"),
     [
         ({"recipe": "paper"}, None),
-        ({"recipe": "clinic"}, SHIPPED),
-        ({"recipe": "clinic", "classes": ("tail",), "scale": 0.5}, SHIPPED),
-        ({"recipe": "clinic", "init": "chance"}, None),
+        ({"recipe": "clinic"}, PRETRAINED),
+        ({"recipe": "clinic", "classes": ("tail",), "scale": 0.5}, PRETRAINED),
+        ({"recipe": "clinic", "init": "scratch"}, None),
         ({"recipe": "clinic", "bridge": 64}, None),
         ({"recipe": "clinic", "residual": True}, None),
         ({"recipe": "clinic", "synthetic": True}, None),
-        ({"recipe": "clinic", "synthetic": True, "init": "shipped"}, SHIPPED),
+        ({"recipe": "clinic", "synthetic": True, "init": "pretrained"}, PRETRAINED),
     ],
 )
 def test_the_start_is_the_one_asked_for_or_the_recipes_where_its_network_is(job_of, tiny_dataset, options, start):
@@ -79,9 +79,9 @@ def test_the_start_is_the_one_asked_for_or_the_recipes_where_its_network_is(job_
     [
         ({"recipe": "paper"}, ("constant", 3e-4)),
         ({"recipe": "clinic"}, ("constant", 1e-3)),
-        ({"recipe": "clinic", "init": "chance"}, ("one-cycle", 3e-3)),
+        ({"recipe": "clinic", "init": "scratch"}, ("one-cycle", 3e-3)),
         ({"recipe": "clinic", "residual": True}, ("one-cycle", 3e-3)),
-        ({"recipe": "clinic", "init": "chance", "learning_rate": 1e-4}, ("one-cycle", 1e-4)),
+        ({"recipe": "clinic", "init": "scratch", "learning_rate": 1e-4}, ("one-cycle", 1e-4)),
     ],
 )
 def test_a_network_that_has_learned_nothing_takes_larger_steps_that_end_small(job_of, tiny_dataset, options, rate):
@@ -91,13 +91,14 @@ def test_a_network_that_has_learned_nothing_takes_larger_steps_that_end_small(jo
 
 def test_drawn_micrographs_have_all_classes_of_the_recipe(job_of):
     job = job_of(synthetic=True, recipe="clinic")
-    assert job.network.classes == DrawnData().classes == ("cell", "head", "acrosome", "midpiece", "tail")
+    assert job.network.classes == SyntheticData().classes == ("cell", "head", "acrosome", "midpiece", "tail")
 
 
 @pytest.mark.parametrize(
-    "options", [{"ignore_border": 60}, {"ignore_loose": "shipped"}, {"expansion": 3}, {"places": 5}, {"superpose": 0.5}]
+    "options",
+    [{"ignore_border": 60}, {"ignore_loose": "pretrained"}, {"expansion": 3}, {"places": 5}, {"superpose": 0.5}],
 )
-def test_what_says_nothing_of_drawn_micrographs_is_not_taken_in_silence(options, tmp_path):
+def test_what_says_nothing_of_synthetic_micrographs_is_not_taken_in_silence(options, tmp_path):
     (option,) = options
     with pytest.raises(ConfigError, match=f"got --{option.replace('_', '-')} with --synthetic"):
         Train(out=str(tmp_path), synthetic=True, recipe="clinic", **options).run()
@@ -123,12 +124,12 @@ def test_a_snapshot_of_an_epoch_that_never_comes_is_refused(tiny_dataset, tmp_pa
 
 
 def test_the_settings_say_what_of_which_dataset_is_seen(job_of, tiny_dataset, tmp_path):
-    job_of(dataset=tiny_dataset.location.uri, recipe="clinic", pictures=2, ignore_border=60, ignore_loose="shipped")
+    job_of(dataset=tiny_dataset.location.uri, recipe="clinic", pictures=2, ignore_border=60, ignore_loose="pretrained")
     assert json.loads((tmp_path / "run/settings.json").read_text())["data"] == {
         "dataset_sha256": tiny_dataset.sha256,
         "pictures": 2,
         "ignore_border": 60,
-        "ignore_loose": load_model(Location(str(SHIPPED))).sha256,
+        "ignore_loose": load_model(Location(str(PRETRAINED))).sha256,
     }
 
 

@@ -3,7 +3,7 @@
 A unit whose worker died again and again is segmented here, one micrograph at a time in a child process that is bounded
 in memory and time. First each is tried briefly, since most are whole, and those get the rows that they always get; then
 those that failed, at length and in a new child each. A micrograph that ends a child which has segmented nothing but a
-drawn picture is rejected, where the child after it segments a drawn one: else it is the machine's fault, and no
+synthetic picture is rejected, where the child after it segments a synthetic one: else it is the machine's fault, and no
 upload's. The time that is lost to such micrographs has an end (`loss_limits.py`): what would come after it is rejected.
 """
 
@@ -151,7 +151,7 @@ class IsolatedSegmenter:
         return row, time.perf_counter() - started
 
     def _ready(self) -> ProcessPoolExecutor:
-        """Return a child that has segmented a drawn picture at least: what is loaded at the first one is loaded.
+        """Return a child that has segmented a synthetic picture at least: what is loaded at the first one is loaded.
 
         Raises:
             RunError: not even that can be segmented.
@@ -159,11 +159,11 @@ class IsolatedSegmenter:
         if self._child is not None:
             return self._child
         child, data = self._started(), cv2.imencode(".png", DRAWN)[1].tobytes()
-        drawn = Planned(image_id="drawn", uri="drawn.png", size=len(data), data_size=len(data), etag="")
-        row = self._submit(child, drawn, Fetched(data=data), self._segmenting.limits.longest_s)
+        synthetic = Planned(image_id="synthetic", uri="synthetic.png", size=len(data), data_size=len(data), etag="")
+        row = self._submit(child, synthetic, Fetched(data=data), self._segmenting.limits.longest_s)
         if not isinstance(row, dict):
             self.close()
-            raise RunError(f"not even a drawn picture can be segmented here: {row}")
+            raise RunError(f"not even a synthetic picture can be segmented here: {row}")
         return child
 
     def _submit(self, child: ProcessPoolExecutor, one: Planned, fetched: Fetched, within_s: float) -> Row | str:

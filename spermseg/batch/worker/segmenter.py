@@ -57,7 +57,7 @@ class UnitSegmenter:
         self.settings = settings
         self.spent = Spent()
         """What the last unit took."""
-        self._predictor = Predictor(saved, settings.view, config, heads=settings.cells.headed)
+        self._predictor = Predictor(saved, settings.view, config, heads=settings.cells.require_head)
         self._confidence = saved.description.confidence
         provenance = Provenance(
             run_id=run_id, model_sha256=saved.sha256, recipe_sha256=settings.sha256, um_per_px=settings.um_per_px

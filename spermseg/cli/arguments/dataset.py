@@ -6,7 +6,7 @@ from spermseg.storage.filesystem import Location
 
 
 def given_dataset(dataset: str | None, endpoint_url: str | None, *, synthetic: bool) -> Dataset | None:
-    """Return the dataset, or None where drawn micrographs are asked for.
+    """Return the dataset, or None where synthetic micrographs are asked for.
 
     Raises:
         ConfigError: both are, or neither.

@@ -11,7 +11,7 @@ from spermseg.model.description import describe_model, read_model
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import Patience, be_patient
 
-NO_FILES = (None, "shipped", "chance")
+NO_FILES = (None, "pretrained", "scratch")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,7 @@ Switch = Literal["yes", "no"]
 RecipeSwitch = Annotated[Switch | None, RECIPES]
 ModelSwitch = Annotated[Switch | None, tyro.conf.arg(help_behavior_hint=_MODEL)]
 
-ModelFile = Annotated[
-    str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the one that comes with spermseg)")
-]
+ModelFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the bundled one)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]

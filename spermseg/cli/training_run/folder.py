@@ -22,8 +22,8 @@ def snapshot_name(epoch: int) -> str:
 
 
 def settings_of(chosen: Recipe, begun: SavedModel | None, data: TrainingData) -> dict[str, Any]:
-    """Return all settings of a training; `start` is `chance`, or the digest of the model that it started from."""
-    return asdict(chosen) | {"start": "chance" if begun is None else begun.sha256, "data": data.settings}
+    """Return all settings of a training; `start` is `scratch`, or the digest of the model that it started from."""
+    return asdict(chosen) | {"start": "scratch" if begun is None else begun.sha256, "data": data.settings}
 
 
 def check_run(out: Location, *, resume: bool) -> None:

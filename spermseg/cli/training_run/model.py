@@ -44,14 +44,14 @@ def _describe(
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
     threshold = None if chosen.choose_threshold else chosen.cells.threshold
-    cells = replace(chosen.cells, headed=chosen.cells.headed and HEAD in chosen.network.classes)
+    cells = replace(chosen.cells, require_head=chosen.cells.require_head and HEAD in chosen.network.classes)
     calibrator = Calibrator(network=network, view=chosen.view, data=data, cells=cells, show=show_calibration)
     return ModelDescription(
         network=chosen.network,
         view=chosen.view,
         **vars(calibrator.calibrate(threshold)),
         min_area=cells.min_area,
-        headed=cells.headed,
+        require_head=cells.require_head,
         recipe=chosen.name,
         settings=settings,
         training_data_sha256=data.sha256,

@@ -4,7 +4,7 @@ Planning reads the directory (`list_members`); a worker fetches one range and un
 has no ranges to read: planning reads it from end to end, and one worker all of its members (`stream_members`).
 
 Nothing is written to disk, so names cannot escape anywhere; what a hostile archive can do is lie about sizes and unpack
-to far more than it is, and both are held against the archive's true end and against limits.
+to far more than it is, and both are compared with the archive's true end and against limits.
 
 Sources: PKWARE's APPNOTE 6.3.10 (zip); POSIX.1-2001 pax and GNU tar, as the standard library's `tarfile` reads them;
 RFC 1952 (gzip).

@@ -1,1 +1,1 @@
-"""What a network learns from: datasets and drawings, tiles, augmentation, soft labels."""
+"""What a network learns from: datasets and synthetic micrographs, tiles, augmentation, soft labels."""

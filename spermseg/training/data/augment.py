@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
-from spermseg.training.data.cover import FULL, UNKNOWN
+from spermseg.training.data.coverage import FULL, UNKNOWN
 
 AugmentName = Literal["none", "symmetries", "paper", "clinic"]
 PAPER_VARIANTS = ("as it is", "centre crop", "rotation by 90", "grid distortion", "horizontal flip", "vertical flip")
@@ -39,18 +39,18 @@ class Augmentation:
             self._transforms = [A.Compose(_clinic_transforms(), seed=0)]
 
     def variant(
-        self, pixels: NDArray[np.uint8], cover: NDArray[np.uint8], variant: int, seed: int
+        self, pixels: NDArray[np.uint8], coverage: NDArray[np.uint8], variant: int, seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return one variant of a square picture (Y, X, 3) and its cover (Y, X, classes), both uint8."""
+        """Return one variant of a square picture (Y, X, 3) and its coverage (Y, X, classes), both uint8."""
         if not self._transforms:
-            return pixels, cover
+            return pixels, coverage
         transform = self._transforms[variant % len(self._transforms)]
         transform.set_random_seed(seed)
-        unknown = cover == UNKNOWN  # no amount of cell, so it must not be averaged with one
+        unknown = coverage == UNKNOWN  # no amount of cell, so it must not be averaged with one
         if not unknown.any():
-            changed = transform(image=pixels, mask=cover)
-            return changed["image"], changed["mask"].reshape(cover.shape)
-        both = np.concatenate([np.where(unknown, np.uint8(0), cover), unknown * np.uint8(FULL)], axis=-1)
+            changed = transform(image=pixels, mask=coverage)
+            return changed["image"], changed["mask"].reshape(coverage.shape)
+        both = np.concatenate([np.where(unknown, np.uint8(0), coverage), unknown * np.uint8(FULL)], axis=-1)
         changed = transform(image=pixels, mask=both)
         known, unknown = np.split(changed["mask"], 2, axis=-1)
         return changed["image"], np.where(unknown > 0, np.uint8(UNKNOWN), known)
@@ -86,7 +86,7 @@ def _clinic_transforms() -> list[A.BasicTransform]:
         A.Affine(
             scale=(0.8, 1.25),
             rotate=(-20, 20),
-            mask_interpolation=cv2.INTER_LINEAR,  # the cover is an amount: of the nearest pixel it would be ragged
+            mask_interpolation=cv2.INTER_LINEAR,  # the coverage is an amount: of the nearest pixel it would be ragged
             border_mode=cv2.BORDER_REFLECT_101,
             p=0.5,
         ),

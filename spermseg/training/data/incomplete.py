@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spermseg.annotation.annotation import HEAD, WHOLE_CELL
 from spermseg.cells.heads import at_scale, headless
-from spermseg.training.data.cover import UNKNOWN, known
+from spermseg.training.data.coverage import UNKNOWN, known
 
 NEAR = 12
 """Native px: what is found this near to an annotated cell is its edge, and no other cell's."""
@@ -23,27 +23,27 @@ def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bo
     return np.asarray(near[0][:, None] | near[1])
 
 
-def forget_cut_off(cover: NDArray[np.uint8], classes: Sequence[str], scale: float) -> NDArray[np.uint8]:
-    """Return the cover of a tile in which cells that show no head are UNKNOWN: the tile has cut it off.
+def forget_cut_off(coverage: NDArray[np.uint8], classes: Sequence[str], scale: float) -> NDArray[np.uint8]:
+    """Return the coverage of a tile in which cells that show no head are UNKNOWN: the tile has cut it off.
 
     Tails whose heads are outside of a picture are not annotated. What a tile shows of a cell without its head looks
     just the same, so what it is cannot be learned from this tile.
 
     Args:
-        cover: (Y, X, classes), how much of each pixel is in the class.
+        coverage: (Y, X, classes), how much of each pixel is in the class.
         classes: their names. Without heads among them nothing is known to be cut off, and nothing changes.
         scale: resolution of the tile over the native one.
     """
     if not {WHOLE_CELL, HEAD} <= set(classes):
-        return cover
-    cell, head = (known(cover[..., classes.index(part)]) for part in (WHOLE_CELL, HEAD))
-    return np.where(headless(cell, head, 0.5, scale)[..., np.newaxis], np.uint8(UNKNOWN), cover)
+        return coverage
+    cell, head = (known(coverage[..., classes.index(part)]) for part in (WHOLE_CELL, HEAD))
+    return np.where(headless(cell, head, 0.5, scale)[..., np.newaxis], np.uint8(UNKNOWN), coverage)
 
 
 def loose_pieces(
     maps: Mapping[str, NDArray[np.float32]], annotated: NDArray[np.bool_], threshold: float, scale: float
 ) -> NDArray[np.bool_]:
-    """Return where (Y, X) a model finds something that nobody has annotated, and that hangs together with no head.
+    """Return where (Y, X) a model finds something that nobody has annotated, and that is connected to no head.
 
     Args:
         maps: class -> probability (Y, X), 0-1, of the whole cell and of heads.

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.augment import Augmentation
-from spermseg.training.data.cover import covered
+from spermseg.training.data.coverage import covered
 from spermseg.training.data.incomplete import forget_cut_off
 from spermseg.training.data.superpose import FADED, superpose
 
 T = TypeVar("T")
 Tile = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Pixels (tile, tile, 3) and their cover (tile, tile, classes)."""
+"""Pixels (tile, tile, 3) and their coverage (tile, tile, classes)."""
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Tiles (N, tile, tile, 3) and their cover (N, tile, tile, classes)."""
+"""Tiles (N, tile, tile, 3) and their coverage (N, tile, tile, classes)."""
 
 
 class Batches(Protocol):
@@ -41,8 +41,8 @@ class WorkingExample:
 
     pixels: NDArray[np.uint8]
     """(Y, X, 3) RGB."""
-    cover: NDArray[np.uint8]
-    """(Y, X, classes), how much of each pixel is in the class (`training.cover`)."""
+    coverage: NDArray[np.uint8]
+    """(Y, X, classes), how much of each pixel is in the class (`training.data.coverage`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Sampler:
     config: TrainConfig
     """Batch size, seed, and what is done to an example."""
     classes: tuple[str, ...] = ()
-    """What there is cover of."""
+    """What there is coverage of."""
     rank: int = 0
     workers: int = 1
 
@@ -73,7 +73,7 @@ class Sampler:
         return np.resize(slots, (self.steps, self.config.batch_size))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), cover (N, tile, tile, classes).
+        """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), coverage (N, tile, tile, classes).
 
         The next batch is made in a thread while the network works on this one.
         """
@@ -83,20 +83,20 @@ class Sampler:
 
     def _batch(self, epoch: int, slots: NDArray[np.int64], augmentation: Augmentation) -> Batch:
         pairs = [self._sample(epoch, int(slot), augmentation) for slot in slots]
-        return np.stack([pixels for pixels, _ in pairs]), np.stack([cover for _, cover in pairs])
+        return np.stack([pixels for pixels, _ in pairs]), np.stack([coverage for _, coverage in pairs])
 
     def _sample(self, epoch: int, slot: int, augmentation: Augmentation) -> Tile:
         variant, index = divmod(slot, len(self.examples))
         rng = np.random.default_rng((self.config.seed, epoch, slot))
-        pixels, cover = self._variant(index, variant, rng, augmentation)
+        pixels, coverage = self._variant(index, variant, rng, augmentation)
         if rng.random() < self.config.superpose:
             another = self._variant(int(rng.integers(len(self.examples))), variant, rng, augmentation)
-            pixels, cover = superpose(pixels, cover, *another, rng.uniform(*FADED))
-        return pixels, forget_cut_off(cover, self.classes, self.scale) if self.config.ignore_cut else cover
+            pixels, coverage = superpose(pixels, coverage, *another, rng.uniform(*FADED))
+        return pixels, forget_cut_off(coverage, self.classes, self.scale) if self.config.ignore_cut else coverage
 
     def _variant(self, index: int, variant: int, rng: np.random.Generator, augmentation: Augmentation) -> Tile:
-        pixels, cover = random_tile(self.examples[index], self.tile, rng, self.config.places)
-        return augmentation.variant(pixels, cover, variant, int(rng.integers(2**31)))
+        pixels, coverage = random_tile(self.examples[index], self.tile, rng, self.config.places)
+        return augmentation.variant(pixels, coverage, variant, int(rng.integers(2**31)))
 
 
 def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1) -> Tile:
@@ -104,15 +104,15 @@ def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, pl
 
     Of several places that are tried, it is the one with the most cell pixels.
     """
-    short = [(0, max(0, tile - side)) for side in example.cover.shape[:2]]
-    pixels, cover = example.pixels, example.cover
+    short = [(0, max(0, tile - side)) for side in example.coverage.shape[:2]]
+    pixels, coverage = example.pixels, example.coverage
     if any(after for _, after in short):
         pixels = np.pad(pixels, (*short, (0, 0)), mode="symmetric")
-        cover = np.pad(cover, (*short, (0, 0)), mode="symmetric")
-    corners = [[int(rng.integers(side - tile + 1)) for side in cover.shape[:2]] for _ in range(places)]
+        coverage = np.pad(coverage, (*short, (0, 0)), mode="symmetric")
+    corners = [[int(rng.integers(side - tile + 1)) for side in coverage.shape[:2]] for _ in range(places)]
     squares = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
-    square = max(squares, key=lambda one: np.count_nonzero(covered(cover[one]))) if places > 1 else squares[0]
-    return pixels[square], cover[square]
+    square = max(squares, key=lambda one: np.count_nonzero(covered(coverage[one]))) if places > 1 else squares[0]
+    return pixels[square], coverage[square]
 
 
 def _ahead(make: Callable[[int], T], count: int) -> Iterator[T]:

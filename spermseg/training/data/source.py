@@ -1,4 +1,4 @@
-"""What a training learns from: annotated micrographs, or drawn ones without end."""
+"""What a training learns from: annotated micrographs, or synthetic ones without end."""
 
 import hashlib
 import json
@@ -17,20 +17,20 @@ from spermseg.micrograph.tiling import Tiles, View, to_native
 from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 from spermseg.model.unet_config import check_knows_heads
-from spermseg.synthetic.domain import PARTS, annotate, random_drawing
+from spermseg.synthetic.domain import PARTS, annotate, random_draw_config
 from spermseg.synthetic.draw import draw_micrograph
 from spermseg.training.config import TrainConfig
 from spermseg.training.data.augment import Augmentation
-from spermseg.training.data.cover import UNKNOWN, cover_of, covered
+from spermseg.training.data.coverage import UNKNOWN, coverage_of, covered
 from spermseg.training.data.incomplete import border, forget_cut_off, loose_pieces
 from spermseg.training.data.sampling import WorkingExample
 
-DRAWING_VERSION = 5
-"""Counts the changes of what is drawn: part of the digest of drawn data."""
+SYNTHETIC_VERSION = 5
+"""Counts the changes of synthetic micrographs: part of the digest of synthetic data."""
 FRAME, FRAME_SCALE = (512, 640), 0.5
-"""What is drawn for a network that sees the whole picture."""
+"""The synthetic picture for a network that sees the whole picture."""
 FINER = 4
-"""Pixels of a mask, along each axis, in one of a tile that is drawn: how much of it is cell is known to a 16th."""
+"""Pixels of a mask, along each axis, in one of a synthetic tile: how much of it is cell is known to a 16th."""
 HELD_OUT = 2**32 - 1
 """In place of an epoch, in the seeds of the validation split."""
 
@@ -141,22 +141,22 @@ class AnnotatedData:
         return sorted(np.random.default_rng(self.seed).permutation(names)[: self.limit].tolist())
 
     def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
-        """Return a micrograph and the cover of its mask.
+        """Return a micrograph and the coverage of its mask.
 
         Raises:
             DatasetError: a file of it is missing or has changed.
         """
         example = self.dataset.example(name)
-        cover = np.stack([cover_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
+        coverage = np.stack([coverage_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
         pixels = self.dataset.read_working(example, view)
         if self.ignore_border or self.scout is not None:
-            drawn = view.working_mask(self.dataset.read_mask(example))
+            annotated = view.working_mask(self.dataset.read_mask(example))
         if self.ignore_border:
-            shares = np.divide(drawn.shape, (example.height, example.width))
-            cover[border(drawn.shape, self.ignore_border * shares) & ~drawn] = UNKNOWN
+            shares = np.divide(annotated.shape, (example.height, example.width))
+            coverage[border(annotated.shape, self.ignore_border * shares) & ~annotated] = UNKNOWN
         if self.scout is not None:
-            cover[self._loose(self.scout, example, drawn, view.scale)] = UNKNOWN
-        return WorkingExample(pixels=pixels, cover=cover)
+            coverage[self._loose(self.scout, example, annotated, view.scale)] = UNKNOWN
+        return WorkingExample(pixels=pixels, coverage=coverage)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:  # noqa: ARG002 (native)
         """Return the union (Y, X) of some classes, as annotated.
@@ -168,20 +168,22 @@ class AnnotatedData:
             np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
         )
 
-    def _loose(self, scout: SavedModel, example: Example, drawn: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
-        """Return the `loose_pieces` that a model finds in a picture, at the resolution of what is drawn there."""
+    def _loose(
+        self, scout: SavedModel, example: Example, annotated: NDArray[np.bool_], scale: float
+    ) -> NDArray[np.bool_]:
+        """Return the `loose_pieces` that a model finds in a picture, at the resolution of the annotation."""
         predictor = Predictor(scout, scout.description.view, PredictConfig(device="cpu"), parts=True)
         pixels = self.dataset.read_working(example, predictor.view)
-        maps = {part: to_native(one, drawn.shape) for part, one in predictor.predict_parts(pixels).items()}
-        return loose_pieces(maps, drawn, scout.description.threshold, scale)
+        maps = {part: to_native(one, annotated.shape) for part, one in predictor.predict_parts(pixels).items()}
+        return loose_pieces(maps, annotated, scout.description.threshold, scale)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnData:
-    """Micrographs that no microscope has seen: each epoch draws new ones, and a validation split is drawn once."""
+class SyntheticData:
+    """Micrographs that no microscope has seen: new ones for each epoch, and the same ones for validation."""
 
     pictures: int = 1000
-    """Drawn for an epoch."""
+    """Made for an epoch."""
     held_out: int = 48
     """Of the validation split."""
     seed: int = 0
@@ -194,7 +196,7 @@ class DrawnData:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return "drawn micrographs"
+        return "synthetic micrographs"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -203,13 +205,13 @@ class DrawnData:
 
     @property
     def sha256(self) -> str:
-        """Digest of the settings, and of the version of what is drawn."""
+        """Digest of the settings, and of the version of the generator."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How many are drawn, and the version of what is drawn."""
-        return {"drawing": DRAWING_VERSION, **asdict(self)}
+        """How many there are, and the version of the generator."""
+        return {"synthetic": SYNTHETIC_VERSION, **asdict(self)}
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -220,10 +222,10 @@ class DrawnData:
         """Return numbers, as names of one length.
 
         Raises:
-            DatasetError: there is no such split, or it is drawn anew for every epoch.
+            DatasetError: there is no such split, or it is made anew for every epoch.
         """
         if split != "val":
-            raise DatasetError(f"split {split!r} of {self.name} has no names: it is drawn anew for every epoch")
+            raise DatasetError(f"split {split!r} of {self.name} has no names: it is made anew for every epoch")
         return [f"{number:06d}" for number in range(self.held_out)]
 
     def load(self, name: str, view: View, classes: tuple[str, ...]) -> WorkingExample:
@@ -231,27 +233,27 @@ class DrawnData:
         return draw_example(np.random.default_rng((self.seed, HELD_OUT, int(name))), view, classes)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
-        """Return the union (Y, X) of some classes, as drawn: there is no other resolution."""
-        return np.asarray(covered(self.load(name, view, classes).cover).any(axis=-1))
+        """Return the union (Y, X) of some classes, as it was made: there is no other resolution."""
+        return np.asarray(covered(self.load(name, view, classes).coverage).any(axis=-1))
 
     def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
         """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""
         rng = np.random.default_rng((self.seed, epoch, slot))
         example = draw_example(rng, view, classes)
         augmentation = Augmentation(config.augment, view.tile)
-        pixels, cover = augmentation.variant(example.pixels, example.cover, slot, int(rng.integers(2**31)))
+        pixels, coverage = augmentation.variant(example.pixels, example.coverage, slot, int(rng.integers(2**31)))
         if config.ignore_cut:
-            cover = forget_cut_off(cover, classes, view.scale)
-        return replace(example, pixels=pixels, cover=cover)
+            coverage = forget_cut_off(coverage, classes, view.scale)
+        return replace(example, pixels=pixels, coverage=coverage)
 
 
 def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
     """Draw a picture of any clinic: of the size of a tile, or as the network sees a whole one."""
     tiles = isinstance(view, Tiles)
     size, scale = ((view.tile, view.tile), view.scale) if isinstance(view, Tiles) else (FRAME, FRAME_SCALE)
-    drawing = random_drawing(rng, *size, scale)
-    drawn = draw_micrograph(int(rng.integers(2**31)), drawing)
-    masks = annotate(drawn, drawing.scale, finer=FINER if tiles else 1)
+    config = random_draw_config(rng, *size, scale)
+    made = draw_micrograph(int(rng.integers(2**31)), config)
+    masks = annotate(made, config.scale, finer=FINER if tiles else 1)
     reading = Tiles(scale=1 / FINER) if tiles else view
-    cover = np.stack([cover_of(masks[part], reading) for part in classes], axis=-1)
-    return WorkingExample(pixels=drawn.pixels if tiles else view.working_pixels(drawn.pixels), cover=cover)
+    coverage = np.stack([coverage_of(masks[part], reading) for part in classes], axis=-1)
+    return WorkingExample(pixels=made.pixels if tiles else view.working_pixels(made.pixels), coverage=coverage)

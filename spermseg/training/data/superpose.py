@@ -11,23 +11,23 @@ FADED = (0.5, 1.0)
 
 def superpose(
     pixels: NDArray[np.uint8],
-    cover: NDArray[np.uint8],
+    coverage: NDArray[np.uint8],
     above: NDArray[np.uint8],
-    its_cover: NDArray[np.uint8],
+    other_coverage: NDArray[np.uint8],
     density: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a tile seen through another one, and the cover of both.
+    """Return a tile seen through another one, and the coverage of both.
 
     Stain absorbs light, so what comes through both is the product of what comes through each (Beer and Lambert), and no
     seam tells what was added, as where cells are cut out and pasted (Ghiasi et al., CVPR 2021).
 
     Args:
         pixels: (Y, X, 3) RGB.
-        cover: (Y, X, classes), how much of each pixel is in the class.
+        coverage: (Y, X, classes), how much of each pixel is in the class.
         above: the same as `pixels`, of the other tile.
-        its_cover: the same as `cover`; what is unknown in either is so in both.
+        other_coverage: the same as `coverage`; what is unknown in either is so in both.
         density: share of its stain that the other one keeps, 0-1.
     """
     ground = np.maximum(np.percentile(above[::4, ::4], GROUND, axis=(0, 1)), 1).astype(np.float32)
     passing = (above / ground) ** np.float32(density)
-    return np.clip(pixels * passing + 0.5, 0, 255).astype(np.uint8), np.maximum(cover, its_cover)
+    return np.clip(pixels * passing + 0.5, 0, 255).astype(np.uint8), np.maximum(coverage, other_coverage)

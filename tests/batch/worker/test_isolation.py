@@ -171,7 +171,7 @@ class BrokenMachine:
 def test_where_nothing_can_be_segmented_no_upload_is_blamed(segmenting):
     with (
         closing(IsolatedSegmenter(replace(segmenting, decode=BrokenMachine()))) as isolated,
-        pytest.raises(RunError, match="not even a drawn picture can be segmented here: crashed the decoder"),
+        pytest.raises(RunError, match="not even a synthetic picture can be segmented here: crashed the decoder"),
     ):
         isolated.segment(*unit_of(picture(3)))
 

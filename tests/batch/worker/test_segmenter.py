@@ -88,7 +88,7 @@ def test_batch_size_and_threads_change_no_row(kinds, windows, threads):
     assert other == expected
 
 
-def test_the_mask_and_the_cells_are_those_that_were_drawn():
+def test_the_mask_and_the_cells_are_those_that_were_made():
     (row,) = segment(["three cells"])
     pixels, mask = draw(3)
     assert (row["height_px"], row["width_px"]) == mask.shape
@@ -143,7 +143,7 @@ def test_where_cells_need_heads_the_others_are_in_neither_mask_nor_count():
     data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     rows = [
         segmenter(saved=saved, settings=replace(SETTINGS, cells=cells)).segment([planned(0)], [Fetched(data=data)])[0]
-        for cells in (CELLS, replace(CELLS, headed=True), replace(CELLS, headed=True, min_area=1000))
+        for cells in (CELLS, replace(CELLS, require_head=True), replace(CELLS, require_head=True, min_area=1000))
     ]
     assert [(row["n_cells"], row["n_heads"]) for row in rows] == [(2, None), (1, 1), (0, 0)]
     masks = [decode_mask(row["mask"], pixels.shape[:2]) for row in rows]

@@ -68,7 +68,7 @@ def test_what_was_put_in_a_tar_comes_back_by_ranges(pairs, kind):
     st.randoms(use_true_random=False),
     st.integers(1, 8),
 )
-def test_a_damaged_archive_gives_members_or_our_errors_within_its_bounds(form, chance, flips):
+def test_a_damaged_archive_gives_members_or_our_errors_within_its_bounds(form, rng, flips):
     pairs = [("a.jpg", b"a" * 700), ("p1/" + "é" * 90 + ".jpg", b"b" * 20), ("c.png", bytes(range(256)))]
     kind = "zip" if form.startswith("zip") else "tar.gz" if form.startswith("gz") else "tar"
     whole = {
@@ -81,8 +81,8 @@ def test_a_damaged_archive_gives_members_or_our_errors_within_its_bounds(form, c
     }[form]()
     blob = bytearray(whole)
     for _ in range(flips):
-        blob[chance.randrange(len(blob))] = chance.randrange(256)
-    blob = bytes(blob[: chance.choice([len(blob), chance.randrange(len(blob))])])
+        blob[rng.randrange(len(blob))] = rng.randrange(256)
+    blob = bytes(blob[: rng.choice([len(blob), rng.randrange(len(blob))])])
     end = 2**63 if kind == "tar.gz" else len(blob)
     blob = gzip.compress(blob) if form == "gz of a damaged tar" else blob
     members = result_or_error(lambda: listed(blob, kind))

@@ -86,11 +86,11 @@ def test_of_a_tar_gz_cut_anywhere_the_members_before_the_cut_are_read_and_the_re
 
 @QUICK
 @given(st.randoms(use_true_random=False))
-def test_a_changed_byte_of_a_tar_gz_is_never_overlooked(chance):
+def test_a_changed_byte_of_a_tar_gz_is_never_overlooked(rng):
     """It may look as if the archive were cut off: then nothing tells a changed byte before the end from a whole one."""
     pairs = noise(3, 700)
     blob = bytearray(tar_gz_of(pairs))
-    blob[chance.randrange(len(blob))] ^= chance.randrange(1, 256)
+    blob[rng.randrange(len(blob))] ^= rng.randrange(1, 256)
     members = result_or_error(lambda: listed(bytes(blob), "tar.gz"))
     if isinstance(members, ArchiveError):
         assert "upload it again" in members.message

@@ -182,8 +182,8 @@ def test_the_map_of_a_sparse_file_cannot_fill_the_memory(fields, compress):
     """In this form of sparse file, `tarfile` reads as many numbers as the first one says."""
     entry = tarfile.TarInfo("sparse.tif")
     entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
-    chance = random.Random(0)
-    numbers = b"\n".join(b"%d" % number for number in [fields, *chance.choices(range(10**6), k=400_000)])
+    rng = random.Random(0)
+    numbers = b"\n".join(b"%d" % number for number in [fields, *rng.choices(range(10**6), k=400_000)])
     entry.size = len(numbers)
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w:gz" if compress else "w", format=tarfile.PAX_FORMAT) as archive:

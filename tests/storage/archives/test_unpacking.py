@@ -1,4 +1,4 @@
-"""Members: what an archive says of them is held against what they unpack to."""
+"""Members: what an archive says of them is compared with what they unpack to."""
 
 import os
 import tracemalloc

@@ -1,11 +1,11 @@
-"""The model that comes with spermseg: small, whole, and good at micrographs that it has not seen."""
+"""The bundled model: small, whole, and good at micrographs that it has not seen."""
 
 import numpy as np
 
 from spermseg.evaluation.pixel_metrics import confusion, pooled
 from spermseg.model.predict import Predictor
+from spermseg.model.pretrained import PRETRAINED, model_location
 from spermseg.model.saved import load_model
-from spermseg.model.shipped import SHIPPED, model_location
 from spermseg.recipes import PARTS, recipe
 from spermseg.synthetic.domain import annotate
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph
@@ -15,15 +15,15 @@ UNSEEN = range(10**6, 10**6 + 4)
 
 
 def test_it_is_small_and_knows_the_whole_cell_and_its_parts():
-    assert SHIPPED.stat().st_size < 4_000_000
+    assert PRETRAINED.stat().st_size < 4_000_000
     description = load_model(model_location(None, None)).description
     assert description.network.classes == PARTS
     assert description.recipe == "clinic"
-    assert description.headed
+    assert description.require_head
 
 
 def test_it_is_a_start_for_the_recipe():
-    """`spermseg train --recipe clinic --init shipped` needs a network of the same shape."""
+    """`spermseg train --recipe clinic --init pretrained` needs a network of the same shape."""
     clinic = recipe("clinic")
     description = load_model(model_location(None, None)).description
     assert (description.network, description.view) == (clinic.network, clinic.view)

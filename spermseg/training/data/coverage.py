@@ -18,27 +18,27 @@ UNKNOWN = 255
 """Nobody knows what the pixel is."""
 
 
-def cover_of(mask: NDArray[np.bool_], view: View) -> NDArray[np.uint8]:
+def coverage_of(mask: NDArray[np.bool_], view: View) -> NDArray[np.uint8]:
     """Return how much of each pixel (Y, X) of the working resolution is in a native mask (Y, X), 0 to FULL."""
-    return np.minimum(view.working_cover(mask), np.uint8(FULL))
+    return np.minimum(view.working_coverage(mask), np.uint8(FULL))
 
 
-def full_cover(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the cover of a mask that is at the working resolution."""
+def full_coverage(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the coverage of a mask that is at the working resolution."""
     return mask * np.uint8(FULL)
 
 
-def covered(cover: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def covered(coverage: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where at least half of a pixel is known to be cell."""
-    return np.asarray((cover >= HALF) & (cover != UNKNOWN))
+    return np.asarray((coverage >= HALF) & (coverage != UNKNOWN))
 
 
-def known(cover: NDArray[np.uint8]) -> NDArray[np.float32]:
+def known(coverage: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the share of each pixel, 0-1, that is known to be in the class."""
-    return np.where(cover == UNKNOWN, np.float32(0), cover / np.float32(FULL))
+    return np.where(coverage == UNKNOWN, np.float32(0), coverage / np.float32(FULL))
 
 
-def target_of(cover: Tensor, *, soft: bool) -> Tensor:
+def target_of(coverage: Tensor, *, soft: bool) -> Tensor:
     """Return what is to be learned: float, IGNORED where nobody knows, else 0 or 1, or 0 to 1 with soft labels."""
-    share = cover / FULL if soft else (cover >= HALF).float()
-    return torch.where(cover == UNKNOWN, IGNORED, share)
+    share = coverage / FULL if soft else (coverage >= HALF).float()
+    return torch.where(coverage == UNKNOWN, IGNORED, share)
