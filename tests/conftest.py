@@ -194,9 +194,9 @@ def python_that_forks() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def kept_cluster(s3_keys: None, python_that_forks: Path) -> Iterator[str]:
-    """The address of a cluster of two CPUs, whose processes have the keys of the S3 servers, and the tests' modules."""
-    with cluster_of(python_that_forks, [2]) as address:
-        yield address
+    """The address of a cluster with the CPUs of this machine, the keys of the S3 servers, and the tests' modules."""
+    with cluster_of(python_that_forks, [max(2, os.cpu_count() or 2)]) as cluster:
+        yield cluster.address
 
 
 @pytest.fixture

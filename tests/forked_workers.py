@@ -4,9 +4,11 @@ A worker of Ray is a Python process that imports Ray, Ray Data and PyTorch anew.
 and a test of the pipeline or of a training needs six to ten workers. Here the raylet starts a small program in the
 place of Python. The program hands the command on to a process that has imported all but Ray. That process forks one
 process for each job and node, which imports Ray with the environment of that job, and which forks the workers of the
-job. Each worker runs Ray's own `default_worker.py`. Workers with a `runtime_env` are started by Python as ever.
+job. Each worker runs Ray's own `default_worker.py`. A worker whose `runtime_env` is more than variables of the
+environment is started by Python as ever.
 """
 
+import argparse
 import json
 import os
 import random
@@ -24,14 +26,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-WORKER = "default_worker.py"
+WORKER, IN_ITS_ENVIRONMENT = "default_worker.py", "setup_worker.py"
 STDIO = (0, 1, 2)
 LONGEST_COMMAND = 1 << 17
 JOBS = 6
 """Jobs whose process is kept."""
 IN_PLACE_OF_PYTHON = """#!{python} -IS
 import os, sys
-if not sys.argv[1].endswith({worker!r}):
+if not sys.argv[1].endswith({workers!r}):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 import json, socket
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
@@ -53,7 +55,9 @@ def forking_python() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="fw", dir="/tmp"))  # a socket lies in it: its path may not be long
     python, address = folder / "python", str(folder / "socket")
     python.write_text(
-        IN_PLACE_OF_PYTHON.format(python=sys.executable, worker=WORKER, address=address, stdio=list(STDIO))
+        IN_PLACE_OF_PYTHON.format(
+            python=sys.executable, workers=(WORKER, IN_ITS_ENVIRONMENT), address=address, stdio=list(STDIO)
+        )
     )
     python.chmod(0o755)
     server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
@@ -143,11 +147,30 @@ def run_worker(command: dict[str, Any], files: list[int]) -> None:
         os.dup2(file, number)
     close(files)
     draw_other_numbers()
-    sys.argv = command["words"]
+    sys.argv = without_runtime_env(command["words"])
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         os._exit(0)
+
+
+def without_runtime_env(words: list[str]) -> list[str]:
+    """Return the words of a worker, with the variables of its `runtime_env` set; become Python where it asks for more.
+
+    This is what Ray's own `setup_worker.py` does, which replaces itself by another Python always.
+    """
+    if not words[0].endswith(IN_ITS_ENVIRONMENT):
+        return words
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--serialized-runtime-env-context", default="{}")
+    parser.add_argument("--language")
+    given, rest = parser.parse_known_args(words[1:])
+    context = json.loads(given.serialized_runtime_env_context)
+    variables, python = context.pop("env_vars", {}), context.pop("py_executable", sys.executable)
+    if any(context.values()) or python != sys.executable or not rest[0].endswith(WORKER):
+        os.execv(sys.executable, [sys.executable, *words])
+    sys.modules["ray"]._private.utils.update_envs(variables)
+    return rest
 
 
 def draw_other_numbers() -> None:
