@@ -2,12 +2,14 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test chaos check format clean
+.PHONY: help install demo test test-all chaos check format clean
 
 help:
 	@echo "make demo      install, and run the whole job on synthetic micrographs (about 5 minutes)"
-	@echo "make test      install, and run all tests"
+	@echo "make test      install, and run the tests (about 10 minutes)"
+	@echo "make test-all  the tests, and those that take minutes each"
 	@echo "make chaos     a hundred nights that are broken into (about an hour)"
 	@echo "make check     linters, types and the import contract"
 	@echo "make install   the set-up alone, into $(VENV)"
@@ -26,7 +28,10 @@ demo: install
 	$(BIN)/spermseg demo --out demo
 
 test: install
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+test-all: install
+	$(PYTEST)
 
 chaos: install
 	$(BIN)/python benchmarks/chaos.py --rounds 100

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken h
 
 from chaos_night import uploads  # noqa: E402
 from chaos_round import Round, play_calm, play_round  # noqa: E402
-from chaos_stage import ENVIRONMENT, NODES, Stage, cluster, moto, radosgw  # noqa: E402
+from chaos_stage import ENVIRONMENT, NODES, Stage, cluster, forks, moto, radosgw  # noqa: E402
 from dark_cells import darkness_model  # noqa: E402
 from fault_proxy import FaultProxy  # noqa: E402
 
@@ -54,6 +54,8 @@ class Options:
     """Pictures of a unit of work."""
     server: Literal["moto", "radosgw"] = "moto"
     """The S3 server: an imitation, or Ceph's (the Debian packages that tests/radosgw.sh installs)."""
+    forked: bool = False
+    """Let the workers be forks of a process that has imported what they need: rounds are shorter."""
     folder: Path | None = None
     """Where the logs of the rounds are kept; a temporary folder where not given."""
 
@@ -97,6 +99,7 @@ def play(options: Options, folder: Path) -> tuple[list[Round], int]:
     with (
         {"moto": moto, "radosgw": radosgw}[options.server](folder) as server_url,
         FaultProxy(server_url) as proxy,
+        forks() if options.forked else nullcontext(),
         cluster() as nodes,
     ):
         upload(server_url, options)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from fault_proxy import FaultProxy
+from forked_workers import forking_python, started_with
 from ray.cluster_utils import Cluster
 
 from spermseg.storage.filesystem import Location
@@ -82,6 +83,13 @@ class Stage:
     def ray_processes(self, pattern: str) -> list[psutil.Process]:
         """Return the processes of this cluster whose title, which Ray sets to what they do, fits a pattern."""
         return [one for one in psutil.Process().children(recursive=True) if re.search(pattern, title(one))]
+
+
+@contextmanager
+def forks() -> Iterator[None]:
+    """Let the workers of all nodes that are started until the block ends be forks, which start in no time."""
+    with forking_python() as python, started_with(python):
+        yield
 
 
 def title(process: psutil.Process) -> str:

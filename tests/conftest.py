@@ -17,7 +17,9 @@ import pytest
 import ray
 import torch
 from dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
+from forked_workers import forking_python
 from hypothesis import settings
+from kept_cluster import cluster_of
 from moto.server import ThreadedMotoServer
 
 from spermseg.batch import run
@@ -181,6 +183,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def python_that_forks() -> Iterator[Path]:
+    """What starts the workers of a cluster in a tenth of a second."""
+    with forking_python() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def kept_cluster(s3_keys: None, python_that_forks: Path) -> Iterator[str]:
+    """The address of a cluster with the CPUs of this machine, the keys of the S3 servers, and the tests' modules."""
+    with cluster_of(python_that_forks, [max(2, os.cpu_count() or 2)]) as cluster:
+        yield cluster.address
+
+
+@pytest.fixture
+def cluster(kept_cluster: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the kept cluster, which asks for no token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return kept_cluster
 
 
 @pytest.fixture

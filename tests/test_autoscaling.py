@@ -28,7 +28,7 @@ PICTURES, UNIT, NODES = 64, 2, 2
 DECODING_S = 0.3
 COMES_S, LEAVES_S = 300, 90
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ rows = st.lists(st.integers(0, 30), unique=True, min_size=1).map(
 @pytest.mark.timeout(1800)
 def test_nights_that_are_broken_into_give_the_table_of_a_calm_one():
     seed = ROUNDS * (datetime.now(UTC) - datetime(2026, 1, 1, tzinfo=UTC)).days  # in five days all faults come thrice
-    words = [sys.executable, str(CHAOS), "--rounds", str(ROUNDS), "--seed", str(seed), "--pictures", "60"]
+    words = [sys.executable, str(CHAOS), "--rounds", str(ROUNDS), "--seed", str(seed), "--pictures", "60", "--forked"]
     print(*words)  # to play them again
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -25,7 +25,8 @@ from spermseg.table.verify import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
 
-HUNG_OR_GONE = "crashed the decoder (it hung for 30 s, or ended its process); export the picture again"
+HANG_S = 10
+HUNG_OR_GONE = f"crashed the decoder (it hung for {HANG_S} s, or ended its process); export the picture again"
 HOSTILE = {
     "patient-1/segfault.png": (b"segfault", "crashed the decoder (SIGSEGV); export the picture again"),
     "patient-2/abort.png": (b"abort", "crashed the decoder (SIGABRT); export the picture again"),
@@ -61,7 +62,7 @@ def uploads(tmp_path) -> Location:
 def test_pictures_that_crash_hang_or_starve_their_decoder_are_rejected_and_every_other_one_completes(
     cluster, uploads, out, model
 ):
-    workers = Workers(count=2, address=cluster, decode=decode, hang_s=30)
+    workers = Workers(count=2, address=cluster, decode=decode, hang_s=HANG_S)
     (receipt,) = segment_night(night_over(uploads, out, model, workers=workers), lambda progress: None)
     rows = [row for table in read_units(out) for row in table.to_pylist()]
     reasons = {row["uri"].removeprefix(uploads.uri + "/"): row["reason"] for row in rows if row["status"] == "rejected"}

@@ -1,5 +1,6 @@
-"""The pipeline on real Ray processes: one small cluster for all tests, since each costs several seconds."""
+"""The pipeline on real Ray processes."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -108,7 +109,7 @@ def test_where_the_first_units_all_fail_the_run_stops_but_where_uploads_may_be_t
     night = night_over(uploads, out, model)
     job = replace(pipeline_job(night), goes_on=goes_on)
     failed = [FAILED | {"unit": unit} for unit in range(FAILURES_AT_FIRST + 1)]
-    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
+    hand_on(monkeypatch, failed)
     if stops:
         with pytest.raises(RunError, match="the run stopped: ValueError: no such thing; what is written stays"):
             pipeline._run(job, list(range(20)), Workers(), lambda done: None, number)
@@ -123,12 +124,18 @@ def test_where_the_first_units_all_fail_the_run_stops_but_where_uploads_may_be_t
 )
 def test_what_no_upload_is_to_blame_for_ends_the_run_as_it_would_here(uploads, out, model, monkeypatch, error, kind):
     failed = [failure(3, error("s3://clinic: access denied"))]
-    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(failed))
+    hand_on(monkeypatch, failed)
     with pytest.raises(kind, match="the run stopped: s3://clinic: access denied; what is written stays"):
         pipeline._run(pipeline_job(night_over(uploads, out, model), out), [3, 4], Workers(), lambda done: None, 0)
 
 
-class Rows(list):
+def hand_on(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> None:
+    """Let a pass have these rows of the last stage, without Ray."""
+    monkeypatch.setattr(pipeline, "heard", lambda _: nullcontext())
+    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(rows))
+
+
+class Rows(list[dict[str, object]]):
     """What the last stage hands on."""
 
     def iter_rows(self):
@@ -166,7 +173,7 @@ def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(up
     night = night_over(uploads, out, model)
     segmenting = pipeline_job(night).segmenting(Workers(), use_gpu=True)
     rows = list(SegmentUnit(RunFolder(out, "night-1"), segmenting, 1)({"unit": 3, "failure": ""}))
-    monkeypatch.setattr(pipeline, "_pipeline", lambda *_, **__: Rows(rows))
+    hand_on(monkeypatch, rows)
     with pytest.raises(ConfigError, match=r"the GPU of \S+ cannot be used: Found no NVIDIA driver") as caught:
         pipeline._run(pipeline_job(night), [3, 4], Workers(), lambda done: None, 0)
     assert "\n" not in caught.value.message

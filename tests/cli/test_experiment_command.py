@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import tyro
-from ray.cluster_utils import Cluster
+from kept_cluster import cluster_of
 
 from spermseg.cli.experiment import Experiment
 from spermseg.cli.train import Train
@@ -20,20 +20,15 @@ from spermseg.synthetic.draw import DrawConfig
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def two_machines(python_that_forks):
     """The address of a cluster of two machines of two CPUs, for one training each."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, cluster_of(python_that_forks, [2, 2]) as cluster:
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-        started = Cluster(initialize_head=True, head_node_args=head)
-        started.add_node(num_cpus=2, object_store_memory=200 * 2**20)
-        yield started.address
-        started.shutdown()
+        yield cluster.address
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, cluster):
+def study(tmp_path_factory, two_machines):
     """A study of three rows."""
     folder = tmp_path_factory.mktemp("study")
     draw = DrawConfig(height=160, width=200, scale=0.5, cells=(1, 3))
@@ -46,7 +41,7 @@ def study(tmp_path_factory, cluster):
         out=str(folder / "out"),
         plain_epochs=(2, 1),
         augmented_epochs=(1,),
-        address=cluster,
+        address=two_machines,
     ), folder / "out"
 
 

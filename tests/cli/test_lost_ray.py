@@ -1,4 +1,4 @@
-"""Nights on a Ray of their own, through the command, whose processes are killed from outside."""
+"""A night on a Ray of its own, through the command, whose processes are killed from outside."""
 
 import os
 import subprocess
@@ -25,14 +25,14 @@ main()
 
 
 @pytest.mark.ray
-def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_on(tmp_path):
+def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_on(tmp_path, kept_cluster):
     for number in range(PICTURES):
         path = tmp_path / f"uploads/patient-{number % 3}/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(number % 9, height=1000 + number, width=900))
     (tmp_path / "model.safetensors").write_bytes(darkness_model())
     out = Location(str(tmp_path / "results"))
-    night = start(tmp_path, out)
+    night = start(tmp_path, out, RAY_ADDRESS="local")
     wait_for_units(out, 2, night)
     rays = psutil.Process(night.pid).children(recursive=True)
     for process in rays:
@@ -45,17 +45,17 @@ def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_
     assert "Traceback" not in said
     psutil.wait_procs(rays, timeout=20)
     assert [process for process in rays if process.is_running()] == []
-    again = start(tmp_path, out)
+    again = start(tmp_path, out, RAY_ADDRESS=kept_cluster, RAY_AUTH_MODE="disabled")
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
     assert verify(out) == (PICTURES, [])
 
 
-def start(folder: Path, out: Location) -> subprocess.Popen[str]:
+def start(folder: Path, out: Location, **environment: str) -> subprocess.Popen[str]:
     words = ["segment", str(folder / "uploads"), "--model", str(folder / "model.safetensors"), "--out", out.uri]
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *words, "--batch-megapixels", "0.02"],
-        env={**os.environ, "RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
