@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -234,9 +235,10 @@ def segment_a_picture_that_hangs(segmenting: Segmenting, done: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
 def test_a_whole_picture_is_not_called_corrupt_where_memory_is_short(suffix):
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool, pytest.raises(MemoryError):
-        pool.apply(decode_with_too_little_memory, (picture(3, suffix, height=4000, width=5000),))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        decoding = pool.submit(decode_with_too_little_memory, picture(3, suffix, height=4000, width=5000))
+        with pytest.raises(MemoryError):
+            decoding.result()
 
 
 def decode_with_too_little_memory(data: bytes) -> None:
