@@ -4,9 +4,10 @@ import multiprocessing
 from collections.abc import Callable
 from functools import partial
 
+from forked_workers import LAZY
 from loky import ProcessPoolExecutor
 
-PRELOADED = ["spermseg.batch.worker.isolation", "laws.readers"]
+PRELOADED = ["spermseg.batch.worker.isolation", "laws.readers", *LAZY]
 
 
 def forked_children() -> Callable[..., ProcessPoolExecutor]:
