@@ -38,10 +38,11 @@ settings.register_profile("calm", deadline=None)  # a busy machine is no failure
 settings.load_profile("calm")
 
 LONGEST = (
-    *("test_chaos.py", "test_distributed.py", "test_real.py", "test_jobs.py", "test_hostile_night.py"),
-    *("test_isolation.py", "test_lost_ray.py", "test_autoscaling.py"),
+    *("test_autoscaling.py", "test_distributed.py", "test_hostile_night.py", "test_real.py", "test_chaos.py"),
+    *("test_jobs.py", "test_isolation.py", "test_experiment_command.py", "test_lock_command.py", "test_pipeline.py"),
+    *("test_lost_ray.py", "test_connection.py", "test_heal.py", "test_misbehaving_storage.py", "test_run.py"),
 )
-"""Files that take a minute and more."""
+"""Files that take half a minute and more."""
 PORT_TRIES = 3
 """A port that was free a moment ago may be taken by now: Ray and the tests' own connections take many."""
 RADOSGW = Path(__file__).with_name("radosgw.sh")

@@ -41,7 +41,16 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     command = dict(words=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
     socket.send_fds(server, [json.dumps(command).encode()], {stdio!r})
 """
+LAZY = (
+    "absl.logging",
+    "openvino.frontend.pytorch.patch_model",
+    "openvino.tools.ovc",
+    "torch.distributed.tensor",
+    "sympy",
+)
+"""What is imported when the first picture is segmented."""
 WITHOUT_RAY = (
+    *LAZY,
     *("albumentations", "boto3", "cv2", "pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "skimage"),
     *("torch", "spermseg.batch.worker.messages", "spermseg.batch.worker.segment", "spermseg.training.fit"),
     *("spermseg.training.job", "spermseg.training.progress"),

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
 from spermseg.batch.worker.process import Segmenting
 from spermseg.errors import ConfigError
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
@@ -34,7 +36,7 @@ def hang_with_the_interpreter_locked() -> None:
 def exhaust_memory() -> None:
     taken = []
     while True:
-        taken.append(bytearray(2**28))  # of which no byte is touched: a busy machine would need long to give them all
+        taken.append(np.empty(2**28, np.uint8))  # of which no byte is touched: a busy machine would need long for it
 
 
 def exit_quietly() -> None:

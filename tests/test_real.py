@@ -3,15 +3,16 @@
 import io
 import json
 import os
-import subprocess
-import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from spermseg.cli import run_verb
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import read_units
@@ -26,19 +27,22 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(not REAL.is_dir(), reason="the micrographs of sperm-parsing are not beside this project"),
 ]
-SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
 
 
-def spermseg(*words: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
-    command = [*SPERMSEG, *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1400, check=False)
+@pytest.fixture(scope="module", autouse=True)
+def on_the_kept_cluster(kept_cluster: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", kept_cluster)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
 
 
-def succeed(*words: object) -> str:
-    done = spermseg(*words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def succeed(verb: str, *words: object) -> str:
+    """Run a verb in this process; return what it says."""
+    with redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
+        run_verb(verb, [str(word) for word in words])
+    assert ended.value.code == 0
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_a_reader_that_breaks_the_law_is_caught_each_time_and_those_after_it_are
     assert failures == [
         "hung for 2 s, or exited",
         "ZeroDivisionError: no pixel",
-        "MemoryError: MemoryError",
+        "MemoryError: Unable to allocate 256. MiB for an array with shape (268435456,) and data type uint8",
         None,
         "ended its process (SIGSEGV)",
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from dark_cells import CELLS, HALF, VIEW, picture
+from forked_children import forked_children
 from hostile_decoder import decode, marked
 
 from spermseg.batch.worker import isolation
@@ -55,7 +56,13 @@ def segmenting(model) -> Segmenting:
 
 
 @pytest.fixture
-def isolated(segmenting):
+def quick(monkeypatch):
+    """Children start in no time. Without this, each is a fresh Python, as in a night."""
+    monkeypatch.setattr(isolation, "ProcessPoolExecutor", forked_children())
+
+
+@pytest.fixture
+def isolated(segmenting, quick):
     isolated = IsolatedSegmenter(segmenting)
     yield isolated
     isolated.close()
@@ -127,7 +134,9 @@ def test_a_fault_of_the_software_is_the_reason_of_the_one_picture_that_shows_it(
     assert right["n_cells"] == 4
 
 
-def test_what_is_tried_too_long_is_rejected_and_costs_no_other_group_and_no_whole_picture_before_it_a_row(segmenting):
+def test_what_is_tried_too_long_is_rejected_and_costs_no_other_group_and_no_whole_picture_before_it_a_row(
+    segmenting, quick
+):
     hostile = marked(picture(4), b"abort")
     unit = unit_of(hostile, picture(1), hostile, picture(2), picture(3), hostile, groups="AABABB")
     with closing(IsolatedSegmenter(segmenting, LossCount(LossLimits(group_s=1e-6)))) as isolated:
@@ -139,7 +148,9 @@ def test_what_is_tried_too_long_is_rejected_and_costs_no_other_group_and_no_whol
     )
 
 
-def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_one_is_tried_at_length(segmenting):
+def test_whole_pictures_behind_hostile_ones_have_their_rows_before_any_hostile_one_is_tried_at_length(
+    segmenting, quick
+):
     hostile = marked(picture(4), b"abort")
     with closing(IsolatedSegmenter(segmenting)) as isolated:
         known = list(isolated.segment_each(*unit_of(hostile, picture(3))))
@@ -169,7 +180,7 @@ class BrokenMachine:
         raise MemoryError
 
 
-def test_where_nothing_can_be_segmented_no_upload_is_blamed(segmenting):
+def test_where_nothing_can_be_segmented_no_upload_is_blamed(segmenting, quick):
     with (
         closing(IsolatedSegmenter(replace(segmenting, decode=BrokenMachine()))) as isolated,
         pytest.raises(RunError, match="not even a synthetic picture can be segmented here: crashed the decoder"),
