@@ -84,6 +84,11 @@ def listed(bucket: StubBucket, prefix: str = "") -> list[str]:
     page=4,
     prefix="",
 )
+@example(  # a chain is split where a page ends between two files
+    keys=[*(f"{p:03}/{n:03}" for p in range(12) for n in range(79 if p == 8 else 5)), "008x0", "008x1"],
+    page=5,
+    prefix="",
+)
 @settings(max_examples=300)
 def test_a_listing_in_many_requests_is_that_of_one_page_after_the_other(keys, page, prefix):
     assert listed(StubBucket(keys, page), prefix) == [

@@ -121,6 +121,8 @@ class KeyListing:
                 return [partial(self._read, keys)]
             keys.pace.learn(keys.width, keys.pages)
             left = [one for one in keys.folders if _follows(one, keys.after)]
+            if not isinstance(left[0], str):  # the page ended at a file, so no folder is listed in part
+                return [partial(self._read_some, keys.prefix, keys.after, left, keys.pace)]
             now = _folders(keys.prefix, keys.after, left[:1], keys.pace)
             return [partial(self._read, now), partial(self._read_some, keys.prefix, keys.after, left[1:], keys.pace)]
         below = {_child(keys.prefix, item["Key"]) for item in listed if "/" in item["Key"][len(keys.prefix) :]}
