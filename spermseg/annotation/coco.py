@@ -164,7 +164,7 @@ class _Pictures:
             self._accuse(owners, error)
         elif self._ownerless is None:
             self._ownerless = error
-            everywhere = f"{error.message}; it may be of any picture of the file, so all are left out: mend it"
+            everywhere = f"{error.message}; it may be of any picture of the file, so all are left out: correct it"
             self._accuse(range(len(self._names)), AnnotationError(everywhere))
 
     def _accuse(self, numbers: Iterable[int], error: AnnotationError) -> None:

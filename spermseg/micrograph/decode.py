@@ -99,7 +99,7 @@ def decode_micrograph(
             f"at most {max_megapixels:g} are allowed"
         )
     if header.pages != 1:
-        raise MicrographError(f"{header.format} with {header.pages} pictures; one field of view a file is needed")
+        raise MicrographError(f"{header.format} with {header.pages} pictures; a file with one field of view is needed")
     by, shape = 1, (header.height, header.width)
     if view and header.format == "JPEG":
         by = exact_reduction(shape, view.working_shape(shape))

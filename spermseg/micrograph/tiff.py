@@ -173,7 +173,7 @@ class _File:
         while offset and offset not in seen:
             if len(seen) == MOST_DIRECTORIES:
                 raise MicrographError(
-                    f"TIFF with more than {MOST_DIRECTORIES} pictures; one field of view a file is needed"
+                    f"TIFF with more than {MOST_DIRECTORIES} pictures; a file with one field of view is needed"
                 )
             seen.add(offset)
             page, offset = self.directory(offset)

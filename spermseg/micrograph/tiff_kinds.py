@@ -103,7 +103,7 @@ def _colours(page: TiffPage) -> str | None:
     apart = page.samples > 1 and page.number(tiff.PLANES, 1) == SEPARATE_PLANES
     wide = is_wide(page)
     if wide and apart:
-        return "of 16 bits with a plane a colour; save it with the colours of a pixel together"
+        return "of 16 bits with one plane for each colour; save it with interleaved colours"
     if page.colours not in (*GREY, RGB, PALETTE, CMYK, YCBCR):
         return f"with colours of the kind {OTHER_COLOURS.get(page.colours, page.colours)}; save it as grey or RGB"
     if page.colours in GREY and page.samples > 1 and (apart or wide or page.samples > 2 or is_white_zero(page)):
@@ -124,7 +124,8 @@ def _packing(page: TiffPage) -> str | None:
     if packing not in PILLOWS_PACKINGS or not pillow_unpacks(PILLOWS_PACKINGS[packing]):
         return f"packed with {PACKINGS[packing]}, which is not read; {UNPACKED}"
     if is_wide(page) and page.colours != BLACK_IS_ZERO:
-        return f"of 16 bits packed with {PACKINGS[packing]}, of which only grey with 0 as black is read; {UNPACKED}"
+        only = "in this packing, only grey with 0 as black is read"
+        return f"of 16 bits packed with {PACKINGS[packing]}; {only}; {UNPACKED}"
     return None
 
 

@@ -211,7 +211,7 @@ class Location:
         """
         data = self._backend.read_range(self.path, 0, most and most + 1, None)
         if most is not None and len(data) > most:
-            raise DamagedError(f"it has more than {most} bytes, as no such file of spermseg's has")
+            raise DamagedError(f"it has more than {most} bytes, more than any such file of spermseg has")
         return data
 
     def read_range(self, start: int, size: int, *, etag: str | None = None) -> bytes:

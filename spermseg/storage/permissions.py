@@ -23,7 +23,9 @@ def hidden_bits() -> int:
     """
     asked = os.environ.get(SETTING, "")
     if asked not in HIDDEN:
-        raise ConfigError(f"got {SETTING}={asked!r}; group or all is needed, or nothing: for the owner only")
+        raise ConfigError(
+            f"got {SETTING}={asked!r}; group or all is needed; without it, only the owner may read the files"
+        )
     return HIDDEN[asked]
 
 

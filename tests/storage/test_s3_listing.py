@@ -184,7 +184,7 @@ def test_a_server_that_lists_out_of_order_is_an_error_since_parts_of_it_would_be
     def page(**request: str) -> dict:
         return {"IsTruncated": False, "Contents": [{"Key": key, "Size": 1, "ETag": "e"} for key in keys]}
 
-    with pytest.raises(StorageError, match=r"^s3://stub: the server does not list in the order of the keys"):
+    with pytest.raises(StorageError, match=r"^s3://stub: the server lists keys out of order"):
         list(KeyListing(page=page, uri="s3://stub").entries(""))
 
 

@@ -84,7 +84,8 @@ class UnpackedStream:
 
 def too_large(max_bytes: int) -> str:
     """Return the reason for members behind the limit on the unpacked bytes of an archive."""
-    return f"here its archive has unpacked to more than {max_bytes} bytes: pack it as several, or --max-unpacked-gb"
+    advice = "pack it as several archives, or raise --max-unpacked-gb"
+    return f"here its archive has unpacked to more than {max_bytes} bytes: {advice}"
 
 
 class _Parts:

@@ -51,7 +51,7 @@ def storage_error(path: str, verb: str, error: OSError) -> StorageError:
     if error.errno == errno.EACCES and verb == "read":
         return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
     if error.errno == errno.ELOOP:
-        return ObjectMissingError(f"{path} is not there: its link leads round in circles")
+        return ObjectMissingError(f"{path} is not there: its path has a cycle of links")
     refused = error.errno in REFUSED or (verb == "made" and error.errno in IN_THE_WAY)
     kind = StorageRefusedError if refused else StorageError
     return kind(f"{path} could not be {verb}: {error.strerror}")

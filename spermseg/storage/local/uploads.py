@@ -27,11 +27,11 @@ FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # does not block on a pipe th
 LINKED = "links to other uploads"
 """The name of this kind in a receipt."""
 LEADS_OUT = (
-    "a link that leads out of the uploads, and is not followed: copy or mount there what it leads to, or segment that "
-    "as an input of its own"
+    "a link to a place outside the uploads, which is not followed: copy or mount its target there, or segment the "
+    "target as an input of its own"
 )
-LEADS_NOWHERE = "a link that leads nowhere, or where nobody may look: what it leads to was moved or removed"
-LEADS_IN_CIRCLES = "a link that leads round in circles: put the file itself there"
+LEADS_NOWHERE = "a broken link: its target was moved or removed, or may not be read"
+LEADS_IN_CIRCLES = "a link in a cycle of links: put the file itself there"
 NO_FILE = "not a file but a pipe, a socket or a device: remove it"
 REMOVED = "removed while the uploads were listed"
 UNREAD_FOLDERS = {
@@ -209,12 +209,12 @@ def _open(root: str, parts: list[str], path: str, how: int) -> int:
         last = native(parts[-1])
         mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISLNK(mode):
-            raise ObjectChangedError(f"{path} changed since planned: it is a link by now")
+            raise ObjectChangedError(f"{path} changed since planned: it is now a link")
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a device can have side effects
             raise ObjectMissingError(f"{path} is not a file")
         return os.open(last, how | os.O_NOFOLLOW, dir_fd=folder)
     except NotADirectoryError as error:
-        raise ObjectChangedError(f"{path} changed since planned: it lies behind a link, or a file, by now") from error
+        raise ObjectChangedError(f"{path} changed since planned: it now lies behind a link or a file") from error
     finally:
         os.close(folder)
 

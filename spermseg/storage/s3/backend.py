@@ -52,8 +52,8 @@ def client(endpoint_url: str | None) -> Any:
     """
     if name := misread_proxy():
         raise ConfigError(
-            f"got {name} in the environment with a user whose password holds a slash, ? or #: write %2F, %3F or %23 "
-            "for it, as addresses do"
+            f"got {name} in the environment with a user whose password holds a slash, ? or #: percent-encode it "
+            "as %2F, %3F or %23"
         )
     made = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
     made.meta.events.register("before-parse.s3.ListObjectsV2", read_quickly)
@@ -230,7 +230,7 @@ class S3Backend:
 
     def _check_etag(self, path: str, etag: str) -> None:
         if self._head(path)[1] != etag:
-            raise ObjectChangedError(f"s3://{path} is another than the one that was seen")
+            raise ObjectChangedError(f"s3://{path} changed since it was last read")
 
     def _is(self, path: str, data: bytes) -> bool:
         """Whether an object holds exactly these bytes."""

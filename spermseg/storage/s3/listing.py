@@ -204,9 +204,7 @@ class KeyListing:
     def _check_order(self, after: str, listed: Sequence[dict[str, Any]]) -> None:
         keys = [after, *(item["Key"] for item in listed)]
         if any(map(str.__ge__, keys, keys[1:])):
-            raise StorageError(
-                f"{self.uri}: the server does not list in the order of the keys, as S3 does, but needs to"
-            )
+            raise StorageError(f"{self.uri}: the server lists keys out of order; S3 lists them in order")
 
 
 def _folder_chain(prefix: str, after: str, children: Sequence[Child], sizing: _FoldersPerChain) -> _Chain:
