@@ -71,7 +71,7 @@ def _read_directory(file: BinaryIO, most: int, locks: ExitStack) -> tuple[list[z
 class _DirectoryReader:
     """A file for `zipfile` that limits the memory for the directory.
 
-    It refuses a directory that is too long, and locks out other threads while one is large. It also clears the UTF-8
+    It refuses a directory that is too long, and takes a lock before it reads a large one. It also clears the UTF-8
     flag of every entry, and keeps the names as bytes: one name with the flag that is not UTF-8 would otherwise make
     `zipfile` refuse the whole archive.
 
