@@ -1,4 +1,4 @@
-"""Sperm cell segmentation in digital micrographs, from annotated images to a nightly table, on Ray."""
+"""Sperm cell segmentation in digital micrographs, on Ray: training from annotations, and a nightly table of results."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ __all__ = ["Model", "Segmentation", "__version__", "load_model", "read_table"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the library when it is asked for: the command's help need not wait for PyTorch."""
+    """Import `spermseg.api` on first use, so that the help of the command does not import PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module 'spermseg' has no attribute {name!r}")
     from spermseg import api

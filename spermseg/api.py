@@ -1,4 +1,4 @@
-"""The library: a model, what it finds in one picture, and the table of many nights. No Ray.
+"""The Python API: load a model, segment one picture, read the table of results. It does not use Ray.
 
 model = spermseg.load_model()
 found = model.segment("slide.jpg")
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
-"""A file's path or s3:// address, its bytes, or its pixels (Y, X, 3) uint8 RGB."""
+"""The path or s3:// URI of a file, its bytes, or its pixels (Y, X, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segmentation:
-    """What a model finds in one picture: the same mask, cells and confidence as in the row of a table."""
+    """The result for one picture: the same mask, cells and confidence as in its row of a table."""
 
     labels: NDArray[np.int32]
-    """(Y, X) instances, 0 is background; the cell of label n is `cells[n - 1]`."""
+    """(Y, X) instance labels. 0 is background, and label n is the cell `cells[n - 1]`."""
     probability: NDArray[np.float32]
-    """(Y, X), 0-1, of the whole cell."""
+    """(Y, X) probability of the class `cell`, 0-1."""
     cells: tuple[Cell, ...]
-    """The measures of each instance."""
+    """The measures of each cell."""
     n_heads: int | None
-    """Heads of the cells; None where the model does not count them."""
+    """Number of heads; None if the model does not count them."""
     confidence: float
-    """Dice, 0-1, that the model expects of its mask."""
+    """Estimate of the Dice coefficient of the mask, 0-1."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(Y, X): where there are cells."""
+        """(Y, X) bool, True for cells."""
         return self.labels > 0
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the measures of the cells, a row each, in the order of the labels."""
+        """Return the measures of the cells, one row for each, in the order of the labels."""
         import pandas as pd
 
         return pd.DataFrame([asdict(cell) for cell in self.cells], columns=list(Cell.__annotations__))
@@ -65,18 +65,18 @@ class Model:
 
     Args:
         saved: the model file.
-        device: `auto` (the GPU where there is one), `cpu` or `cuda`.
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: the device does not exist.
     """
 
     def __init__(self, saved: SavedModel, *, device: str = "auto") -> None:
         about = saved.description
         self.description: ModelDescription = about
-        """What the model file says of the model."""
+        """The description in the model file."""
         self.sha256 = saved.sha256
-        """The model's name in every table."""
+        """SHA-256 of the model file, which identifies the model in every table."""
         self._cells = about.cells()
         self._predictor = Predictor(saved, about.view, PredictConfig(device=device), heads=about.require_head)
 
@@ -84,13 +84,13 @@ class Model:
         """Segment one picture.
 
         Args:
-            picture: a path or address, the bytes of a file, or pixels (Y, X, 3) uint8 RGB.
-            um_per_px: the pixel size; without it areas are in px only.
+            picture: a path or s3:// URI, the bytes of a file, or pixels (Y, X, 3) uint8 RGB.
+            um_per_px: the pixel size; without it, areas are in px only.
 
         Raises:
-            MicrographError: it is no picture that can be read.
+            MicrographError: the picture cannot be decoded.
             ObjectMissingError: there is no such file.
-            ShapeError: the pixels are of another shape or type.
+            ShapeError: the pixels have another shape or type.
         """
         view, one = self.description.view, self._read(picture)
         (maps,) = self._predictor.predict_working([one.seen_by(view)])
@@ -119,14 +119,14 @@ def load_model(
     """Load a model.
 
     Args:
-        place: the path or s3:// address of a model file; None takes the bundled one.
-        endpoint_url: S3 server, where it is not AWS.
-        device: `auto` (the GPU where there is one), `cpu` or `cuda`.
+        place: the path or s3:// URI of a model file; None takes the bundled model.
+        endpoint_url: URL of an S3 server other than AWS.
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
 
     Raises:
-        ModelFileError: it is no model file.
-        ObjectMissingError: there is none.
-        ConfigError: there is no such device.
+        ModelFileError: the file is no model file.
+        ObjectMissingError: there is no such file.
+        ConfigError: the device does not exist.
     """
     return Model(read_model(model_location(None if place is None else fspath(place), endpoint_url)), device=device)
 
@@ -134,14 +134,14 @@ def load_model(
 def read_table(
     out: str | PathLike[str], *, columns: Sequence[str] | None = None, endpoint_url: str | None = None
 ) -> pa.Table:
-    """Read the current rows of a table, one a micrograph.
+    """Read the current rows of a table, one for each micrograph.
 
     Args:
-        out: the folder or s3:// address that `spermseg segment` wrote to.
-        columns: which; None takes all. Leaving out `mask` and `cells` makes it light.
-        endpoint_url: S3 server, where it is not AWS.
+        out: the folder or s3:// URI that `spermseg segment` wrote to.
+        columns: names of the columns; None reads all. `mask` and `cells` are the large ones.
+        endpoint_url: URL of an S3 server other than AWS.
 
     Raises:
-        RunError: there is no run, or a file is damaged.
+        RunError: the table has no run, or a file is damaged.
     """
     return pa.concat_tables(read_current(Location(fspath(out), endpoint_url), columns))

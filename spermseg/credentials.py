@@ -1,8 +1,8 @@
-"""Passwords, keys and signed addresses that stand where none belong: told from what is harmless, and masked.
+"""Detection and masking of credentials (passwords, keys, signed URLs) in command lines, settings and messages.
 
-Spermseg takes credentials from the environment (or the cloud's own files) only. What is typed on a command line is
-shown by `ps`, kept by shells, and noted in the files of a run. A secret may hold any character, so addresses are taken
-apart by their rules, and where the parts are in doubt the whole is masked.
+Spermseg takes credentials only from the environment or from the files of the cloud provider. A command line is visible
+in `ps`, in the history of shells and in the files of a run. A secret may hold any character, so URLs are parsed by the
+rules of their scheme. If the parts of a URL are ambiguous, the whole URL is masked.
 """
 
 import os
@@ -16,26 +16,26 @@ SIGNING_WORDS = (
     *("signature", "credential", "token", "secret", "passw", "passphrase"),
     *("accesskey", "apikey", "privatekey", "authorization"),
 )
-"""What the name of a parameter holds whose value lets others in, in small letters and digits alone."""
+"""Parts of the names of secret parameters. Only the letters and digits of a name are compared, in lower case."""
 SIGNING_NAMES = ("sig", "auth", "key", "pwd", "pass")
-"""Whole names of such parameters."""
+"""Whole names of secret parameters."""
 SERVER_OPTIONS = ("endpointurl", "address")
-"""Options whose value is a server, so that an `@` in it always follows a user."""
+"""Options whose value is a server, so that an `@` in the value always follows a user."""
 LOCAL_SCHEMES = ("s3", "file")
-"""Of addresses whose path may hold anything, `@`, `?` and `#` included."""
+"""Schemes of URIs whose path may hold any character, `@`, `?` and `#` included."""
 IN_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 ADDRESSES = ("RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", *PROXIES)
-"""What may name a server in the environment, with a user and a password."""
+"""Environment variables that may hold the URL of a server, with a user and a password."""
 SHORTEST = 6
-"""Characters of a value of the environment that is looked for in messages; shorter ones are parts of common words."""
+"""Least length of a secret that is masked in messages. A shorter one may be part of a common word."""
 _OF_A_USER = "._-+%$~="
 _END_OF_SERVER = re.compile(r"[/?#\\]")
 _PARAMETER = re.compile(r"[?&;#]([^?&;#=]*)=")
 
 
 def carries_credentials(word: str) -> bool:
-    """Whether a word of a command line, or a setting, holds what lets others in, as far as its form tells.
+    """Whether a word of a command line, or a setting, has the form of credentials.
 
     >>> carries_credentials("https://key:se/cret@host"), carries_credentials("key:secret@host:9000")
     (True, True)
@@ -60,7 +60,7 @@ def _is_secret(word: str) -> bool:
 
 
 def has_user(bucket: str) -> bool:
-    """Whether what stands in the place of a bucket begins with a user; no bucket's name has these letters.
+    """Whether the text in place of a bucket name begins with a user. Bucket names have no `@`, and `:` only in ARNs.
 
     >>> has_user("key:se"), has_user("clinic"), has_user("arn:aws:s3:eu-west-1:123:accesspoint")
     (True, False, False)
@@ -69,7 +69,7 @@ def has_user(bucket: str) -> bool:
 
 
 def _is_user_and_password(value: str) -> bool:
-    """Whether a word without a scheme is `user:password@server`; a folder of such a name is `./NAME`."""
+    """Whether a word without a scheme is `user:password@server`. A folder of such a name can be given as `./NAME`."""
     user, found, rest = value.partition(":")
     return bool(found) and "@" in rest and all(letter.isalnum() or letter in _OF_A_USER for letter in user)
 
@@ -79,7 +79,7 @@ def _is_user_of_server(option: str, value: str) -> bool:
 
 
 def _split_option(word: str) -> tuple[str, str]:
-    """Return (the name, the value) of `--name=value` and of `NAME=value`; a word of another form is a value."""
+    """Return (name, value) of `--name=value` and `NAME=value`. Any other word without a dash is a value."""
     name, found, value = word.partition("=")
     if word.startswith("-"):
         return (name, value) if found else (word, "")
@@ -100,16 +100,16 @@ def _has_signing_parameter(value: str) -> bool:
 
 
 def _has_port(url: str) -> bool:
-    """Whether what follows the server's name, if anything, is a port; a password whose server was left out is none."""
+    """Whether a URL has no port or a valid one. In `user:password` without a server, the password is no valid port."""
     try:
-        urlsplit(url).port  # noqa: B018 (it is checked when it is asked for)
+        urlsplit(url).port  # noqa: B018 (the property checks the port)
     except ValueError:
         return False
     return True
 
 
 def masked(word: str) -> str:
-    """Return a word with its credentials masked, and all that may belong to them.
+    """Return a word with its credentials masked, including anything that may belong to them.
 
     >>> masked("--endpoint-url=https://key:se/cret@host"), masked("key:secret@host"), masked("s3://clinic/ada@noon.png")
     ('--endpoint-url=https://***', '***', 's3://clinic/ada@noon.png')
@@ -125,7 +125,7 @@ def masked(word: str) -> str:
 
 
 def secrets_among(words: Sequence[str]) -> dict[int, str]:
-    """Return which words of a command line hold credentials, and what to call each: its option, or its place.
+    """Return index -> name of the words with credentials. The name is the option of a word, or its position.
 
     >>> secrets_among(["segment", "--endpoint-url", "user@host", "--secret-key", "f00"])
     {2: '--endpoint-url', 3: 'word 4', 4: 'word 5'}
@@ -141,7 +141,7 @@ def secrets_among(words: Sequence[str]) -> dict[int, str]:
 
 
 def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the words of a command line, what holds credentials masked.
+    """Return the words of a command line with credentials masked.
 
     >>> without_secrets(["--endpoint-url", "https://key:secret@s3.clinic", "s3://clinic/ada@noon.png"])
     ('--endpoint-url', 'https://***', 's3://clinic/ada@noon.png')
@@ -154,7 +154,7 @@ def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def without_environment(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return a text in which the secrets of this process's environment are masked, whoever has put them there.
+    """Return a text with the secrets of this process's environment masked. Libraries may have put them there.
 
     >>> without_environment("no header may hold wJalrX", {"AWS_SESSION_TOKEN": "wJalrX "})
     'no header may hold ***'
@@ -176,21 +176,21 @@ def without_environment(text: str, environment: Mapping[str, str] = os.environ) 
 
 
 def _password_of(address: str) -> tuple[str, str]:
-    """Return the password of an address as it stands there, and as it is meant; empty where it has none."""
+    """Return the password in a URL, as written and percent-decoded; empty if there is none."""
     password = _server(address).rpartition("@")[0].partition(":")[2]
     return password, unquote(password)
 
 
 def _server(address: str) -> str:
-    """Return what follows the scheme of an address, which may be left out."""
+    """Return a URL without its scheme, if it has one."""
     return address.partition("://")[2] or address
 
 
 def misread_proxy(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the name of a proxy of this process's environment whose password other programs would take apart.
+    """Return the name of a proxy variable whose password has unescaped characters, or None.
 
-    What a slash, a question mark or a number sign ends is the server for them, and they would ask, and name, a part of
-    the password as one.
+    Other programs end the server of a URL at a slash, a backslash, a question mark or a number sign. With such a
+    character in the password, they would take a part of the password for the server, and show it in messages.
 
     >>> misread_proxy({"HTTP_PROXY": "http://me:se/cret@proxy:3128"})
     'HTTP_PROXY'

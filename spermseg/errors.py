@@ -1,26 +1,26 @@
-"""The error tree. Every error of this project is one of these, takes one string, and also is the builtin it refines.
+"""The exceptions of this project. Each takes one string, and is also a subclass of the builtin exception beside it.
 
 SpermsegError
   ConfigError(ValueError)         a setting, or a combination of settings, that cannot be used
   ShapeError(ValueError)          an array or tensor of the wrong shape
   StorageError(OSError)           an object or file could not be listed, read or written
-    ObjectMissingError            it is not there (also a FileNotFoundError)
-    ObjectExistsError             it is there already, and was to be written only once (also a FileExistsError)
-    ObjectChangedError            it is not the one that was planned: its etag differs
-    ObjectDeniedError             this one may not be read, whatever else may (also a PermissionError)
-    StorageRefusedError           the storage lets nobody in with this name or these rights (also a PermissionError)
+    ObjectMissingError            the object or file does not exist (also a FileNotFoundError)
+    ObjectExistsError             the object or file exists, and must not be replaced (also a FileExistsError)
+    ObjectChangedError            the object or file has another etag than planned
+    ObjectDeniedError             this single object or file may not be read (also a PermissionError)
+    StorageRefusedError           the storage does not exist, or refuses the credentials (also a PermissionError)
   ArchiveError(ValueError)        a .zip or .tar, or one member of it, that cannot be used
   MicrographError(ValueError)     bytes that are not a usable micrograph
   AnnotationError(ValueError)     an annotation that cannot be used
   DatasetError(ValueError)        a dataset folder that cannot be used
   ModelFileError(ValueError)      a model file that cannot be used
   RunError(RuntimeError)          a run that did not end with one row for each planned micrograph
-    DamagedError                  a file of a table that is not what was written
+    DamagedError                  a file of a table that differs from what was written
     LockedError                   another job works on this table
-    TooManyRejectedError          a run that ended as planned, and rejected more than it may
+    TooManyRejectedError          a run that ended as planned, but rejected more uploads than allowed
 
-A message is one line that says what we got, what is needed and what to do. One string only, because an exception
-with other arguments does not survive the pickling between Ray workers.
+A message is one line: what was found, what is needed and what to do. An exception takes one string only, because
+exceptions with other arguments do not survive pickling between Ray workers.
 """
 
 
@@ -32,7 +32,7 @@ class SpermsegError(Exception):
 
     @property
     def message(self) -> str:
-        """The one line to show to a person."""
+        """The message for users, in one line."""
         return str(self.args[0])
 
 
@@ -49,23 +49,23 @@ class StorageError(SpermsegError, OSError):
 
 
 class ObjectMissingError(StorageError, FileNotFoundError):
-    """The object or file is not there."""
+    """The object or file does not exist."""
 
 
 class ObjectExistsError(StorageError, FileExistsError):
-    """The object or file is there already, and was to be written only once."""
+    """The object or file exists already, and must not be replaced."""
 
 
 class ObjectChangedError(StorageError):
-    """The object or file is not the one that was planned."""
+    """The object or file has another etag than planned."""
 
 
 class ObjectDeniedError(StorageError, PermissionError):
-    """This one object or file may not be read. Credentials that are good for nothing are a `StorageRefusedError`."""
+    """This single object or file may not be read. Credentials that the storage refuses are a `StorageRefusedError`."""
 
 
 class StorageRefusedError(StorageError, PermissionError):
-    """The storage is not there under this name, or does not accept who asks: nothing passes until that is mended."""
+    """The storage does not exist, or refuses the credentials. Retries do not help; the user must correct the cause."""
 
 
 class ArchiveError(SpermsegError, ValueError):
@@ -93,7 +93,7 @@ class RunError(SpermsegError, RuntimeError):
 
 
 class DamagedError(RunError):
-    """A file of a table that is not what was written: bytes changed, cut off, or somebody else's."""
+    """A file of a table that differs from what was written: changed, cut off or replaced."""
 
 
 class LockedError(RunError):
@@ -101,11 +101,11 @@ class LockedError(RunError):
 
 
 class TooManyRejectedError(RunError):
-    """A run that ended as planned, and rejected more uploads than it may: a broken camera, or a broken key."""
+    """A run that ended as planned, but rejected more uploads than allowed, as after a failure of a camera."""
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of an error's text, or its type where it has none: for the message of an error of ours.
+    r"""Return the first line of an error's text, or its type if it has none, for the message of another error.
 
     >>> first_line(ValueError("no pixels\nat all"))
     'no pixels'
@@ -114,7 +114,7 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return all of an error's text as one line, or its type where it has none.
+    r"""Return the whole text of an error as one line, or its type if it has none.
 
     >>> one_line(ValueError("no pixels\nat all"))
     'no pixels at all'

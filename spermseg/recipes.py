@@ -1,4 +1,4 @@
-"""Complete, named configurations: `paper` and `clinic`."""
+"""The recipes: complete configurations by name, `paper` and `clinic`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -12,12 +12,12 @@ from spermseg.training.config import TrainConfig
 RecipeName = Literal["paper", "clinic"]
 Start = Literal["scratch", "pretrained"]
 PARTS = ("cell", "head", "acrosome", "midpiece", "tail")
-"""What `clinic` learns, as far as it is annotated."""
+"""Classes of `clinic`, as far as they are annotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that makes a model, but the pictures."""
+    """The complete configuration of a training, except the data."""
 
     name: RecipeName
     network: UNetConfig = field(default_factory=UNetConfig)
@@ -25,14 +25,15 @@ class Recipe:
     train: TrainConfig
     cells: CellConfig
     start: Start = "scratch"
-    """What the first weights are: drawn at random, or those of the bundled model."""
+    """Initial weights: random (`scratch`), or those of the bundled model (`pretrained`)."""
     choose_threshold: bool = False
-    """Whether the threshold is chosen on the validation split, rather than that of `cells`."""
+    """Whether the threshold is chosen on the validation split, instead of the one in `cells`."""
 
     def from_scratch(self) -> "Recipe":
-        """Return the recipe for first weights that are drawn at random.
+        """Return the recipe for random initial weights.
 
-        Where it is made to go on from a network that has begun, one that has not takes larger steps, which end small.
+        A recipe for pretrained weights has a small learning rate. From scratch, the maximum is larger, and a one-cycle
+        schedule lowers the rate at the end.
         """
         if self.start == "scratch":
             return self
@@ -40,14 +41,15 @@ class Recipe:
 
 
 def paper() -> Recipe:
-    """Return the configuration of Melendez et al., CBMS 2021: the whole picture at 256 x 256, five variants of each."""
+    """Return the configuration of Melendez et al., CBMS 2021: whole pictures at 256 x 256, five variants of each."""
     return Recipe(name="paper", view=WholeFrame(size=256), train=TrainConfig(), cells=CellConfig())
 
 
 def clinic() -> Recipe:
-    """Return tiles at a quarter of the native resolution, which keep the aspect, stronger augmentation, and a start.
+    """Return the configuration for clinics: tiles, stronger augmentation, and pretrained weights.
 
-    The network sees blocks of 2 x 2 pixels: as fast as the paper's, it looks twice as far.
+    Tiles are at a quarter of the native resolution and keep the aspect ratio. The network reads blocks of 2 x 2 pixels
+    as channels. So it is as fast as the paper's network, with twice the receptive field.
     """
     network = UNetConfig(filters=(32, 48, 64, 96), bridge=96, subpixel=2, classes=PARTS)
     return Recipe(
@@ -75,5 +77,5 @@ def clinic() -> Recipe:
 
 
 def recipe(name: RecipeName) -> Recipe:
-    """Return a recipe by its name."""
+    """Return the recipe of a name."""
     return {"paper": paper, "clinic": clinic}[name]()

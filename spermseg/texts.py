@@ -1,7 +1,7 @@
-"""Texts that strangers wrote, made harmless for where people read them; one function for each kind of place.
+"""Escaping of untrusted text, with one function for each output: terminal, CSV, Markdown and JSON.
 
-Names of files, of their folders and of annotated parts come from uploads. In a terminal they could clear the screen, in
-a spreadsheet calculate, in a page be markup. Here they are shown for what they are, and stay recognisable.
+Names of files, folders and annotated parts come from uploads. In a terminal such a name could clear the screen, in a
+spreadsheet it could be a formula, and in a page it could be markup. Escaped names are harmless and stay recognisable.
 """
 
 import json
@@ -10,16 +10,16 @@ import unicodedata
 from typing import Any
 
 _JOINERS = "\u200c\u200d"
-"""Without a shape of their own, but Persian, Hindi and emoji are not written without them."""
+"""The zero-width joiners. Persian, Hindi and emoji need them, so they are kept."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of what has no shape: control characters, marks that turn the direction, halves of a character,
-ends of lines and of paragraphs."""
+"""Unicode categories of invisible characters: control and format characters (such as direction marks), surrogates, line
+and paragraph separators."""
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 _CALCULATES = r"""(?=[\s'"]*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20])"""
-"""What a spreadsheet calculates, full-width signs included, also behind spaces and quotes."""
+"""The first characters of a formula, full-width signs included, also behind spaces and quotes."""
 _FORMULA = re.compile(rf"(?:^|(?<=;)){_CALCULATES}")
-"""Where a cell begins for a reader that separates by commas or tabs, or by semicolons. A tab is not there any more."""
+"""A formula at the start of a cell, for readers that split at commas, tabs or semicolons. Tabs are escaped before."""
 _KEPT_FORMULA = re.compile(rf"(?:^|(?<=;))'{_CALCULATES}")
 
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~!#@:]")
@@ -27,7 +27,7 @@ _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def composed(text: str) -> str:
-    r"""Return a name in NFC, in which the same name is the same text: some systems write u and two dots for an umlaut.
+    r"""Return a name in Unicode NFC, so that equal names compare equal. Some systems decompose an umlaut into two.
 
     >>> composed("Mu\u0308ller") == "M\u00fcller"
     True
@@ -36,7 +36,7 @@ def composed(text: str) -> str:
 
 
 def visible(text: object) -> str:
-    r"""Return a text as one line of a terminal, a log or a page: what has no shape is written as an escape.
+    r"""Return a text as one line for a terminal, a log or a page. Invisible characters are escaped.
 
     >>> visible("M\u00fcller 精子 (2).png")
     'Müller 精子 (2).png'
@@ -54,7 +54,7 @@ def _seen(letter: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    r"""Whether a name can be written down: one that a system could not read as UTF-8 holds halves of characters.
+    r"""Whether a name can be encoded as UTF-8. A file name with invalid bytes holds surrogates, which cannot.
 
     >>> is_text("Müller.png"), is_text("M\udcfcller.png")
     (True, False)
@@ -63,9 +63,9 @@ def is_text(name: str) -> bool:
 
 
 def csv_cell(text: str) -> str:
-    r"""Return a text as a cell of a CSV that no spreadsheet calculates, be it read by comma, semicolon or tab.
+    r"""Return a text as a CSV cell that no spreadsheet takes for a formula, split at commas, semicolons or tabs.
 
-    An apostrophe stands before what would be a formula. Source: OWASP, CSV Injection.
+    An apostrophe is put before each formula. Source: OWASP, CSV Injection.
 
     >>> print(csv_cell("=1+1"), csv_cell("a;=1+1"), csv_cell("\t@SUM(A1)"), csv_cell("Müller; 2-3"))
     '=1+1 a;'=1+1 \t@SUM(A1) Müller; 2-3
@@ -74,7 +74,7 @@ def csv_cell(text: str) -> str:
 
 
 def read_csv_cell(text: str) -> str:
-    """Return the text of which `csv_cell` made a cell, where all of its characters can be seen.
+    """Undo `csv_cell`, for a text without invisible characters.
 
     >>> read_csv_cell(csv_cell("=1+1")), read_csv_cell("'n Beeld")
     ('=1+1', "'n Beeld")
@@ -83,7 +83,7 @@ def read_csv_cell(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""Return a text that Markdown shows as it is, in a paragraph, a heading or a cell of a table.
+    r"""Escape a text for a paragraph, a heading or a table cell of Markdown.
 
     >>> print(markdown("head|[x](http://y) <b>"))
     head\|\[x\](http\://y) &lt;b&gt;
@@ -93,7 +93,7 @@ def markdown(text: str) -> str:
 
 
 def json_text(content: Any) -> str:
-    r"""Return JSON that a person can read in a terminal: letters as they are, what has no shape as JSON's escapes.
+    r"""Return indented JSON for a terminal. Letters of all scripts are kept, and invisible characters are escaped.
 
     >>> print(json_text({"name": "Müller\x9b"}), end="")
     {

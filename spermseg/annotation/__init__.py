@@ -1,1 +1,1 @@
-"""LabelMe, VIA and COCO annotations -> masks, by one pixel rule."""
+"""LabelMe, VIA and COCO annotations, and their rasterisation to masks by one rule."""

@@ -1,11 +1,12 @@
-"""What a person drew on a micrograph: its regions, whether they fit the picture, and their masks by part.
+"""Annotations of a micrograph: its regions, checks against the picture, and masks for each part.
 
-Coordinates are pixels, x to the right and y down, with (0, 0) at the top left corner of the top left pixel; see
-`rasterise` for the rule by which they become pixels.
+Coordinates are pixels, x to the right and y down, with (0, 0) at the top left corner of the top left pixel. `rasterise`
+defines which pixels a shape covers.
 
-A picture with an EXIF rotation is shown turned. Annotations count in the shown frame, which is what LabelMe and
-browsers display, unless the size that they declare fits only the stored picture: then they are turned with it. Where
-both fit (a square picture, or one turned by 180 degrees) they count in the shown frame.
+A picture with an EXIF rotation is shown rotated. The coordinates of an annotation refer to this shown picture, as in
+LabelMe and browsers. If the declared size fits only the stored picture, the coordinates refer to the stored picture,
+and the masks are rotated with it. If both sizes fit (a square picture, or one rotated by 180 degrees), the coordinates
+refer to the shown picture.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,16 +24,16 @@ from spermseg.micrograph.orientation import TRANSPOSING_ORIENTATIONS, upright
 from spermseg.texts import composed
 
 Flags = NDArray[np.unsignedinteger[Any]]
-"""(Y, X), one bit a part."""
+"""(Y, X), one bit for each part."""
 WHOLE_CELL = "cell"
-HEAD = "head"
 """The union of all parts; also the part of a region without a label."""
+HEAD = "head"
 IGNORED = ("", "ignore")
-"""A label mapped to one of these gets no mask."""
+"""Regions whose label is mapped to one of these are ignored."""
 OUTSIDE_TOLERANCE = 2.0
-"""How far a vertex may lie outside the picture, px: annotators overshoot the border by a fraction of a pixel."""
+"""How far a vertex may lie outside the picture, px. Annotators overshoot the border by a fraction of a pixel."""
 MAX_PARTS = 16
-"""One bit a part in a 16-bit PNG."""
+"""Limit on the parts: one bit for each in a 16-bit PNG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,13 @@ class Region:
     """One labelled region."""
 
     label: str
-    """As the annotator wrote it; empty where there is none."""
+    """As the annotator wrote it; empty if there is none."""
     shapes: tuple[Shape, ...]
     """The region is their union."""
     group_id: int | str | None = None
-    """Which cell it belongs to, where the annotation says so."""
+    """The cell that the region belongs to, if the annotation says so."""
     place: str
-    """Where in the file it is, such as `shapes[3]`."""
+    """Place in the file, such as `shapes[3]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,39 +55,39 @@ class Annotation:
     """All annotated regions of one micrograph."""
 
     image_name: str
-    """The picture as the annotation names it, often with a path; may be empty."""
+    """Name of the picture in the annotation, often with a path; may be empty."""
     width: int | None
-    """Declared width of the picture, px; None where the format has none."""
+    """Declared width of the picture, px; None if the format has none."""
     height: int | None
-    """Declared height of the picture, px; None where the format has none."""
+    """Declared height of the picture, px; None if the format has none."""
     regions: tuple[Region, ...]
-    """None at all is valid: a field without cells."""
+    """Empty for a field of view without cells."""
     source: str
     """Name of the annotation file."""
 
     def fault(self, region: Region, problem: str) -> AnnotationError:
-        """Return an error that names the file, the picture, the place and the label."""
+        """Return an error that names the file, the place, the label and the picture."""
         label = f" ({cut(region.label)})" if region.label else ""
         return AnnotationError(f"{self.source}: {cut(region.place)}{label} of {cut(self.image_name)!r}: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The picture as the annotator saw it."""
+    """The picture that the coordinates of an annotation refer to."""
 
     width: int
-    """Px."""
+    """px."""
     height: int
-    """Px."""
+    """px."""
     orientation: int = 1
-    """The EXIF orientation that still has to be applied to the annotated shapes; 1 is none."""
+    """EXIF orientation to apply to the masks of the shapes; 1 for none."""
 
 
 def annotated_frame(annotation: Annotation, header: Header) -> Frame:
-    """Return the frame that an annotation's coordinates count in.
+    """Return the frame that the coordinates of an annotation refer to.
 
     Raises:
-        AnnotationError: the declared size, or that of a run-length mask, is neither the shown nor the stored one.
+        AnnotationError: the declared size, or that of a run-length mask, fits neither the shown nor the stored picture.
     """
     shown, stored = (header.width, header.height), (header.width, header.height)
     if header.orientation in TRANSPOSING_ORIENTATIONS:
@@ -114,10 +115,10 @@ def _declared_sizes(annotation: Annotation) -> set[tuple[int, int]]:
 def check_inside(annotation: Annotation, frame: Frame) -> None:
     """Check that the annotated shapes lie on the picture.
 
-    A vertex (of an ellipse: the centre) may lie outside by `OUTSIDE_TOLERANCE`; the mask is cropped to the picture.
+    A vertex, or the centre of an ellipse, may lie outside by `OUTSIDE_TOLERANCE`. Masks are cropped to the picture.
 
     Raises:
-        AnnotationError: a vertex further outside, or a region that lies outside as a whole.
+        AnnotationError: a vertex lies further outside, or a whole region lies outside.
     """
     for region in annotation.regions:
         corners = [corner for shape in region.shapes for corner in _vertices(shape)]
@@ -143,7 +144,7 @@ def _vertices(shape: Shape) -> Points:
             return ((shape.x, shape.y),)
         case Bitmap():
             return ((shape.x, shape.y), (shape.x + shape.width, shape.y + shape.height))
-        case RunLength():  # as large as the picture, which `annotated_frame` checks
+        case RunLength():  # of the size of the picture, as `annotated_frame` checks
             return ()
 
 
@@ -151,9 +152,9 @@ def part_of(annotation: Annotation, region: Region, labels: Mapping[str, str] | 
     """Return the part that a region shows, or None for a region to ignore.
 
     Args:
-        annotation: whose region it is, for the error.
+        annotation: the annotation of the region, for the error.
         region: the region.
-        labels: label -> part, or -> "" or "ignore"; None takes each label, in lower case, as the part.
+        labels: label -> part, or "" or "ignore" for no part; None takes each label, in lower case, as the part.
 
     Raises:
         AnnotationError: the label is not in `labels`.
@@ -171,10 +172,10 @@ def part_of(annotation: Annotation, region: Region, labels: Mapping[str, str] | 
 
 
 def list_parts(annotations: Iterable[Annotation], labels: Mapping[str, str] | None) -> tuple[str, ...]:
-    """Return the parts of a set of annotations, sorted: bit i of a mask is part i.
+    """Return the sorted parts of a set of annotations. Bit i of a mask is part i.
 
     Raises:
-        AnnotationError: an unknown label, or more than `MAX_PARTS` parts.
+        AnnotationError: a label is unknown, or there are more than `MAX_PARTS` parts.
     """
     if labels is None:
         found = {part_of(item, region, None) for item in annotations for region in item.regions}
@@ -190,7 +191,7 @@ def list_parts(annotations: Iterable[Annotation], labels: Mapping[str, str] | No
 
 
 def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], labels: Mapping[str, str] | None) -> Flags:
-    """Return the mask of all parts as bit flags: bit i is part i, parts may overlap, and > 0 is the whole cell.
+    """Return the mask of all parts as bit flags. Bit i is part i, parts may overlap, and > 0 is the whole cell.
 
     Args:
         annotation: the annotated regions.
@@ -199,10 +200,10 @@ def part_flags(annotation: Annotation, frame: Frame, parts: Sequence[str], label
         labels: label -> part; see `part_of`.
 
     Returns:
-        (Y, X) uint8, or uint16 with more than 8 parts, upright as the picture is shown.
+        (Y, X) uint8, or uint16 for more than 8 parts, upright.
 
     Raises:
-        AnnotationError: an unknown label, or an embedded mask that cannot be read.
+        AnnotationError: a label is unknown, or an embedded mask cannot be read.
     """
     kind: type[np.unsignedinteger[Any]] = np.uint8 if len(parts) <= 8 else np.uint16
     flags: Flags = np.zeros((frame.height, frame.width), kind)

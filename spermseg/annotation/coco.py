@@ -1,4 +1,4 @@
-"""COCO's JSON, for many pictures: polygons (several are a union) and run lengths, plain or as COCO's string."""
+"""COCO JSON, for many pictures: polygons (several form a union), and run-length masks, plain or compressed."""
 
 import re
 from collections import defaultdict
@@ -49,17 +49,19 @@ class _File(BaseModel):
 
 
 _POLYGONS = TypeAdapter(Several[Several[Coordinate]])
-# Five bits a character from "0" on, least first; "P" and above say that more follow. Seven hold any length.
+# Five bits per character from "0" on, the lowest first. Up to "O" ends a number. Seven characters hold any length.
 _COUNTS = re.compile(r"(?:[P-o]{0,6}[0-O])*")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
-"""Also as pandas writes one, with a point."""
+"""A whole number, also with a decimal point, as pandas writes it."""
 
 
 def parse_coco(source: Source, content: Mapping[str, Any]) -> Iterator[Annotation | Fault]:
-    """Yield each picture's annotation; a faulty entry costs its own picture, or all that it may be of.
+    """Yield the annotation of each picture, or its fault.
+
+    A faulty entry makes its own picture unusable. If the entry has no valid image id, it makes all pictures unusable.
 
     Raises:
-        AnnotationError: the file's own lists are malformed.
+        AnnotationError: the lists of the file are malformed.
     """
     try:
         file = _File.model_validate(content)
@@ -86,7 +88,7 @@ def parse_coco(source: Source, content: Mapping[str, Any]) -> Iterator[Annotatio
 
 
 class _Ids(Generic[Item]):
-    """What ids stand for. Tools write an id as a number here and as a text there: 7, "7", "007" and 7.0."""
+    """Items by id. Tools write the same id in different ways: 7, "7", "007" and 7.0."""
 
     def __init__(self, items: Iterable[tuple[Identifier, Item]]) -> None:
         self._by_text: dict[str, list[Item]] = defaultdict(list)
@@ -97,9 +99,10 @@ class _Ids(Generic[Item]):
                 self._by_number[number].append(item)
 
     def find(self, key: Identifier) -> list[Item]:
-        """Return what an id stands for; several are ambiguous.
+        """Return the items of an id; several items mean that the id is ambiguous.
 
-        A number stands for all ids of its value, a text for those that are written so, or else for its value.
+        A number matches all ids of the same value. A text matches the ids of the same text or, if there are none, those
+        of the same value.
         """
         number = _number(key)
         same = [] if number is None else self._by_number.get(number, [])
@@ -112,13 +115,13 @@ def _number(key: Identifier) -> int | None:
 
 
 class _Pictures:
-    """The pictures of a file, by their place in its list, and which of them cannot be used."""
+    """The pictures of a file, by their index in its list, and their faults."""
 
     def __init__(self, source: Source, entries: list[Any]) -> None:
         self._source = source
         self._names = [_name_of(entry) for entry in entries]
-        self._faults: dict[int, Fault] = {}  # the first of each picture
-        self._ownerless: AnnotationError | None = None  # of the first annotation that may be of any picture
+        self._faults: dict[int, Fault] = {}  # the first fault of each picture
+        self._ownerless: AnnotationError | None = None  # of the first annotation without a known picture
         self._images: dict[int, _Image] = {}
         ids: list[tuple[Identifier, int]] = []
         for number, entry in enumerate(entries):
@@ -131,7 +134,7 @@ class _Pictures:
         self._leave_out_duplicates(ids)
 
     def _leave_out_duplicates(self, ids: Iterable[tuple[Identifier, int]]) -> None:
-        """Leave out every picture whose id is another's, too: which of them an annotation means nobody can tell."""
+        """Leave out all pictures that share an id, since their annotations cannot be assigned."""
         for key, number in ids:
             duplicates = self._ids.find(key)
             if len(duplicates) > 1:
@@ -140,10 +143,10 @@ class _Pictures:
                 self._accuse([number], self._source.error(f"images[{number}]", problem))
 
     def owner(self, key: Identifier) -> int:
-        """Return the number of the picture that has an id.
+        """Return the index of the picture with an id.
 
         Raises:
-            ValueError: none has, or several have.
+            ValueError: no picture or several pictures have the id.
         """
         found = self._ids.find(key)
         if len(found) != 1:
@@ -152,7 +155,7 @@ class _Pictures:
         return found[0]
 
     def blame(self, entry: Any, error: AnnotationError) -> None:
-        """Leave out the picture of an annotation that cannot be used; where that may be any, leave out all of them."""
+        """Leave out the picture of an unusable annotation. If its picture is unknown, leave out all pictures."""
         try:
             owners = self._ids.find(_OfImage.model_validate(entry).image_id)
         except ValueError:
@@ -161,7 +164,7 @@ class _Pictures:
             self._accuse(owners, error)
         elif self._ownerless is None:
             self._ownerless = error
-            everywhere = f"{error.message}; it may be of any picture of the file, so all are left out: mend it"
+            everywhere = f"{error.message}; it may be of any picture of the file, so all are left out: correct it"
             self._accuse(range(len(self._names)), AnnotationError(everywhere))
 
     def _accuse(self, numbers: Iterable[int], error: AnnotationError) -> None:
@@ -170,14 +173,14 @@ class _Pictures:
 
     @property
     def faults(self) -> list[Fault]:
-        """One of each picture that cannot be used."""
+        """One fault for each picture that cannot be used."""
         if self._ownerless and not self._names:
             return [Fault(image_name="", error=self._ownerless)]
         return [self._faults[number] for number in sorted(self._faults)]
 
     @property
     def usable(self) -> dict[int, _Image]:
-        """The others."""
+        """The pictures without a fault, by index."""
         return {number: image for number, image in self._images.items() if number not in self._faults}
 
 
@@ -187,7 +190,7 @@ def _name_of(entry: Any) -> str:
 
 
 def _read_region(entry: Any, place: str, pictures: _Pictures, categories: _Ids[str]) -> tuple[int, Region]:
-    """Return (the number of the picture, what is annotated on it)."""
+    """Return (the index of the picture, the region)."""
     annotation = _Annotation.model_validate(entry)
     owner = pictures.owner(annotation.image_id)
     labels = set(categories.find(annotation.category_id))
@@ -219,13 +222,13 @@ def _polygon(numbers: list[float]) -> Shape:
 
 
 def decode_counts(text: str) -> tuple[int, ...]:
-    """Return the run lengths in COCO's string, as written by `rleToString` of its `maskApi.c`.
+    """Return the run lengths in COCO's compressed string, which `rleToString` of its `maskApi.c` writes.
 
-    pycocotools decodes straight to a mask, and leaves uninitialised memory where the lengths fall short of it; the
-    lengths themselves can be checked.
+    pycocotools decodes directly to a mask, and leaves memory uninitialised if the lengths are too short. The lengths
+    that this function returns can be checked first.
 
     Raises:
-        ValueError: not such a string.
+        ValueError: the text is no such string.
 
     >>> decode_counts("04")
     (0, 4)
@@ -238,7 +241,7 @@ def decode_counts(text: str) -> tuple[int, ...]:
         value = sum((digit & 31) << 5 * place for place, digit in enumerate(digits))
         if digits[-1] & 16:
             value -= 1 << 5 * len(digits)
-        if len(counts) > 2:  # from the fourth on: the difference from the run before the last
+        if len(counts) > 2:  # from the fourth run on, the number is the difference from the run two places before
             value += counts[-2]
         if value < 0:
             raise ValueError("a run-length string with a negative length")

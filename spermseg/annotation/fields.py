@@ -1,4 +1,4 @@
-"""What the parsers of annotation files share: the file being read, its errors, and values that pass a check."""
+"""Shared by the parsers of annotation files: validated types, the source file and its errors."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -13,15 +13,15 @@ Length = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Identifier = int | str
 Item = TypeVar("Item")
 Several = Annotated[list[Item], Field(fail_fast=True)]
-"""A list of which only the first error is kept: only that is told, and a million of them take all memory."""
+"""A list whose validation stops at the first error. A million errors would exhaust memory, and one is reported."""
 
 
 LONGEST_TEXT = 120
-"""Characters of a file's own words in a message."""
+"""Limit on the characters of text from a file in a message."""
 
 
 def cut(text: str) -> str:
-    """Return a text of the file's as a message shows it, which has no end where the file's text has none.
+    """Return a text from a file, cut to `LONGEST_TEXT` characters for a message.
 
     >>> len(cut("a" * 5000))
     120
@@ -31,12 +31,12 @@ def cut(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A picture whose annotation cannot be used, while the rest of the file may."""
+    """A picture whose annotation cannot be used. Other annotations of the file may be usable."""
 
     image_name: str
-    """As the file names it; empty where it does not."""
+    """Name of the picture in the file; empty if there is none."""
     error: AnnotationError
-    """What is wrong, in one line with the file and the place."""
+    """The error, in one line with the file and the place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Source:
     name: str
     """Its name, for errors."""
     label_attribute: str | None = None
-    """The attribute of a VIA region that is its label; None looks for it."""
+    """The attribute of a VIA region that is its label; None searches the usual names."""
 
     def error(self, place: str, problem: object) -> AnnotationError:
-        """Return an error in one line that names the file and the place; pydantic's gives its own place too."""
+        """Return an error in one line that names the file and the place. A pydantic error adds its own place."""
         if isinstance(problem, ValidationError):
             first = problem.errors(include_url=False, include_input=False)[0]
             place += "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
@@ -62,7 +62,7 @@ def polygon_of(points: list[tuple[float, float]]) -> Polygon:
     """Return a polygon of (x, y) vertices.
 
     Raises:
-        ValueError: fewer than 3 of them.
+        ValueError: there are fewer than 3 vertices.
     """
     if len(points) < 3:
         raise ValueError(f"a polygon of {len(points)} points; at least 3 are needed")

@@ -1,6 +1,6 @@
-"""Annotation files -> `Annotation`: LabelMe, VIA (project and export) and COCO, told apart by their content.
+"""Annotation files -> `Annotation`: LabelMe, VIA (project and export) and COCO, recognised by their content.
 
-The files are untrusted: every value passes a check, and an error names the file and the place in it.
+The files are untrusted, so every value is validated. An error names the file and the place in the file.
 """
 
 import json
@@ -20,7 +20,8 @@ from spermseg.errors import AnnotationError, StorageError
 from spermseg.storage.filesystem import Location
 
 MAX_SHAPES = 10_000
-"""On one picture, which holds some hundred cells. Each takes time to draw, and a file of 4 MB has room for 50,000."""
+"""Limit on the shapes of one picture, which has some hundred cells. A file of 4 MB could hold 50,000 shapes, and each
+takes time to rasterise."""
 
 FaultHandler = Callable[[str, AnnotationError], None]
 
@@ -34,14 +35,14 @@ def read_annotations(
         path: the JSON file.
         label_attribute: the attribute of a VIA region that is its label; None takes the only one, or else the first
             of `via.LABEL_ATTRIBUTES`.
-        on_fault: called with (image name, error) for each picture whose annotation cannot be used, so that the
-            rest of a file with many pictures can; None raises at the first.
+        on_fault: called with (image name, error) for each picture whose annotation cannot be used. The other pictures
+            of the file are returned. None raises the first error instead.
 
     Returns:
-        One annotation a picture, in the order of the file.
+        One annotation for each picture, in the order of the file.
 
     Raises:
-        AnnotationError: the file cannot be read, is in none of the formats, or (without `on_fault`) is malformed.
+        AnnotationError: the file cannot be read, has another format, or (without `on_fault`) is malformed.
     """
     annotations = []
     source = Source(name=path.name, label_attribute=label_attribute)
@@ -70,7 +71,7 @@ def _bounded(source: Source, item: Annotation | Fault) -> Annotation | Fault:
 def _read_json(path: Path) -> Any:
     try:
         data = Location(str(path.absolute())).read_bytes()
-        data = data.removeprefix(b"\xef\xbb\xbf")  # Windows tools write this mark
+        data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that Windows tools write
         content = from_json(data)
         json.loads(data, object_pairs_hook=_check_keys)
     except StorageError as error:
@@ -81,7 +82,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    """Raise ValueError for a key that an object has twice, where a parser would keep what the last one says."""
+    """Raise ValueError if an object has a key twice. A JSON parser would silently keep the last value."""
     if len(dict(pairs)) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"an object has {cut(twice)!r} twice; keep one")

@@ -1,4 +1,4 @@
-"""LabelMe's JSON, one file a picture: polygon, rectangle, circle and mask shapes."""
+"""LabelMe JSON, one file for each picture: polygon, rectangle, circle and mask shapes."""
 
 import base64
 import binascii
@@ -26,7 +26,7 @@ class _LabelMeShape(BaseModel):
     label: str = ""
     points: Several[tuple[Coordinate, Coordinate]]
     group_id: Identifier | None = None
-    shape_type: str = "polygon"  # the first versions had no other
+    shape_type: str = "polygon"  # the first versions had only polygons
     mask: str | None = None
 
 
@@ -38,7 +38,7 @@ class _LabelMeFile(BaseModel):
 
 
 def parse_labelme(source: Source, content: Mapping[str, Any]) -> Iterator[Annotation | Fault]:
-    """Yield the one picture's annotation, or what is wrong with it."""
+    """Yield the annotation of the picture, or its fault."""
     place = ""
     try:
         file = _LabelMeFile.model_validate(content)
@@ -64,7 +64,7 @@ def _labelme_shape(shape: _LabelMeShape) -> Shape:
     match shape.shape_type, shape.points:
         case "rectangle", [(x0, y0), (x1, y1)]:
             return rectangle_of(x0, y0, x1, y1)
-        case "polygon" | "rectangle", points:  # rectangles of four corners may be turned
+        case "polygon" | "rectangle", points:  # a rectangle with four corners may be rotated
             return polygon_of(points)
         case "circle", [(x, y), (on_x, on_y)]:
             radius = hypot(on_x - x, on_y - y)
@@ -72,12 +72,7 @@ def _labelme_shape(shape: _LabelMeShape) -> Shape:
                 raise ValueError("a circle without a radius")
             return Ellipse(x=x, y=y, radius_x=radius, radius_y=radius)
         case "mask", [(x0, y0), (x1, y1)]:
-            left, top, right, bottom = (
-                round(x0),
-                round(y0),
-                round(x1),
-                round(y1),
-            )  # both corners are in the mask
+            left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)  # both corners are inside the mask
             png = _decode_base64(shape.mask)
             return Bitmap(x=left, y=top, width=right - left + 1, height=bottom - top + 1, png=png)
         case kind, points:

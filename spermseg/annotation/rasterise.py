@@ -1,9 +1,9 @@
-"""Annotated shapes -> pixels, by one rule.
+"""Rasterisation: annotated shapes -> masks, by one rule.
 
-Pixel (x, y) covers [x, x+1) x [y, y+1), so its centre is (x + 0.5, y + 0.5). **A pixel belongs to a shape when its
-centre lies inside.** Vertices keep their fractions. Polygons are even-odd, so a keyhole or a self-touching outline
-keeps its holes. A centre that lies exactly on an edge belongs to the polygon on whose left or top edge it lies: of
-two polygons that share an edge, each pixel along it gets exactly one.
+Pixel (x, y) covers [x, x+1) x [y, y+1), so its centre is (x + 0.5, y + 0.5). **A pixel belongs to a shape if its centre
+lies inside.** Vertices are not rounded. Polygons are filled by the even-odd rule, so a keyhole or a self-touching
+outline keeps its holes. A centre exactly on a left or top edge of a polygon belongs to the polygon; one on a right or
+bottom edge does not. So of two polygons that share an edge, exactly one gets each pixel along the edge.
 """
 
 import io
@@ -20,7 +20,7 @@ from spermseg.errors import AnnotationError
 Points = tuple[tuple[float, float], ...]
 
 CROSSINGS_AT_ONCE = 1 << 18
-"""Of edges with rows, each about 80 bytes while it is computed: a zigzag has its vertices times the rows of them."""
+"""Limit on the crossings of edges with rows in one batch, about 80 bytes each. A zigzag has vertices x rows of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Polygon:
     """A closed outline."""
 
     points: Points
-    """Its vertices (x, y), px; the last is joined to the first."""
+    """Vertices (x, y), px. The last one is joined to the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +49,28 @@ class Ellipse:
 
 @dataclass(frozen=True, kw_only=True)
 class RunLength:
-    """A mask of the whole picture as COCO run lengths: column by column, beginning with background."""
+    """A mask of the whole picture as COCO run lengths: column by column, starting with background."""
 
     width: int
-    """Of the picture, px."""
+    """Width of the picture, px."""
     height: int
-    """Of the picture, px."""
+    """Height of the picture, px."""
     counts: tuple[int, ...]
-    """Lengths of the runs, background and foreground in turn; they add up to width x height."""
+    """Lengths of the runs, background and foreground in turn. Their sum is width x height."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bitmap:
-    """A mask as a small PNG with its place in the picture; non-zero is foreground."""
+    """A mask as a small PNG with its position in the picture. Non-zero is foreground."""
 
     x: int
     """Left edge, px."""
     y: int
     """Top edge, px."""
     width: int
-    """Of the PNG, px."""
+    """Width of the PNG, px."""
     height: int
-    """Of the PNG, px."""
+    """Height of the PNG, px."""
     png: bytes
     """The PNG file."""
 
@@ -82,15 +82,15 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> NDArray[np.bo
     """Return the union of shapes, cropped to the picture.
 
     Args:
-        shapes: the annotated shapes, in pixels of a picture of this size.
-        height: of the picture, px.
-        width: of the picture, px.
+        shapes: the annotated shapes, in pixels of this picture.
+        height: height of the picture, px.
+        width: width of the picture, px.
 
     Returns:
         (Y, X) bool.
 
     Raises:
-        AnnotationError: a run-length mask or a PNG that does not fit what is said of it.
+        AnnotationError: a run-length mask or a PNG does not fit its declared size.
 
     >>> square = Polygon(points=((0.5, 0.5), (2.5, 0.5), (2.5, 2.5), (0.5, 2.5)))
     >>> rasterise([square], 3, 4).astype(int)
@@ -105,7 +105,7 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> NDArray[np.bo
 
 
 def draw_shape(canvas: NDArray[np.bool_], shape: Shape) -> None:
-    """Set the pixels of one shape in a (Y, X) bool canvas, in place; see `rasterise`."""
+    """Set the pixels of one shape in a (Y, X) bool canvas, in place. See `rasterise`."""
     match shape:
         case Polygon():
             _draw_polygon(canvas, np.array(shape.points, np.float64))
@@ -118,18 +118,18 @@ def draw_shape(canvas: NDArray[np.bool_], shape: Shape) -> None:
 
 
 def _window(canvas: NDArray[np.bool_], x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom), the whole pixels that a box touches, cropped to the canvas."""
+    """Return (left, top, right, bottom) of the pixels that a box touches, cropped to the canvas."""
     height, width = canvas.shape
     left, top = min(max(floor(x0), 0), width), min(max(floor(y0), 0), height)
     return left, top, max(left, min(ceil(x1), width)), max(top, min(ceil(y1), height))
 
 
 def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> None:
-    """Fill by parity: every edge toggles all pixels to the right of where it crosses their row of centres.
+    """Fill a polygon by parity: each crossing of an edge with a row of centres toggles all pixels to its right.
 
-    An edge is followed from its upper end whichever way it was drawn, so that two polygons that share it compute
-    the same crossings, bit for bit. It meets the rows with upper y <= centre < lower y, and toggles from the first
-    centre >= x: that is the rule for ties.
+    Every edge is computed from its upper end, in whichever direction it was drawn. So two polygons that share an edge
+    compute bit-identical crossings. An edge crosses the rows with upper y <= centre < lower y, and toggles the pixels
+    with centre >= x. These inequalities decide ties.
     """
     left, top, right, bottom = _window(canvas, *points.min(axis=0), *points.max(axis=0))
     following = np.roll(points, -1, axis=0)
@@ -137,14 +137,14 @@ def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> Non
     upper, lower = np.where(falls, points, following), np.where(falls, following, points)
     first_row = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(np.intp)
     rows_met = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(np.intp) - first_row
-    height, stride = bottom - top, right - left + 1  # one column more, for what lies right of the window
-    toggles = np.zeros(height * stride, np.uint8)  # sums in 8 bits wrap at 256, which keeps their parity
+    height, stride = bottom - top, right - left + 1  # one more column, for crossings right of the window
+    toggles = np.zeros(height * stride, np.uint8)  # 8-bit sums wrap at 256, which keeps their parity
     for edges in _batches(rows_met, max(CROSSINGS_AT_ONCE, len(toggles))):
         edge = np.repeat(edges, rows_met[edges])  # (crossings,)
         step = np.arange(len(edge)) - np.repeat(np.cumsum(rows_met[edges]) - rows_met[edges], rows_met[edges])
         row = first_row[edge] + step
         (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
-        x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)  # in this order, ties at fractions of 2 come out exact
+        x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)  # in this order, ties at binary fractions are exact
         column = np.clip(np.ceil(x - 0.5), left, right).astype(np.intp)
         toggles += np.bincount((row - top) * stride + column - left, minlength=len(toggles)).astype(np.uint8)
     inside = np.cumsum(toggles.reshape(height, stride), axis=1, dtype=np.uint8) & 1 > 0
@@ -152,13 +152,13 @@ def _draw_polygon(canvas: NDArray[np.bool_], points: NDArray[np.float64]) -> Non
 
 
 def _batches(rows_met: NDArray[np.intp], crossings: int) -> list[NDArray[np.intp]]:
-    """Split edges into batches that meet about so many rows, and at most one edge's more."""
+    """Split the edges into batches of about `crossings` crossings; one edge may exceed the limit."""
     batch = (np.cumsum(rows_met) - rows_met) // crossings
     return np.split(np.arange(len(rows_met)), np.flatnonzero(np.diff(batch)) + 1)
 
 
 def _draw_ellipse(canvas: NDArray[np.bool_], shape: Ellipse) -> None:
-    """Test every centre in the bounding box against the equation of the ellipse."""
+    """Fill an ellipse: test every centre in its bounding box against its equation."""
     along, across = cos(shape.angle), sin(shape.angle)
     reach_x = hypot(shape.radius_x * along, shape.radius_y * across)
     reach_y = hypot(shape.radius_x * across, shape.radius_y * along)
@@ -189,7 +189,7 @@ def _decode_run_length(shape: RunLength, size: tuple[int, ...]) -> NDArray[np.bo
 def _draw_bitmap(canvas: NDArray[np.bool_], shape: Bitmap) -> None:
     try:
         image = Image.open(io.BytesIO(shape.png), formats=("PNG",))
-        if image.size != (shape.width, shape.height):  # from the header: no pixel is decoded before
+        if image.size != (shape.width, shape.height):  # from the header, before any pixel is decoded
             raise AnnotationError(
                 f"a mask of {image.width} x {image.height} px in a box of {shape.width} x {shape.height} px"
             )
@@ -198,7 +198,7 @@ def _draw_bitmap(canvas: NDArray[np.bool_], shape: Bitmap) -> None:
         pixels = np.asarray(image.convert("L")) > 0
     except AnnotationError:
         raise
-    except (OSError, SyntaxError, EOFError, ValueError) as error:  # ValueError: texts that unpack to too much
+    except (OSError, SyntaxError, EOFError, ValueError) as error:  # ValueError: a text chunk unpacks to too much
         raise AnnotationError("a mask that is not a readable PNG") from error
     box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
     left, top, right, bottom = _window(canvas, *box)

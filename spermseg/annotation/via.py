@@ -1,4 +1,4 @@
-"""The JSON of the VGG Image Annotator (VIA), for many pictures: polygon, rectangle, circle and ellipse regions."""
+"""JSON of the VGG Image Annotator (VIA), for many pictures: polygon, rectangle, circle and ellipse regions."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from spermseg.annotation.fields import (
 from spermseg.annotation.rasterise import Ellipse, Shape
 
 LABEL_ATTRIBUTES = ("label", "name", "class", "type", "part")
-"""Which attribute of a region is its label, where it has several: the first of these."""
+"""Names of the label attribute. If a region has several attributes, the first of these names counts."""
 
 
 class _ViaPolygon(BaseModel):
@@ -78,10 +78,10 @@ class _ViaImage(BaseModel):
 
 
 def parse_via(source: Source, images: Any) -> Iterator[Annotation | Fault]:
-    """Yield each picture's annotation; a faulty entry costs only its own picture.
+    """Yield the annotation of each picture, or its fault. A faulty entry affects only its own picture.
 
     Raises:
-        AnnotationError: the pictures are not an object.
+        AnnotationError: `images` is not a JSON object.
     """
     if not isinstance(images, dict):
         raise source.error("_via_img_metadata", f"got {type(images).__name__}; an object is needed")
@@ -105,7 +105,7 @@ def _via_image(source: Source, key: str, content: Any) -> Annotation | Fault:
 
 
 def _with_list(content: Any) -> Any:
-    """Version 1 of VIA numbers the regions by the keys of an object; later ones have a list."""
+    """Return the content of a picture with its regions as a list. VIA 1 has an object with numbers as keys."""
     if isinstance(content, dict) and isinstance(content.get("regions"), dict):
         return {**content, "regions": list(content["regions"].values())}
     return content
@@ -123,7 +123,7 @@ def _via_label(attributes: Mapping[str, Any], wanted: str | None) -> str:
 
 
 def _via_choice(value: Any) -> str:
-    """Return the label of a text, dropdown or radio attribute (a string) or of checkboxes (name -> ticked)."""
+    """Return the label from a text, dropdown or radio attribute (a string), or from checkboxes (name -> ticked)."""
     if isinstance(value, dict):
         ticked = [name for name, on in value.items() if on is True]
         if len(ticked) > 1:

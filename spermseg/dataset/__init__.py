@@ -1,1 +1,1 @@
-"""Annotated micrographs prepared: pairs, split, index."""
+"""Preparation of datasets from annotated micrographs: pairing, split and index."""

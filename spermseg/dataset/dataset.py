@@ -1,4 +1,4 @@
-"""A prepared dataset on disk or S3, open for reading: micrographs as they came, masks as PNG of bit flags."""
+"""A prepared dataset on disk or S3, open for reading: unchanged micrographs, and masks as PNG with bit flags."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,34 +16,34 @@ from spermseg.micrograph.tiling import View
 from spermseg.storage.filesystem import Location
 
 UNIONS = {HEAD: ("nucleus", "acrosome", "vacuole")}
-"""Parts that can be read where only their own parts are annotated, the first one among them: it is the largest."""
+"""Class -> the parts whose union it is. The class can be read if the first part, the largest, is annotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset that is open for reading. It pickles, so that every worker reads its own examples."""
+    """A dataset that is open for reading. It pickles, so that each worker can read its own examples."""
 
     location: Location
-    """Where it is."""
+    """Folder or S3 prefix of the dataset."""
     description: Description
-    """What its `dataset.json` says."""
+    """Content of `dataset.json`."""
     all_examples: tuple[Example, ...]
-    """Of every split, in the order of their names."""
+    """The examples of all splits, sorted by image name."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that a mask holds, sorted."""
+        """The parts of the masks, sorted."""
         return self.description.parts
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What can be read of a mask: its parts, `cell`, the union of all, and others that are unions of some."""
+        """The classes that `read_mask` accepts: `cell` (the union of all parts), the parts, and the `UNIONS`."""
         unions = (name for name, members in UNIONS.items() if members[0] in self.parts)
         return tuple(dict.fromkeys((WHOLE_CELL, *self.parts, *unions)))
 
     @property
     def sha256(self) -> str:
-        """The training data digest: the same images, masks and split give the same."""
+        """The training data digest: equal for equal images, masks and splits."""
         return self.description.sha256
 
     @property
@@ -52,10 +52,10 @@ class Dataset:
         return tuple(split for split, count in self.description.counts.items() if count)
 
     def examples(self, split: str) -> tuple[Example, ...]:
-        """Return the examples of one split, in the order of their names.
+        """Return the examples of one split, sorted by image name.
 
         Raises:
-            DatasetError: there is no such split, or it is empty.
+            DatasetError: the split does not exist, or is empty.
         """
         found = tuple(example for example in self.all_examples if example.split == split)
         if not found:
@@ -65,7 +65,7 @@ class Dataset:
         return found
 
     def example(self, image: str) -> Example:
-        """Return the example of an image by its name, which is in the dataset."""
+        """Return the example of an image by its name. Raise KeyError if the dataset has no such image."""
         return self._by_image[image]
 
     @cached_property
@@ -79,19 +79,19 @@ class Dataset:
             (Y, X, 3) uint8 RGB, upright.
 
         Raises:
-            DatasetError: the file is missing, or is not the one that was prepared.
-            StorageError: it could not be read.
+            DatasetError: the file is missing, or has changed since the preparation.
+            StorageError: the file could not be read.
         """
         return self._decode(example).pixels
 
     def read_working(self, example: Example, view: View) -> NDArray[np.uint8]:
-        """Return the pixels (Y, X, 3) of an example's micrograph as a network sees them; the errors are the same."""
+        """Return the pixels (Y, X, 3) of a micrograph at the working resolution. Raises what `read_image` raises."""
         return self._decode(example, view).seen_by(view)
 
     def _decode(self, example: Example, view: View | None = None) -> Micrograph:
         data = self._read("images", example.image, example.image_sha256)
         try:
-            # its size was accepted when the dataset was prepared
+            # the preparation has checked the size
             return decode_micrograph(data, max_megapixels=float("inf"), view=view)
         except MicrographError as error:
             raise DatasetError(f"image {example.image!r} of {self.location.uri}: {error.message}") from error
@@ -103,8 +103,8 @@ class Dataset:
             (Y, X) bool, of the size of the image.
 
         Raises:
-            DatasetError: there is no such part, or the file is missing or is not the one that was prepared.
-            StorageError: it could not be read.
+            DatasetError: the class is unknown, or the file is missing or has changed since the preparation.
+            StorageError: the file could not be read.
         """
         if part not in self.classes:
             raise DatasetError(f"got part {part!r}; {self.location.uri} has {', '.join(self.classes)}")
@@ -135,15 +135,15 @@ def open_dataset(location: Location) -> Dataset:
     """Open a dataset that `prepare_dataset` wrote.
 
     Raises:
-        DatasetError: it is not a dataset, is damaged, or was written by a version with another layout.
-        StorageError: it could not be read.
+        DatasetError: the location holds no dataset, a damaged one, or one with another schema version.
+        StorageError: a file could not be read.
     """
     description, examples = read_index(location)
     return Dataset(location=location, description=description, all_examples=examples)
 
 
 def encode_flags(flags: Flags) -> bytes:
-    """Return bit flags, (Y, X) uint8 or uint16, as the bytes of a grey PNG."""
+    """Return bit flags (Y, X) uint8 or uint16 as the bytes of a grey PNG."""
     written, data = cv2.imencode(".png", flags)
     if not written:
         raise DatasetError(f"a mask of {flags.shape[1]} x {flags.shape[0]} px could not be written as PNG")

@@ -1,13 +1,13 @@
-"""The index of a dataset: a line for each example, one for each file left out, and what makes it reproducible.
+"""The index of a dataset: the examples, the files that were left out, and the settings of the preparation.
 
 DATASET/
-  images/<name>        the bytes of the micrograph, untouched
+  images/<name>        the unchanged bytes of the micrograph
   masks/<name>.png     bit flags: bit i is part i of `parts`; > 0 is the whole cell; upright, as the image is shown
-  index.csv            one line an example
-  left_out.csv         one line a file that could not be used: file, reason, detail
-  dataset.json         written last: its presence says that the dataset is whole
+  index.csv            one line for each example
+  left_out.csv         one line for each file that could not be used: file, reason, detail
+  dataset.json         written last, so that a dataset with this file is complete
 
-A name that a spreadsheet would calculate has an apostrophe before it in either CSV (`texts.csv_cell`).
+In both CSV files, a name that a spreadsheet would take for a formula has an apostrophe before it (`texts.csv_cell`).
 """
 
 import csv
@@ -35,25 +35,25 @@ class Example:
     """One micrograph with its mask: a line of `index.csv`."""
 
     image: str
-    """Its path below `images/`."""
+    """Path of the image below `images/`."""
     mask: str
-    """Its path below `masks/`."""
+    """Path of the mask below `masks/`."""
     group: str
-    """The patient, slide or session that the split does not cut."""
+    """The patient, slide or session. All examples of a group are in the same split."""
     split: str
     """train, val or test."""
     width: int
-    """As shown, px."""
+    """Width of the upright image, px."""
     height: int
-    """As shown, px."""
+    """Height of the upright image, px."""
     n_regions: int
-    """Annotated regions; 0 is a field without cells."""
+    """Number of annotated regions; 0 for a field of view without cells."""
     foreground_fraction: float
-    """Share of the pixels in the whole-cell mask, 0-1."""
+    """Share of the pixels that are in the whole-cell mask, 0-1."""
     image_sha256: str
-    """Digest of the image file."""
+    """SHA-256 of the image file."""
     mask_sha256: str
-    """Digest of the mask file."""
+    """SHA-256 of the mask file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +63,37 @@ class LeftOut:
     file: str
     """The image or annotation file."""
     reason: str
-    """The kind of problem, the same words for all of a kind."""
+    """The kind of problem, in fixed words."""
     detail: str
-    """What exactly, in one line."""
+    """The exact problem, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What `dataset.json` says."""
+    """The content of `dataset.json`."""
 
     schema_version: int
-    """Of this layout."""
+    """Version of this layout."""
     parts: tuple[str, ...]
     """Bit i of a mask is part i."""
     labels: dict[str, str] | None
-    """The mapping of labels to parts; None took each label in lower case."""
+    """Label -> part; None if each label, in lower case, is its own part."""
     split_settings: dict[str, Any]
-    """How the split was made: fractions and seed, or the file that gave it."""
+    """How the split was made: from fractions and seed, or from a CSV file."""
     counts: dict[str, int]
-    """Examples in each split."""
+    """Number of examples in each split."""
     left_out: int
-    """Files that could not be used."""
+    """Number of files that could not be used."""
     sha256: str
-    """The training data digest; see `digest_examples`."""
+    """The training data digest. See `digest_examples`."""
 
 
 def read_index(location: Location) -> tuple[Description, tuple[Example, ...]]:
-    """Return what a dataset says of itself and its examples, in the order of their names.
+    """Return (the description of a dataset, its examples, sorted by image name).
 
     Raises:
-        DatasetError: it is not a dataset, is damaged, or was written by a version with another layout.
-        StorageError: it could not be read.
+        DatasetError: the location holds no dataset, a damaged one, or one with another schema version.
+        StorageError: a file could not be read.
     """
     description = _read_description(location)
     try:
@@ -131,7 +131,7 @@ def _read_description(location: Location) -> Description:
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
-    """Return the training data digest: SHA-256 over the sorted (image digest, mask digest, split) of all examples."""
+    """Return the training data digest: SHA-256 of the sorted (image SHA-256, mask SHA-256, split) of all examples."""
     lines = sorted(f"{item.image_sha256} {item.mask_sha256} {item.split}\n" for item in examples)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -146,19 +146,19 @@ def write_index(
     split_settings: Mapping[str, Any],
     splits: Sequence[str],
 ) -> None:
-    """Write the index files of a dataset whose images and masks are in place, `dataset.json` last.
+    """Write the index files of a dataset, `dataset.json` last. The images and masks must be written before.
 
     Args:
         location: the dataset.
         examples: its examples.
         left_out: the files that could not be used.
         parts: bit i of a mask is part i.
-        labels: the mapping of labels to parts.
+        labels: label -> part.
         split_settings: how the split was made.
-        splits: the names of all splits, also of empty ones.
+        splits: the names of all splits, including empty ones.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: a file could not be written.
     """
     ordered = tuple(sorted(examples, key=lambda example: example.image))
     description = Description(
@@ -176,10 +176,10 @@ def write_index(
 
 
 def write_left_out(location: Location, left_out: Sequence[LeftOut]) -> Location:
-    """Write which files could not be used, and return where that is said.
+    """Write the list of files that could not be used, and return its location.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: the list could not be written.
     """
     place = location.child(LEFT_OUT)
     place.write_bytes(_encode_csv(LeftOut, left_out))

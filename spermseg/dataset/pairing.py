@@ -1,4 +1,4 @@
-"""Folders of images and of annotations -> pairs of an image and its annotation."""
+"""Folders of images and annotations -> pairs of an image and its annotation."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -32,15 +32,15 @@ class Pair:
     """An image with its annotation."""
 
     image: str
-    """Path below the folder of images, with `/`, in NFC."""
+    """Path below the folder of images, with `/`, in Unicode NFC."""
     path: Path
-    """The file."""
+    """Path of the image file."""
     annotation: Annotation
-    """Its annotation."""
+    """The annotation of the image."""
 
 
 class Problems:
-    """Collects the files that cannot be used, or stops at the first."""
+    """Collects the files that cannot be used or, if `strict`, raises the error of the first."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
@@ -50,7 +50,7 @@ class Problems:
         """Leave a file out.
 
         Raises:
-            SpermsegError: the error itself, where strict.
+            SpermsegError: the given error, if `strict`.
         """
         if self._strict:
             raise error
@@ -59,15 +59,15 @@ class Problems:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """What an annotation file says of one picture."""
+    """The entry of one picture in an annotation file."""
 
     json: PurePosixPath
-    """Path of the file below the folder of annotations, in NFC."""
+    """Path of the file below the folder of annotations, in Unicode NFC."""
     image_name: str
     annotation: Annotation | None
-    """None where it cannot be used."""
+    """None if the annotation cannot be used."""
     alone: bool
-    """Whether the file says nothing of other pictures, so that its own name may tell which it is."""
+    """Whether this is the only entry of the file, so that the name of the file may name the picture."""
 
 
 def pair_images(
@@ -75,26 +75,32 @@ def pair_images(
 ) -> list[Pair]:
     """Find the annotation of every image.
 
-    An annotation names its image, by a path that starts at the annotation file and may have been true on another
-    machine. The image is the one whose path below `images` is the longest end of that path; else the one that lies
-    where the annotation file does; else the only one of that name; else the only one named like the annotation file.
-    Where there are images in the folder of the annotation file, or in the nearest one around it, those of other folders
-    are meant only where their folder is named: one patient's annotation is not put on another's picture.
+    An annotation names its image by a path relative to the annotation file. The path may come from another machine. The
+    image is the first of these that exists:
 
-    Names are compared in NFC: some systems write an umlaut as one letter, others as two.
+    1. The image whose path below `images` is the longest suffix of that path.
+    2. The image of that name in the folder of the annotation file.
+    3. The only image of that name.
+    4. The only image with the stem of the annotation file, if the file annotates one picture.
+
+    The home folder of an annotation file is its own folder below `images` or, if that has no images, the nearest parent
+    that has some. An image outside the home folder matches only if the annotation names its folder. So the annotation
+    of one patient is never assigned to an image of another.
+
+    Names are compared in Unicode NFC, since some systems write an umlaut as one code point and others as two.
 
     Args:
-        images: a folder; folders below it are searched too.
-        annotations: an annotation file, or a folder of them; folders below it are searched too.
-        problems: where to report the files that cannot be paired.
+        images: a folder, searched with all folders below it.
+        annotations: an annotation file, or a folder of them, searched with all folders below it.
+        problems: collects the files that cannot be paired.
         label_attribute: the attribute of a VIA region that is its label.
 
     Returns:
-        The pairs, in the order of the images' names.
+        The pairs, sorted by image name.
 
     Raises:
-        DatasetError: a folder without images or without annotation files.
-        AnnotationError: a problem, where strict.
+        DatasetError: a folder has no images or no annotation files.
+        AnnotationError: a file cannot be paired, if `problems` is strict.
     """
     files = _usable_names(_list_files(images, IMAGE_SUFFIXES, "images"), problems)
     entries = _read_entries(annotations, problems, label_attribute)
@@ -133,7 +139,7 @@ def _read_entries(annotations: Path, problems: Problems, label_attribute: str | 
 
 
 def _usable_names(files: dict[str, Path], problems: Problems) -> dict[str, Path]:
-    """Return the files by their names in NFC, those whose names are text that can be seen, and no other file's too."""
+    """Return name in Unicode NFC -> file, for names that are valid, visible text and that no two files share."""
     named: dict[str, list[Path]] = defaultdict(list)
     for name, path in files.items():
         shown = storable(name)
@@ -169,7 +175,7 @@ def _read_file(json: PurePosixPath, path: Path, problems: Problems, label_attrib
 
 
 class _ImageIndex:
-    """Finds images by the ways in which annotations name them."""
+    """Finds the image that an annotation names."""
 
     def __init__(self, images: Iterable[str]) -> None:
         self._paths = set(images)
@@ -181,11 +187,11 @@ class _ImageIndex:
             self._by_stem[PurePosixPath(image).stem].append(image)
 
     def find(self, entry: _Entry) -> list[str]:
-        """Return the images that an entry may mean: one, none, or several that cannot be told apart."""
-        named, own = PureWindowsPath(composed(entry.image_name)), entry.json.parent  # reads both kinds of slashes
+        """Return the images that an entry may mean: one, none, or several if the name is ambiguous."""
+        named, own = PureWindowsPath(composed(entry.image_name)), entry.json.parent  # accepts both kinds of slashes
         steps = PurePosixPath(f"{own}/{named.as_posix()}").parts
         home = next((folder for folder in (own, *own.parents) if folder in self._folders), PurePosixPath("."))
-        longest_first = range(len(steps) - (home != PurePosixPath(".")))  # a bare name says nothing of another folder
+        longest_first = range(len(steps) - (home != PurePosixPath(".")))  # a bare name must not match outside home
         tails = ("/".join(steps[start:]) for start in longest_first)
         for path in (normpath("/".join(steps)), *tails, str(own / named.name)):
             if path in self._paths:

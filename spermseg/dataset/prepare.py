@@ -1,7 +1,7 @@
-"""Annotated micrographs -> a dataset: paired, checked, rasterised and split.
+"""Preparation of a dataset from annotated micrographs: pairing, checks, rasterisation and split.
 
-A file that cannot be used is left out and counted, or stops the preparation where `strict`. The image files are
-copied untouched; masks are upright, as the images are shown.
+A file that cannot be used is left out and counted. If `strict`, it stops the preparation instead. The image files are
+copied unchanged. The masks are upright, as the images are shown.
 """
 
 from collections import Counter
@@ -44,22 +44,22 @@ Futures = Iterable[Future[Example]]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """How a dataset is prepared."""
+    """Settings of the preparation."""
 
     split: SplitConfig = field(default_factory=SplitConfig)
-    """How examples are divided into train, val and test."""
+    """How the examples are split into train, val and test."""
     labels: Mapping[str, str] | None = None
-    """Label -> part, or -> "ignore"; then any other label is an error. None takes each label, in lower case."""
+    """Label -> part, or "ignore". Any other label is then an error. None takes each label, in lower case, as a part."""
     label_attribute: str | None = None
-    """The attribute of a VIA region that is its label; None looks for label, name, class, type or part."""
+    """The attribute of a VIA region that is its label. None searches for label, name, class, type or part."""
     strict: bool = False
-    """Stop at the first file that cannot be used, instead of leaving it out."""
+    """Whether to stop at the first file that cannot be used, instead of leaving it out."""
     overwrite: bool = False
-    """Replace a dataset that is there already."""
+    """Whether to replace an existing dataset."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
-    """A larger image is not read."""
+    """Limit on the size of an image; a larger one is left out."""
     threads: int = 4
-    """Images that are decoded at the same time."""
+    """Number of images that are decoded concurrently."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -70,32 +70,32 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """What came of it."""
+    """The result of a preparation."""
 
     dataset: Dataset
-    """The dataset, open; its description has the images per split, the parts and the digest."""
+    """The dataset, open for reading. Its description has the images in each split, the parts and the digest."""
     left_out: tuple[LeftOut, ...]
     """The files that could not be used."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images in each split."""
+        """Number of images in each split."""
         return self.dataset.description.counts
 
     @property
     def groups(self) -> dict[str, int]:
-        """Groups in each split."""
+        """Number of groups in each split."""
         pairs = {(item.split, item.group) for item in self.dataset.all_examples}
         return {split: sum(split == its for its, _ in pairs) for split in self.counts}
 
     @property
     def n_empty(self) -> int:
-        """Images without annotated regions: fields without cells, or forgotten ones."""
+        """Number of images without annotated regions: fields of view without cells, or forgotten annotations."""
         return sum(not item.n_regions for item in self.dataset.all_examples)
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many files were left out, by reason, the most frequent first."""
+        """Reason -> number of files left out, the most frequent reason first."""
         return dict(Counter(item.reason for item in self.left_out).most_common())
 
 
@@ -109,19 +109,19 @@ def prepare_dataset(
     """Build a dataset from images and their annotations.
 
     Args:
-        images: a folder of micrographs; folders below it are searched too.
+        images: a folder of micrographs, searched with all folders below it.
         annotations: a LabelMe, VIA or COCO file, or a folder of them.
-        out: where to write, outside both folders.
-        config: how.
-        progress: wraps the list of the images' tasks, of known length, and yields them, such as `tqdm`.
+        out: the location to write to, outside both folders.
+        config: the settings.
+        progress: takes the list of futures, one for each image, and yields them, as `tqdm` does.
 
     Returns:
-        What was written and what was left out.
+        The dataset and the files that were left out.
 
     Raises:
         ConfigError: the settings do not fit the folders.
-        DatasetError: nothing usable was found, or a dataset is there already.
-        AnnotationError, MicrographError: a file that cannot be used, where strict.
+        DatasetError: no image can be used, or there is a dataset at `out` already.
+        AnnotationError, MicrographError: a file cannot be used, if `strict`.
         StorageError: the dataset could not be written.
     """
     _check_places(images, annotations, out, config)
@@ -147,7 +147,7 @@ def prepare_dataset(
 
 
 def _nothing_usable(images: Path, out: Location, problems: Problems) -> DatasetError:
-    """Write down why each file is left out, unless a dataset lies there, and return an error that says where."""
+    """Write the reasons for all files, unless there is a dataset at `out`. Return an error that names the list."""
     told = ""
     if not out.child(DESCRIPTION).exists():
         told = f", for the reasons in {write_left_out(out, problems.left_out).uri}"
@@ -177,7 +177,7 @@ def _keep_placed(pairs: Iterable[Pair], placements: Mapping[str, Placement], pro
 
 
 class _LeftOutError(Exception):
-    """An image that cannot be used, on its way from a thread."""
+    """Carries the error of an image from its thread to the caller."""
 
     def __init__(self, image: str, reason: str, error: SpermsegError) -> None:
         super().__init__(image, reason, error)
@@ -188,7 +188,7 @@ class _LeftOutError(Exception):
 def _leaving_out(image: str, reason: str) -> Iterator[None]:
     try:
         yield
-    except AnnotationError as error:  # names its file already
+    except AnnotationError as error:  # the message names the file already
         raise _LeftOutError(image, reason, error) from error
     except MicrographError as error:
         raise _LeftOutError(image, reason, MicrographError(f"{image}: {error.message}")) from error
@@ -211,7 +211,7 @@ def _run_tasks(
                 except _LeftOutError as problem:
                     problems.add(problem.image, problem.reason, problem.error)
         finally:
-            pool.shutdown(cancel_futures=True)  # where one stops all, the rest need not start
+            pool.shutdown(cancel_futures=True)  # after an error, the other tasks are not started
     return examples
 
 
@@ -223,7 +223,7 @@ def _prepare_one(
     config: PrepareConfig,
     placements: Mapping[str, Placement],
 ) -> Example:
-    """Check and rasterise one image, and write it with its mask."""
+    """Check one image, rasterise its mask, and write both."""
     image, annotation, placement = pair.image, pair.annotation, placements[pair.image]
     data, header = _read_image(pair, config.max_megapixels)
     with _leaving_out(image, SIZE_MISMATCH):
@@ -236,7 +236,7 @@ def _prepare_one(
         flags = part_flags(annotation, frame, parts, config.labels)
     mask = encode_flags(flags)
     out.child("images", image).write_bytes(data)
-    out.child("masks", f"{image}.png").write_bytes(mask)  # the suffix stays, so that a.jpg and a.tif both have one
+    out.child("masks", f"{image}.png").write_bytes(mask)  # a.jpg and a.tif need different masks
     return Example(
         image=image,
         mask=f"{image}.png",
@@ -252,7 +252,7 @@ def _prepare_one(
 
 
 def _read_image(pair: Pair, max_megapixels: float) -> tuple[bytes, Header]:
-    """Return the bytes of an image that decodes as a whole, and its header."""
+    """Return (the bytes of an image, its header). The whole image is decoded as a check."""
     with _leaving_out(pair.image, UNREADABLE):
         try:
             data = Location(str(pair.path)).read_bytes()
@@ -263,7 +263,7 @@ def _read_image(pair: Pair, max_megapixels: float) -> tuple[bytes, Header]:
 
 
 def _one_group_each(examples: Iterable[Example], problems: Problems) -> list[Example]:
-    """Return examples of which none is the picture of another group, too: it might come to lie in two splits."""
+    """Leave out examples whose picture also belongs to another group, since it could be in two splits."""
     first: dict[str, Example] = {}
     kept = []
     for example in sorted(examples, key=lambda one: one.image):

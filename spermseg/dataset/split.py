@@ -1,6 +1,6 @@
-"""Examples -> train, val and test, without ever cutting a group (patient, slide or session).
+"""Split of examples into train, val and test. All examples of a group (patient, slide or session) stay together.
 
-The same patient on both sides of a split makes a score look better than it is.
+A patient in both train and test would leak, and make the score look better than it is.
 """
 
 import csv
@@ -19,22 +19,22 @@ from spermseg.texts import composed, read_csv_cell
 
 SPLITS = ("train", "val", "test")
 ATTEMPTS = 64
-"""Orders of the groups that are tried for the sizes to come near the fractions."""
+"""Number of random orders of the groups that are tried to approach the fractions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How examples are divided."""
+    """Settings of the split."""
 
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Wanted shares of the images in train, val and test; a share of 0 leaves that split empty."""
+    """Target fractions of the images in train, val and test. A fraction of 0 leaves a split empty."""
     seed: int = 0
-    """Another seed gives another split; the same seed gives the same one on every machine."""
+    """Random seed. The same seed gives the same split on every machine."""
     group_pattern: str | None = None
-    """Regular expression, searched in the image's path below the folder of images; its one capture group is the
-    image's group, such as `(patient-[0-9]+)`. None makes each image its own group."""
+    """Regular expression, searched in the path of an image below the folder of images. Its only capture group is the
+    group of the image, as in `(patient-[0-9]+)`. None makes each image its own group."""
     split_csv: Path | None = None
-    """A table with the columns image, group and split (train, val or test) that gives the split instead."""
+    """A CSV file with the columns image, group and split (train, val or test), to use instead."""
 
     def __post_init__(self) -> None:
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6 or not self.fractions[0]:
@@ -58,7 +58,7 @@ class SplitConfig:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings that made the split, for `dataset.json`."""
+        """Return the settings as JSON values, for `dataset.json`."""
         if self.split_csv is not None:
             return {
                 "csv": self.split_csv.name,
@@ -70,23 +70,23 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where an image belongs."""
+    """The group of an image, and its split if known."""
 
     group: str
-    """Its patient, slide or session."""
+    """The patient, slide or session."""
     split: str | None
-    """Its split, where a table gives it."""
+    """The split from the CSV file; None without one."""
 
 
 def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placement]:
-    """Return the group, and where a table gives it the split, of each image; images that a table lacks are absent.
+    """Return the placement of each image. With a split CSV, images that it does not list are missing in the result.
 
     Args:
-        images: paths below the folder of images, in NFC.
-        config: how to divide.
+        images: paths below the folder of images, in Unicode NFC.
+        config: the settings of the split.
 
     Raises:
-        ConfigError: the pattern does not match an image, or the table cannot be used.
+        ConfigError: the pattern does not match an image, or the CSV file cannot be used.
     """
     if config.split_csv is not None:
         table = read_split_csv(config.split_csv)
@@ -95,7 +95,7 @@ def place_images(images: Iterable[str], config: SplitConfig) -> dict[str, Placem
 
 
 def _placed_by(table: Mapping[str, Placement], images: Iterable[str], csv_name: str) -> dict[str, Placement]:
-    """Return the line of each image that has one: that of its path or, where no other image has it, of its name."""
+    """Return the placement of each listed image, by its path or else by its name, which must be unique."""
     by_name: dict[str, str] = {}
     placed, all_images = {}, set(images)
     for image in sorted(all_images):
@@ -120,11 +120,11 @@ def _group_of(image: str, pattern: str | None) -> str:
 
 
 def read_split_csv(path: Path) -> dict[str, Placement]:
-    """Read a table of image, group, split.
+    """Read a CSV file with the columns image, group and split.
 
     Raises:
-        ConfigError: it cannot be read, lacks a column, names an unknown split, or an image or a group twice in
-            different places.
+        ConfigError: the file cannot be read, lacks a column, names an unknown split, or puts an image or a group in
+            two places.
     """
     rows = csv.DictReader(io.StringIO(_decode(path), newline=""))
     if not {"image", "group", "split"} <= set(rows.fieldnames or ()):
@@ -162,14 +162,14 @@ def _read(path: Path) -> bytes:
 
 
 def split_groups(groups: Iterable[str], config: SplitConfig) -> dict[str, str]:
-    """Divide groups so that the numbers of images come near the wanted fractions.
+    """Assign groups to splits, so that the numbers of images approach the target fractions.
 
-    Groups are given, one after the other, to the split that lacks most images. That is tried in several orders that
-    depend only on the seed and the groups' names; the one that comes nearest is kept. With at least as many groups
-    as wanted splits, none of these stays empty.
+    Each group in turn goes to the split that lacks the most images. Several orders of the groups are tried, and the
+    best result is kept. The orders depend only on the seed and the names of the groups. If there are at least as many
+    groups as splits with a fraction above 0, none of these splits is empty.
 
     Args:
-        groups: the group of each image: a group of 7 images comes 7 times. Their order does not matter.
+        groups: the group of each image, in any order. A group of 7 images comes 7 times.
         config: fractions and seed.
 
     Returns:
@@ -184,23 +184,23 @@ def split_groups(groups: Iterable[str], config: SplitConfig) -> dict[str, str]:
         split_of, missed = _fill(_shuffle(sizes, f"{config.seed}/{attempt}"), sizes, targets)
         if missed < least:
             best, least = split_of, missed
-        if least <= 1:  # nearer than whole images come anyway
+        if least <= 1:  # within one image of every target
             break
     return best
 
 
 def _shuffle(names: Iterable[str], salt: str) -> list[str]:
-    """Order names by digest: unlike a random generator, the same in every version and whatever the order given."""
+    """Order names by SHA-256. Unlike a random generator, this is independent of versions and of the given order."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt}/{name}".encode()).digest())
 
 
 def _fill(order: Sequence[str], sizes: Mapping[str, int], targets: Mapping[str, float]) -> tuple[dict[str, str], float]:
-    """Return group -> split, and by how many images the splits miss their targets at most."""
+    """Return (group -> split, the largest difference from a target, in images)."""
     lacking = dict(targets)
     empty = set(targets)
     split_of = {}
     for place, group in enumerate(order):
-        # the last groups are kept for the splits that would stay empty otherwise
+        # the last groups are reserved for splits that are still empty
         open_splits = [name for name in targets if name in empty] if len(order) - place <= len(empty) else [*targets]
         split = max(open_splits, key=lambda name: lacking[name])
         split_of[group] = split

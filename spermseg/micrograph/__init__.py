@@ -1,1 +1,1 @@
-"""What a picture is: decoding, quality, annotations, tiles, and synthetic pictures with exact masks."""
+"""Micrographs: from bytes to pixels, their quality, and the tiles that a network reads."""

@@ -1,11 +1,10 @@
-"""Bytes -> RGB pixels. Headers are read before pixels, so an absurd size is refused before memory is taken.
+"""Bytes -> RGB pixels. The header is read first, so that a huge size is refused before its memory is allocated.
 
-Who decodes what: OpenCV reads JPEG, PNG and BMP, and pixels of 16 bits; Pillow reads TIFF of 8 bits, because OpenCV
-fills what it cannot decompress there with noise and says nothing. A damaged file is rejected wherever its format can
-show the damage. JPEG, uncompressed TIFF and BMP have no checksums: a changed byte in their pixels is a changed pixel.
+OpenCV decodes JPEG, PNG and BMP, and pixels of 16 bits. Pillow decodes TIFF of 8 bits, because OpenCV silently fills
+TIFF data that it cannot decompress with noise. A damaged file is rejected if its format can show the damage. JPEG,
+uncompressed TIFF and BMP have no checksums, so a changed byte in their pixels is a changed pixel.
 
-What becomes of the rest: transparency is dropped, colour profiles are ignored, and 16 bits become 8 by the rule of
-`spermseg.micrograph.depth`.
+Transparency is dropped. Colour profiles are ignored. 16 bits become 8 by the rule of `spermseg.micrograph.depth`.
 """
 
 import io
@@ -31,20 +30,20 @@ from spermseg.micrograph.tiling import View, resize
 
 DEFAULT_MAX_MEGAPIXELS = 200.0
 TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's names of what it turns into RGB without a loss."""
+"""Modes of Pillow that convert to RGB without loss."""
 JPEG_FLAGS = {
     1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # those named `COLOR` ask for BGR
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the `REDUCED_COLOR` flags return BGR
     4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-"""How OpenCV is told to divide a JPEG while it decodes it, and to leave the pixels as we need them."""
+"""Reduction -> flags with which OpenCV decodes a JPEG at this reduction, as RGB."""
 END_OF_JPEG = b"\xff\xd9"
 OUT_OF_MEMORY = -4  # OpenCV's `Error::StsNoMem`
 MISSING_GREY = 128
-"""The grey that libjpeg paints where a JPEG has no data."""
+"""The grey level with which libjpeg fills missing data."""
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in the reason, once
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a rejection has its own reason
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,13 +51,13 @@ class Micrograph:
     """One decoded image of one field of view."""
 
     pixels: NDArray[np.uint8]
-    """(Y, X, 3) RGB, upright; the picture divided by `reduction`."""
+    """(Y, X, 3) RGB, upright, at 1 / `reduction` of the native resolution."""
     reduction: int = 1
-    """1, 2, 4 or 8: pixels of the picture, in each direction, that one of `pixels` stands for."""
+    """1, 2, 4 or 8: native pixels per pixel of `pixels`, in each direction."""
     um_per_px: float | None = None
-    """Size of a native pixel in the sample; None where unknown. Never taken from a DPI tag, which says how to print."""
+    """Size of a native pixel in the sample, um; None if unknown. Never from a DPI tag, which is for printing."""
     depth: Depth | None = None
-    """Which bits of a picture of 16 became `pixels`; None where its file has 8, all of which count."""
+    """Which bits of a 16-bit picture became `pixels`; None for an 8-bit picture."""
 
     @property
     def native_shape(self) -> tuple[int, int]:
@@ -77,20 +76,21 @@ def decode_micrograph(
     um_per_px: float | None = None,
     view: View | None = None,
 ) -> Micrograph:
-    """Decode a JPEG, PNG, TIFF or BMP to upright 8-bit RGB; 16 bits and grey are brought to it.
+    """Decode a JPEG, PNG, TIFF or BMP to upright 8-bit RGB. 16 bits and grey are converted.
 
-    A JPEG is decoded at a half, a quarter or an eighth where a network sees no more of it. Only where its sides can be
-    divided without a rest: so each pixel stands for a square of pixels, and places map back exactly.
+    A JPEG is decoded at a half, a quarter or an eighth of its size if the network needs no more. Both sides must be
+    divisible without a remainder. Each decoded pixel then stands for a square of native pixels, and coordinates map
+    back exactly.
 
     Args:
-        data: the file's bytes.
+        data: the bytes of the file.
         max_megapixels: a larger picture is refused from its header, without allocating its pixels.
-        um_per_px: the pixel size, where the caller knows it.
-        view: how a network will see the picture; None decodes all of it.
+        um_per_px: the pixel size, if the caller knows it.
+        view: how a network will see the picture; None decodes at full resolution.
 
     Raises:
         MicrographError: not a usable picture: empty, not an image, too large, several pages, truncated, corrupt.
-        MemoryError: the process has too little left, which says nothing of the picture.
+        MemoryError: this process has too little memory, which is no fault of the picture.
     """
     header = read_header(data)
     if header.megapixels > max_megapixels:
@@ -99,7 +99,7 @@ def decode_micrograph(
             f"at most {max_megapixels:g} are allowed"
         )
     if header.pages != 1:
-        raise MicrographError(f"{header.format} with {header.pages} pictures; one field of view a file is needed")
+        raise MicrographError(f"{header.format} with {header.pages} pictures; a file with one field of view is needed")
     by, shape = 1, (header.height, header.width)
     if view and header.format == "JPEG":
         by = exact_reduction(shape, view.working_shape(shape))
@@ -114,7 +114,7 @@ def decode_micrograph(
 
 
 def _decode_pixels(data: bytes, header: Header, by: int) -> tuple[NDArray[np.uint8], Depth | None]:
-    """Return the picture (Y, X, 3) RGB as shown, divided by 1 or, where it is a JPEG, 2, 4 or 8, and its depth."""
+    """Return (pixels (Y, X, 3) RGB, upright, depth). `by` is the reduction: 1 or, for a JPEG, 2, 4 or 8."""
     if header.format == "TIFF":
         return _decode_tiff(data)
     if header.format == "JPEG":
@@ -132,7 +132,7 @@ def _decode_jpeg(data: bytes, by: int) -> NDArray[np.uint8]:
 
 
 def _decode_tiff(data: bytes) -> tuple[NDArray[np.uint8], Depth | None]:
-    """Return the pixels of the one full picture, which both readers turn as it is shown, and its depth."""
+    """Return (pixels of the one full picture, depth). Both decoders apply the orientation tag."""
     page = tiff.read_page(data)
     tiff_kinds.check_kind(page)
     data = tiff.alone(data, page)
@@ -140,13 +140,13 @@ def _decode_tiff(data: bytes) -> tuple[NDArray[np.uint8], Depth | None]:
         return _pillow_pixels(data, page), None
     wide = _pillow_pixels(data, page) if tiff_kinds.is_for_pillow(page) else _opencv_rgb(data, "TIFF")
     if tiff.ORIENTATION not in page.numbers:
-        wide = upright(wide, page.orientation)  # told in XMP, which OpenCV does not read
+        wide = upright(wide, page.orientation)  # the orientation is in XMP, which OpenCV does not read
     pixels, depth = _8_bits(wide, page)
     return (~pixels if tiff_kinds.is_white_zero(page) else pixels), depth
 
 
 def _pillow_pixels(data: bytes, page: TiffPage) -> NDArray[Any]:
-    """Return (Y, X, 3) of 8 or 16 bits, as stored: of 16, white may be 0."""
+    """Return pixels (Y, X, 3) of 8 or 16 bits. In 16 bits, 0 may still stand for white."""
     try:
         image: Any = Image.open(io.BytesIO(data), formats=("TIFF",))
         if tiff_kinds.is_wide(page) and image.mode.startswith("I;16"):
@@ -156,7 +156,7 @@ def _pillow_pixels(data: bytes, page: TiffPage) -> NDArray[Any]:
         return np.array(image.convert("RGB"))
     except (MicrographError, MemoryError):
         raise
-    except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
+    except Exception as error:  # Pillow's parsers raise exceptions of any kind for untrusted bytes
         raise MicrographError(f"{broken('TIFF')}: {first_line(error)}") from error
 
 
@@ -169,7 +169,7 @@ def _opencv_rgb(data: bytes, kind: str) -> NDArray[Any]:
 
 
 def _8_bits(pixels: NDArray[Any], page: TiffPage | None = None) -> tuple[NDArray[np.uint8], Depth | None]:
-    """Return pixels of 8 or 16 bits as 8, and which bits they are; OpenCV widens those of 10, 12 and 14 to all 16."""
+    """Return (pixels as 8 bits, depth), from 8 or 16 bits. OpenCV scales TIFF of 10, 12 and 14 bits to 16 bits."""
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, np.uint8), None
     if page and page.bits < 16:
@@ -182,7 +182,7 @@ def _8_bits(pixels: NDArray[Any], page: TiffPage | None = None) -> tuple[NDArray
 
 
 def _opencv_pixels(data: bytes, kind: str, flags: int) -> NDArray[Any]:
-    """Return the pixels as stored: the header's orientation is the one that counts, here and for annotations."""
+    """Return the pixels as stored. The caller applies the orientation of the header, as for annotations."""
     try:
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -195,7 +195,7 @@ def _opencv_pixels(data: bytes, kind: str, flags: int) -> NDArray[Any]:
 
 
 def _undecoded(data: bytes, kind: str) -> str:
-    """Return what to say of pixels that OpenCV does not decode."""
+    """Return the reason for a file whose pixels OpenCV does not decode."""
     if kind == "JPEG" and read_frame(data).coding == "arithmetic":
         return f"JPEG of the arithmetic kind, which is not read; {SAVE_AS}"
     damage = None
@@ -207,10 +207,10 @@ def _undecoded(data: bytes, kind: str) -> str:
 
 
 def _lacks_data(data: bytes) -> bool:
-    """Say whether a JPEG was cut and closed with an end marker, which libjpeg accepts and fills with grey.
+    """Return whether a JPEG was cut off and closed with an end marker. libjpeg fills the missing part with grey.
 
-    Where data is missing, bytes put before the end marker show up as pixels; in a whole picture they are skipped. They
-    may show in the finest detail only, so the whole picture is looked at, however far it is to be reduced.
+    The test inserts bytes before the end marker. If data is missing, libjpeg decodes these bytes as pixels; in a
+    complete picture, it skips them. They may change only the finest detail, so the comparison is at full resolution.
     """
     end = data.rfind(END_OF_JPEG)
     probe = data[:end] + bytes(range(1, 128)) + data[end:]

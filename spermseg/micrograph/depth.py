@@ -1,12 +1,14 @@
-"""The 8 bits of a picture of 16: which bits its camera used, and which pixels do not count in telling it.
+"""Conversion of 16 bits to 8: which bits the camera used, and which pixels to leave out of that estimate.
 
-A camera of 12 bits writes files of 16 bits that would come out black. What the file tells of its camera counts first.
-Where it tells nothing, the fewest bits of `SENSOR_BITS` count that hold its pixels. Bright field leaves no doubt then,
-for its background is bright: but for a few pixels that no camera saw, such as a scale bar that a program burned in at
-65535, or a hot pixel. They are set aside where they cover at most `MOST_OUTLIERS` of the picture, and have sharp edges:
-where they begin, next to the camera's own pixels, hardly one lies within the double of the camera's range. What a lens
-has drawn begins softly: on the way from the dark to a glowing cell, the edge passes every grey between. So a picture of
-16 bits with glowing or saturated areas stays one. What is set aside is cut to the camera's range, and its share told.
+A 12-bit camera writes files of 16 bits, whose 8 highest bits would be almost black. If the file states the bits of its
+camera, these count. Otherwise the estimate is the smallest of `SENSOR_BITS` that holds all pixels. The bright
+background of bright field makes this estimate safe, except for a few outliers that the sensor did not record: a scale
+bar that a program burned in at 65535, or a hot pixel.
+
+Pixels above a range count as outliers if they cover at most `MOST_OUTLIERS` of the picture and have sharp edges. Sharp
+means: of the outliers next to other pixels, hardly any is below twice the range. A lens makes soft edges. From the dark
+to a glowing cell, such an edge passes every grey between. So a true 16-bit picture with glowing or saturated areas
+keeps its 16 bits. Outliers are clipped to the range, and `Depth` holds their share.
 """
 
 import functools
@@ -18,36 +20,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 SENSOR_BITS = (8, 10, 12, 14, 16)
-"""Bits of cameras whose pixels are stored as 16 bits; of 8, where a program has widened them."""
+"""Bits of cameras whose pixels are stored as 16 bits; 8 if a program has converted 8-bit pixels."""
 MOST_OUTLIERS = 0.05
-"""The largest share of a picture's pixels that may be set aside; a scale bar with its text covers about 1 %."""
+"""Largest share of the pixels that may be outliers, 0-1. A scale bar with its text covers about 1 %."""
 SOFTER = 2.0
-"""How many times as many pixels of their edges may lie within the double of the range as if all greys were alike there:
-smooth letters have somewhat more of the darker ones."""
+"""Accepted ratio between the edge pixels below twice the range and their number if the greys of the edge were uniformly
+distributed. Anti-aliased letters have somewhat more of the darker greys."""
 SOFT = (0.08, 0.5)
-"""Bounds of that share. Of the edges that a lens draws, more lies there: a sixth or more where a camera of 12 bits is
-in question, nearly all at 14."""
+"""Bounds of the accepted share of edge pixels below twice the range, 0-1. Edges that a lens makes have a larger share:
+a sixth or more if 12 bits are tested, and nearly all at 14."""
 STRAY = 10
-"""So many pixels at the edges of what lies above may have any value: hot pixels."""
+"""Number of edge pixels that may have any value, since they may be hot pixels."""
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """Which bits of a picture's numbers its camera used."""
+    """The bits of a 16-bit picture that the camera used."""
 
     bits: int
     clipped_fraction: float
-    """Share of the pixels above them, 0-1."""
+    """Share of the pixels above the range of these bits, 0-1; they are clipped."""
 
 
 def find_depth(pixels: NDArray[np.uint16], told: int | None = None) -> Depth:
-    """Return the bits of the camera.
+    """Estimate the bits of the camera.
 
     Args:
-        pixels: (Y, X) or (Y, X, 3).
-        told: how many bits the file says that its numbers use. It does not count where the picture contradicts it,
-            that is where more than `MOST_OUTLIERS` of it would be lost.
+        pixels: (Y, X) or (Y, X, 3) uint16.
+        told: the number of bits that the file states. It is ignored if more than `MOST_OUTLIERS` of the pixels lie
+            above it.
 
     >>> picture = np.tile(np.arange(4096, dtype=np.uint16), (10, 1))
     >>> picture[0, :100] = 65535
@@ -68,9 +70,10 @@ def find_depth(pixels: NDArray[np.uint16], told: int | None = None) -> Depth:
 
 
 def _begins_sharply(pixels: Any, bits: int) -> bool:
-    """Say whether what lies above some bits was drawn in, rather than by a lens.
+    """Return whether the pixels above a range have sharp edges, as burned-in marks have.
 
-    White is 65535 to a program. What reaches no more than the range of a larger camera is taken for that camera's.
+    Programs burn in marks at 65535. If the brightest pixel is in the range of a 14-bit camera, the pixels count as
+    recorded by a camera.
     """
     reach, top = 1 << bits, int(pixels.max())
     inside = (pixels < reach).astype(np.uint8)
@@ -87,7 +90,7 @@ def _count_above(pixels: Any, bits: int) -> int:
 
 
 def highest_8_bits(pixels: NDArray[np.uint16], depth: Depth) -> NDArray[np.uint8]:
-    """Return the 8 highest bits that the camera used; what lies above them is white."""
+    """Return the 8 highest of the bits that the camera used. Pixels above the range become white."""
     if depth.clipped_fraction:
         pixels = np.minimum(pixels, np.uint16((1 << depth.bits) - 1))
     return (pixels >> (depth.bits - 8)).astype(np.uint8)

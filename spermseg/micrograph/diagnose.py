@@ -1,4 +1,4 @@
-"""What to say of bytes that no decoder takes. Nothing here is on the way of a picture that is well."""
+"""Reasons for bytes that no decoder accepts. Beyond `picture_format`, this runs only for rejected files."""
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 MAGIC = {
@@ -15,7 +15,7 @@ ISO_MEDIA = {
     b"qt  ": "a video (MOV)",
     b"jp2 ": "a JPEG 2000",
 }
-"""First brand of a file of ISO/IEC 14496-12 -> what it is; any other is a video."""
+"""First brand of an ISO/IEC 14496-12 file -> its kind. Any other brand is a video."""
 OTHERS = (
     (0, b"GIF8", "a GIF"),
     (8, b"WEBP", "a WebP"),
@@ -55,27 +55,27 @@ OTHERS = (
     (0, b"\x1f\x8b", "a gzip file"),
     (257, b"ustar", "a tar archive"),
 )
-"""(where, which bytes, what they tell) of what clinics do send."""
+"""(offset, magic bytes, kind) of other files that clinics send."""
 CANON_RAW = b"II*\0\x10\0\0\0CR"
-"""How a camera's raw file begins that would pass for a TIFF, for the preview in it."""
+"""First bytes of a Canon raw file, which is a TIFF with a preview in it."""
 BEGINNING = 512
-"""Bytes looked at to tell a text from the rest."""
+"""Number of first bytes that are searched to recognise text."""
 
 
 def picture_format(data: bytes) -> str | None:
-    """Return which of the formats that are read a file begins like."""
+    """Return the supported format whose magic bytes a file begins with; None for other files."""
     if data.startswith(CANON_RAW):
         return None
     return next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
 
 
 def broken(kind: str) -> str:
-    """Return what to say of a picture of a format that no decoder takes."""
+    """Return the reason for a picture of a supported format that cannot be decoded."""
     return f"truncated or corrupt {kind}" + (", or of a kind that is not read" if kind == "TIFF" else "")
 
 
 def not_a_picture(data: bytes) -> str:
-    """Return why bytes that begin like none of our formats are refused, and what they are where that shows.
+    """Return the reason for bytes of no supported format, with their kind if it is recognised.
 
     >>> not_a_picture(b"patient,count")
     'not a JPEG, PNG, TIFF or BMP picture, but a text'

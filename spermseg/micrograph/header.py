@@ -1,7 +1,7 @@
-"""What a picture's header says, read in time and memory that its bytes bound: before any pixel, whatever they hold.
+"""The header of a picture, read before any pixel, in bounded time and memory for any bytes.
 
-JPEG, PNG and TIFF are read for the little that counts: their modules say why Pillow's readers are not used for it. A
-BMP has a header of a fixed size, which Pillow reads.
+The modules for JPEG, PNG and TIFF parse only the few fields that are needed. Each says why it does not use Pillow's
+reader. The header of a BMP has a fixed size, and Pillow reads it.
 """
 
 import io
@@ -17,24 +17,24 @@ from spermseg.micrograph.orientation import TRANSPOSING_ORIENTATIONS, UPRIGHT
 from spermseg.micrograph.png import read_png
 from spermseg.micrograph.tiff import read_page
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is the caller's, and is checked before pixels are read
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # what is wrong is said in the reason, once
+Image.MAX_IMAGE_PIXELS = None  # callers check their own limit before pixels are read
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a rejection has its own reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a picture's header says, without its pixels."""
+    """The fields of a picture's header."""
 
     width: int
-    """Px, as shown, that is after the EXIF rotation."""
+    """Px, after the EXIF rotation."""
     height: int
-    """Px, as shown, that is after the EXIF rotation."""
+    """Px, after the EXIF rotation."""
     format: str
     """JPEG, PNG, TIFF or BMP."""
     orientation: int
     """EXIF orientation, 1 to 8; 1 is upright."""
     pages: int
-    """Full pictures in the file; TIFF may hold several. Thumbnails, previews and masks are not counted."""
+    """Number of full pictures in the file, without thumbnails, previews and masks. TIFF can hold several."""
 
     @property
     def megapixels(self) -> float:
@@ -46,8 +46,8 @@ def read_header(data: bytes) -> Header:
     """Read the size and format of a picture without decoding it.
 
     Raises:
-        MicrographError: the bytes are not a JPEG, PNG, TIFF or BMP, or one that would take hours.
-        MemoryError: the process has too little left, which says nothing of the picture.
+        MicrographError: the bytes are not a JPEG, PNG, TIFF or BMP, are damaged, or would take hours to decode.
+        MemoryError: this process has too little memory, which is no fault of the picture.
     """
     if not data:
         raise MicrographError("the file is empty")
@@ -79,6 +79,6 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
         width, height = Image.open(io.BytesIO(data), formats=("BMP",)).size
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises whatever its parsers of untrusted bytes run into
+    except Exception as error:  # Pillow's parsers raise exceptions of any kind for untrusted bytes
         raise MicrographError(broken("BMP")) from error
     return height, width

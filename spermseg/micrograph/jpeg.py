@@ -1,7 +1,7 @@
-"""What a JPEG says of itself before its pixels (ITU-T T.81, annex B), read in one pass and bounded time.
+"""The header of a JPEG (ITU-T T.81, annex B), read in one pass and bounded time.
 
-Pillow's reader takes each byte between two segments by itself and keeps every segment, so that a file of nothing but
-small ones keeps it busy for minutes. Here only the frame and the camera's notes are looked at.
+Pillow's reader reads byte by byte between two segments and keeps every segment. A file of many small segments keeps it
+busy for minutes. This module reads only the frame, EXIF and XMP.
 """
 
 import re
@@ -12,12 +12,12 @@ from spermseg.micrograph.diagnose import broken
 from spermseg.micrograph.orientation import read_orientation
 
 MOST_SEGMENTS = 10_000
-"""Before the pixels. 16 MB of colour profile take 256."""
+"""Limit on the segments before the pixels. A colour profile of 16 MB takes 256 segments."""
 MOST_SCANS = 100
-"""Encoders write about 10. Each costs a pass over the whole picture, however few bytes it has."""
+"""Limit on the scans. Encoders write about 10. A scan of a few bytes still costs a pass over the whole picture."""
 ANY_MARKER = re.compile(rb"\xff[\x01-\xfe]")
 MARKER_BEHIND_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""All but those that restart the decoder, which lie among the pixels."""
+"""All markers except the restart markers, which lie among the pixels."""
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 END, SCAN, CAMERA_NOTES = 0xD9, 0xDA, 0xE1
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -39,7 +39,7 @@ SAVE_AS = "save it as an ordinary JPEG, PNG or TIFF"
 
 @dataclass(frozen=True, kw_only=True)
 class JpegFrame:
-    """The picture that a JPEG holds, and how it is coded."""
+    """The frame header of a JPEG, and its orientation."""
 
     width: int
     """px, as stored."""
@@ -51,10 +51,10 @@ class JpegFrame:
 
 
 def read_frame(data: bytes) -> JpegFrame:
-    """Read the frame of a JPEG.
+    """Read the frame header of a JPEG.
 
     Raises:
-        MicrographError: it is damaged, of a kind that is not read, or would take hours.
+        MicrographError: the file is damaged, of a kind that is not supported, or would take hours to decode.
     """
     frame, coding, notes, position = b"", "", dict.fromkeys((EXIF, XMP), b""), 2
     for _ in range(MOST_SEGMENTS):
@@ -78,7 +78,7 @@ def read_frame(data: bytes) -> JpegFrame:
 
 
 def _next_segment(data: bytes, marker: re.Pattern[bytes], position: int) -> tuple[int, bytes, int]:
-    """Return the next marker, what its segment holds, and where that ends; what lies before a marker is skipped."""
+    """Return (the next marker, the content of its segment, the end of the segment). Skip bytes before the marker."""
     found = marker.search(data, position)
     if not found or data[found.start() + 1] == END:
         raise MicrographError(broken("JPEG"))
@@ -105,6 +105,6 @@ def _check_scans(data: bytes, coding: str, frame: bytes, scan: bytes, position: 
             kind = 0
             while kind != SCAN:
                 kind, _, position = _next_segment(data, MARKER_BEHIND_PIXELS, position)
-        except MicrographError:  # its end, which the decoder judges
+        except MicrographError:  # the end of the file; the decoder reports what is missing
             return
     raise MicrographError(f"JPEG of more than {MOST_SCANS} scans, which no camera writes; {SAVE_AS}")

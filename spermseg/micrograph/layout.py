@@ -1,13 +1,13 @@
-"""Where a picture is read, and which pixels each reading owns.
+"""Windows: the parts in which a network reads a picture, and the pixels that each window owns (its core).
 
-A picture at its working resolution is read through windows of one size. Along each axis::
+A picture at the working resolution is split into windows of one size. Along each axis::
 
     window 0   |========core 0========|--halo--|
     window 1             |--halo--|========core 1========|--halo--|
     window 2                                  |--halo--|====core 2====|
 
-The cores partition the picture, so nothing is averaged and nothing is computed twice but the halos. What a window reads
-beyond the picture mirrors it.
+The cores partition the picture. So no pixel is an average of several windows, and only the halos are computed twice.
+Beyond the lower and right edge of the picture, a window reads its mirror image.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from spermseg.errors import ShapeError
 Shape = tuple[int, int]
 """(height, width), px."""
 ALIGNMENT = 16
-"""px; windows start at multiples of it, so that each pools on the same grid as the whole picture would. It is that of a
-network of 4 levels, and of fewer; a deeper one brings its own `multiple`."""
+"""px. Windows start at multiples of this length, so that pooling uses the same grid as on the whole picture. 16 px are
+enough for networks of up to 4 levels. A deeper network has its own `multiple`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +33,20 @@ class Span:
     """One window along one axis, px."""
 
     read: int
-    """Where the window starts."""
+    """Start of the window."""
     core_start: int
-    """Where the pixels that it owns start."""
+    """Start of the core."""
     core_stop: int
-    """Where they stop."""
+    """End of the core, exclusive."""
 
     @property
     def core(self) -> slice:
-        """The pixels of the picture that the window owns."""
+        """The core, in pixels of the picture."""
         return slice(self.core_start, self.core_stop)
 
     @property
     def local(self) -> slice:
-        """The same, counted from where the window starts."""
+        """The core, in pixels of the window."""
         return slice(self.core_start - self.read, self.core_stop - self.read)
 
 
@@ -55,13 +55,13 @@ class Layout:
     """The windows through which pictures of one shape are read, row by row."""
 
     shape: Shape
-    """Of the picture, at the working resolution."""
+    """Shape of the picture at the working resolution."""
     padded: Shape
-    """Of what all windows together read: the picture, and its mirror image below and to the right."""
+    """Shape of the padded picture that the windows read, with the mirror image below and to the right."""
     window: Shape
-    """Of each window."""
+    """Shape of each window."""
     halo: int
-    """Px that a window reads and does not own, at each inner edge."""
+    """Px at each inner edge of a window that are read but are not in its core."""
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -74,14 +74,14 @@ class Layout:
 
     @property
     def pixels(self) -> int:
-        """What the network computes for a picture, px."""
+        """Pixels that the network computes for a picture: those of all windows."""
         return len(self) * self.window[0] * self.window[1]
 
     def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """Yield what each window reads of a picture (Y, X, C): views (window height, window width, C) of one array.
+        """Yield the windows of a picture (Y, X, C), as views (window height, window width, C) of one padded array.
 
         Raises:
-            ShapeError: the picture is of another shape.
+            ShapeError: the picture has another shape.
         """
         if picture.shape[:2] != self.shape:
             raise ShapeError(f"got a picture {picture.shape[:2]}; {self.shape} is needed")
@@ -92,7 +92,7 @@ class Layout:
             yield whole[row.read : row.read + height, column.read : column.read + width]
 
     def place(self, number: int, tile: NDArray[Any], whole: NDArray[Any]) -> None:
-        """Write the core of a window's map (..., window height, window width) where it belongs in (..., Y, X)."""
+        """Copy the core of a window's map `tile` (..., window height, window width) into `whole` (..., Y, X)."""
         row, column = divmod(number, len(self._columns))
         y, x = self._rows[row], self._columns[column]
         whole[..., y.core, x.core] = tile[..., y.local, x.local]
@@ -107,9 +107,9 @@ class Layout:
 
 
 def _spans(length: int, padded: int, window: int, halo: int) -> tuple[Span, ...]:
-    """Cut one axis: the first window starts at 0, the last one ends at the padded end, if it owns pixels at all."""
+    """Return the windows along one axis, from 0 to the padded length, without those that own no pixels."""
     last = padded - window
-    starts = [*range(0, last, window - 2 * halo), last] if last else [0]  # one window may hold no more than the halos
+    starts = [*range(0, last, window - 2 * halo), last] if last else [0]  # one window may be smaller than two halos
     edges = [0, *(min(start + halo, length) for start in starts[1:]), length]
     return tuple(
         Span(read=start, core_start=edge, core_stop=end)
@@ -120,11 +120,15 @@ def _spans(length: int, padded: int, window: int, halo: int) -> tuple[Span, ...]
 
 @lru_cache(maxsize=1024)
 def choose_window(padded: Shape, halo: int, most: int, multiple: int = ALIGNMENT) -> Shape:
-    """Return the shape of the windows that compute the fewest pixels, halos included, each of at most `most` px.
+    """Return the window shape that computes the fewest pixels, halos included.
 
-    Each side is a multiple of `multiple`, as those of `padded` are, and the halo.
+    If `most` is too small for a window that owns pixels, return the smallest window that owns some.
 
-    Where so few hold no more than the halos, it is the least window that owns pixels.
+    Args:
+        padded: shape of the padded picture, px; its sides are multiples of `multiple`.
+        halo: px at each inner edge; a multiple of `multiple`.
+        most: limit on the pixels of one window.
+        multiple: divisor of the sides of a window, px.
     """
     height, width = padded
     least = 2 * halo + multiple
@@ -133,7 +137,8 @@ def choose_window(padded: Shape, halo: int, most: int, multiple: int = ALIGNMENT
         high = _shrunk(height, rows, halo, multiple)
         widest = most // high
         columns = 1 if widest >= width else _needed(width, widest, halo, multiple)
-        while columns and rows * high * (width + 2 * halo * (columns - 1)) < fewest:  # more would not be fewer pixels
+        # From some number of columns on, further columns cannot compute fewer pixels.
+        while columns and rows * high * (width + 2 * halo * (columns - 1)) < fewest:
             wide = _shrunk(width, columns, halo, multiple)
             if rows * high * columns * wide < fewest:
                 best, fewest = (high, wide), rows * high * columns * wide
@@ -144,16 +149,16 @@ def choose_window(padded: Shape, halo: int, most: int, multiple: int = ALIGNMENT
 
 
 def _needed(length: int, widest: int, halo: int, multiple: int) -> int:
-    """Return how many windows of at most so many px an axis needs; 0 where none is wide enough."""
+    """Return how many windows of at most `widest` px an axis needs; 0 if such windows own no pixels."""
     owned = widest // multiple * multiple - 2 * halo
     return -(-(length - 2 * halo) // owned) if owned > 0 else 0
 
 
 def _shrunk(length: int, windows: int, halo: int, multiple: int) -> int:
-    """Return the least length of so many windows that cover an axis."""
+    """Return the least length of each of `windows` windows that together cover an axis."""
     return length if windows == 1 else aligned(-(-(length - 2 * halo) // windows) + 2 * halo, multiple)
 
 
 def aligned(length: int, multiple: int = ALIGNMENT) -> int:
-    """Return the least multiple of `multiple` from a length on, px."""
+    """Return the least multiple of `multiple` that is not below a length, px."""
     return -(-length // multiple) * multiple

@@ -1,6 +1,6 @@
-"""Which way up a picture is shown: the orientation that a camera notes, where it can be read, and the turn itself.
+"""The orientation of a picture, from its EXIF or XMP metadata, and the rotation itself.
 
-Metadata never decide whether a picture is read: what cannot be read in them, or not in bounded time, counts as upright.
+Bad metadata are no reason to reject a picture. If they are damaged or too large to read, the picture counts as upright.
 """
 
 import re
@@ -16,16 +16,16 @@ UPRIGHT = 1
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 EXIF_ORIENTATION = 0x0112
 EXIF_BYTES = 1 << 20
-"""The most of EXIF or XMP data that is looked at; a JPEG segment holds 64 KiB."""
+"""Limit on the bytes of EXIF or XMP data that are read. A JPEG segment holds 64 KiB."""
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def read_orientation(exif: bytes = b"", xmp: bytes = b"") -> int:
-    """Return the orientation, 1 to 8, that EXIF or else XMP data tell; 1, upright, where neither does.
+    """Return the EXIF orientation, 1 to 8, from EXIF or else from XMP data; 1 (upright) if neither has it.
 
     Args:
         exif: a TIFF structure, with or without `Exif` before it (CIPA DC-008, section 4.5).
-        xmp: the packet.
+        xmp: an XMP packet.
 
     >>> read_orientation(xmp=b'<rdf:Description tiff:Orientation="6"/>')
     6
@@ -45,12 +45,12 @@ def _in_exif(data: bytes) -> object:
         return exif.get(EXIF_ORIENTATION)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 (Pillow raises whatever its parser of untrusted bytes runs into)
+    except Exception:  # noqa: BLE001 (Pillow's parser raises exceptions of any kind for untrusted bytes)
         return None
 
 
 def upright(pixels: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:
-    """Turn a stored picture or mask, (Y, X) or (Y, X, C), as an EXIF orientation (TIFF 6.0, tag 274) shows it.
+    """Apply an EXIF orientation (TIFF 6.0, tag 274) to a stored picture or mask, (Y, X) or (Y, X, C).
 
     >>> upright(np.array([[1, 2, 3]]), 6).tolist()
     [[1], [2], [3]]

@@ -1,7 +1,7 @@
-r"""What a PNG says of itself before its pixels (PNG 1.2), read chunk by chunk, and what its chunks tell of damage.
+r"""The header of a PNG (PNG 1.2), read chunk by chunk, and a check of its chunks for damage.
 
-Pillow's reader unpacks each text and colour profile, and gives the picture up where one is large or damaged. Here they
-are skipped as they are: OpenCV decides on pixels, and the orientation is all that counts of the rest.
+Pillow's reader decompresses every text and colour profile, and refuses a picture with a large or damaged one. This
+module skips them and reads only the orientation. OpenCV decodes the pixels.
 """
 
 import struct
@@ -17,16 +17,16 @@ SIGNATURE = 8
 CHUNK = struct.Struct(">I4s")
 CHECKSUM = 4
 MOST_CHUNKS = 10_000
-"""Before the pixels; a picture has about 10."""
+"""Limit on the chunks before the pixels. A usual picture has about 10."""
 EXIF_TEXT = b"Raw profile type exif\0"
-"""Keyword under which ImageMagick keeps EXIF data, as hexadecimal digits below three lines."""
+"""Keyword of ImageMagick's EXIF data, which are hexadecimal digits behind three lines."""
 METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 XMP_TEXT = b"XML:com.adobe.xmp\0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PngHeader:
-    """What the chunks before the pixels tell."""
+    """The fields of the chunks before the pixels."""
 
     width: int
     """px, as stored."""
@@ -34,11 +34,11 @@ class PngHeader:
     """px, as stored."""
     orientation: int
     pages: int
-    """Pictures; more than 1 where it is animated."""
+    """Number of pictures; more than 1 in an animated PNG."""
 
 
 def read_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each whole chunk, and where its content begins and ends."""
+    """Yield (kind, start of the content, end of the content) of each complete chunk."""
     position = SIGNATURE
     while position + CHUNK.size <= len(data):
         size, kind = CHUNK.unpack_from(data, position)
@@ -50,10 +50,10 @@ def read_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_png(data: bytes) -> PngHeader:
-    """Read what stands before the pixels.
+    """Read the chunks before the pixels.
 
     Raises:
-        MicrographError: it is damaged, or hides its pixels behind more chunks than any picture has.
+        MicrographError: the file is damaged, or has more than `MOST_CHUNKS` chunks before its pixels.
     """
     first: dict[bytes, bytes] = {}
     for number, (kind, start, end) in enumerate(_before_pixels(data)):
@@ -63,7 +63,7 @@ def read_png(data: bytes) -> PngHeader:
             first.setdefault(kind, data[start : min(end, start + EXIF_BYTES)])
         elif kind in (b"tEXt", b"zTXt") and data.startswith(EXIF_TEXT, start) and EXIF_TEXT not in first:
             first[EXIF_TEXT] = _exif_of_text(data[start + len(EXIF_TEXT) : end], packed=kind == b"zTXt")
-        elif kind == b"iTXt" and data.startswith(XMP_TEXT + b"\0", start):  # not packed, as XMP, part 3, asks for
+        elif kind == b"iTXt" and data.startswith(XMP_TEXT + b"\0", start):  # uncompressed, as required by XMP, part 3
             first.setdefault(XMP_TEXT, data[start : min(end, start + EXIF_BYTES)])
     width, height = (int.from_bytes(first.get(b"IHDR", b"")[at : at + 4], "big") for at in (0, 4))
     if not width or not height:
@@ -73,7 +73,7 @@ def read_png(data: bytes) -> PngHeader:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG without what OpenCV would unpack, or complain of, and then not use."""
+    """Return a PNG without its metadata chunks, which OpenCV would decompress or refuse, and does not use."""
     dropped = [(start - CHUNK.size, end + CHECKSUM) for kind, start, end in read_chunks(data) if kind in METADATA]
     if not dropped:
         return data
@@ -89,21 +89,22 @@ def _before_pixels(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _pages(first: dict[bytes, bytes]) -> int:
-    """Return the frames of an animation, and a picture before it that is not one of them (APNG 1.0)."""
+    """Return the number of pictures: the frames of an animation, and a default image outside them (APNG 1.0)."""
     frames = int.from_bytes(first.get(b"acTL", b"")[:4], "big")
     return frames + (b"fcTL" not in first) if frames else 1
 
 
 def _exif_of_text(text: bytes, *, packed: bool) -> bytes:
     try:
-        lines = zlib.decompressobj().decompress(text[1:], EXIF_BYTES) if packed else text[:EXIF_BYTES]  # 1: the method
+        # The first byte of compressed text is the compression method.
+        lines = zlib.decompressobj().decompress(text[1:], EXIF_BYTES) if packed else text[:EXIF_BYTES]
         return bytes.fromhex(b"".join(lines.split(b"\n")[3:]).decode("ascii"))
     except (zlib.error, ValueError):
         return b""
 
 
 def png_damage(data: bytes) -> str | None:
-    r"""Return what its chunks tell of a damaged PNG (PNG 1.2, section 3.2); None where they are whole.
+    r"""Return the damage that the chunks of a PNG show (PNG 1.2, section 3.2); None if they are complete.
 
     >>> png_damage(b"\x89PNG\r\n\x1a\n")
     'its end is missing'

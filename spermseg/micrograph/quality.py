@@ -1,4 +1,4 @@
-"""Figures of a picture's quality: what a technician looks at before she counts."""
+"""Quality figures of a picture: focus, brightness, saturation and even illumination."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 BACKGROUND_SIZE = 32
-"""px; the picture is shrunk to this square to see its background's light."""
+"""px. The picture is shrunk to a square of this side to estimate the illumination of its background."""
 BACKGROUND_MEDIAN = 9
-"""px of the shrunk picture; half of this square must be background."""
+"""Side of the median filter in the shrunk picture, px. At least half of each filter window must be background."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Figures of one picture. The fields are those of the results contract."""
+    """Quality figures of one picture, with the names of their columns in the results."""
 
     focus: float
-    """Variance of the Laplacian of the green channel (Pech-Pacheco et al., ICPR 2000), grey2; low is blurred."""
+    """Variance of the Laplacian of the green channel (Pech-Pacheco et al., ICPR 2000), grey2; low means blurred."""
     brightness: float
     """Mean grey, 0-255."""
     saturated_fraction: float
     """Share of pixels at 0 or at 255 in every channel, 0-1."""
     unevenness: float
-    """Range of the background's light over its mean; 0 is evenly lit."""
+    """Range of the background's brightness over its mean; 0 means even illumination."""
 
 
 def measure_quality(pixels: NDArray[np.uint8]) -> Quality:
@@ -56,7 +56,7 @@ def _count_pixels(pixels: NDArray[np.uint8], value: int) -> int:
 
 
 def _unevenness(grey: cv2.typing.MatLike) -> float:
-    """Shrunk, a cell is a dot, which the median takes away."""
+    """Return the range over the mean of the background. In the shrunk picture, a median filter removes the cells."""
     small = cv2.resize(grey, (BACKGROUND_SIZE,) * 2, interpolation=cv2.INTER_AREA)
     background = cv2.medianBlur(small, BACKGROUND_MEDIAN)
     mean = float(background.mean())

@@ -1,8 +1,9 @@
-"""What a TIFF says of itself before its pixels (TIFF 6.0 and BigTIFF), and which kinds of it are read.
+"""The header of a TIFF (TIFF 6.0 and BigTIFF): its directories, and the one that holds the full picture.
 
-A TIFF is a chain of directories. Pillow counts them all, and loads what each points to, which takes minutes where a
-small file has twenty thousand. Here each is looked at for a few tags, and their number is bounded. A directory flagged
-as a reduced picture, or a mask, is no field of view: so the one full picture is read, wherever its thumbnail lies.
+A TIFF is a chain of directories (IFDs). Pillow counts them all and loads the values of each, which takes minutes for a
+small file with twenty thousand directories. This module reads only a few tags of each directory, and limits their
+number. A directory that is flagged as a reduced picture or a mask is no field of view. So the full picture is found,
+even if a thumbnail comes first.
 """
 
 import re
@@ -16,18 +17,18 @@ from spermseg.micrograph.diagnose import broken
 from spermseg.micrograph.orientation import TRANSPOSING_ORIENTATIONS, read_orientation
 
 MOST_DIRECTORIES = 100
-"""The most pictures that are counted, and directories below them that are looked at."""
+"""Limit on the directories in the chain, and on the sub-directories that are read."""
 MOST_ENTRIES = 1000
-"""Of a directory; cameras' raw files have about 100."""
+"""Limit on the entries of a directory. Raw files of cameras have about 100."""
 MOST_NUMBERS = 64
-"""Of an entry whose numbers matter."""
+"""Limit on the numbers that are read of an entry."""
 MOST_TEXT = 1 << 20
-"""Bytes of a text that is looked at."""
+"""Limit on the bytes that are read of a text."""
 SMALLEST_TILE = 16
 NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-"""Types of an entry that hold whole numbers -> how `struct` names them."""
+"""Entry types of whole numbers -> their `struct` format."""
 TEXTS = (2, 1, 7)
-"""Types of an entry that hold text: ASCII, and bytes."""
+"""Entry types that hold text: ASCII and bytes."""
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, COLOURS, DESCRIPTION = 254, 255, 256, 257, 258, 259, 262, 270
@@ -38,69 +39,69 @@ NUMBER_TAGS = (
     *(SUB_DIRECTORIES, SAMPLE_FORMAT, IMAGE_DEPTH, DNG, HAMAMATSU),
 )
 REDUCED_OR_MASK = 0b101
-"""Of the bits of `SUBFILE`."""
+"""Bits of `SUBFILE` that flag a reduced picture or a mask."""
 OLD_REDUCED = 2
-"""Of the values of `OLD_SUBFILE`."""
+"""Value of `OLD_SUBFILE` for a reduced picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffPage:
-    """The one full picture of a TIFF, or the first of several: a directory."""
+    """The directory of the full picture of a TIFF, or of the first of several."""
 
     offset: int
-    """Where in the file it begins."""
+    """First byte of the directory in the file."""
     numbers: Mapping[int, tuple[int, ...]]
-    """Tag -> its whole numbers."""
+    """Tag -> whole numbers."""
     texts: Mapping[int, bytes]
-    """Tag -> its text."""
+    """Tag -> text."""
     counts: Mapping[int, int]
-    """Tag -> how many values it has."""
+    """Tag -> number of values."""
     pages: int = 1
-    """Full pictures in the file."""
+    """Number of full pictures in the file."""
 
     def number(self, tag: int, default: int) -> int:
-        """Return the first number of a tag."""
+        """Return the first number of a tag, or the default."""
         return self.numbers.get(tag, (default,))[0]
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """(height, width), px, as shown."""
+        """(height, width) after the rotation, px."""
         height, width = self.number(HEIGHT, 0), self.number(WIDTH, 0)
         return (width, height) if self.orientation in TRANSPOSING_ORIENTATIONS else (height, width)
 
     @property
     def orientation(self) -> int:
-        """Of EXIF, 1 to 8."""
+        """EXIF orientation, 1 to 8, from the tag or else from XMP."""
         told = self.number(ORIENTATION, 0)
         return told if told in range(1, 9) else read_orientation(xmp=self.texts.get(XMP, b""))
 
     @property
     def bits(self) -> int:
-        """Bits of a number; 0 where those of a pixel differ."""
+        """Bits per sample; 0 if the samples of a pixel differ."""
         told = set(self.numbers.get(BITS, (1,)))
         return told.pop() if len(told) == 1 else 0
 
     @property
     def samples(self) -> int:
-        """Numbers of a pixel."""
+        """Samples per pixel."""
         return self.number(SAMPLES, 1)
 
     @property
     def colours(self) -> int:
-        """What the numbers mean: the tag PhotometricInterpretation."""
+        """The tag PhotometricInterpretation."""
         return self.number(COLOURS, 0)
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it says that it is no full picture."""
+        """Whether the directory is flagged as a reduced picture or a mask."""
         return bool(self.number(SUBFILE, 0) & REDUCED_OR_MASK) or self.number(OLD_SUBFILE, 0) == OLD_REDUCED
 
     @property
     def told_bits(self) -> int | None:
-        """How many of its bits the picture says that it uses; None where it does not, or says that it uses all.
+        """Number of bits that the file states to be used; None if it states nothing, or states all bits.
 
-        OME-XML has it in words. MaxSampleValue is the largest number, or the largest that may be. The range in which
-        ImageJ shows a picture tells it only where it is that of a camera, for people set it as they like.
+        The sources are `SignificantBits` of OME-XML, the tag MaxSampleValue, and the display range of ImageJ. Users
+        change the display range, so it counts only if its maximum is the largest number of some bits, such as 4095.
         """
         description = self.texts.get(DESCRIPTION, b"")
         told = self.number(MAX_VALUE, 0).bit_length()
@@ -116,7 +117,7 @@ def read_page(data: bytes) -> TiffPage:
     """Find the full picture of a TIFF.
 
     Raises:
-        MicrographError: it is damaged, or has more directories or entries than any picture.
+        MicrographError: the file is damaged, or has too many directories or entries.
     """
     file = _File(data)
     chain = list(file.chain(file.first))
@@ -130,7 +131,7 @@ def read_page(data: bytes) -> TiffPage:
 
 
 def _pictures_in(page: TiffPage) -> int:
-    """Return the pictures that lie one behind the other where a directory describes the first of them only."""
+    """Return the number of pictures in a stack of which only the first has a directory."""
     description = page.texts.get(DESCRIPTION, b"")
     counts = [page.counts.get(METAMORPH_PLANES, 1), page.number(IMAGE_DEPTH, 1)]
     if description.startswith(b"ImageJ=") and (found := re.search(rb"^images=(\d{1,9})\s", description, re.MULTILINE)):
@@ -142,7 +143,7 @@ def _pictures_in(page: TiffPage) -> int:
 
 
 def alone(data: bytes, page: TiffPage) -> bytes:
-    """Return a TIFF that begins with a page, which is all that is decoded of it."""
+    """Return a TIFF whose first directory is this page, so that decoders read this page."""
     file = _File(data)
     if file.first == page.offset:
         return data
@@ -150,7 +151,7 @@ def alone(data: bytes, page: TiffPage) -> bytes:
 
 
 class _File:
-    """The bytes of a TIFF."""
+    """Access to the directories of a TIFF."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -167,19 +168,19 @@ class _File:
             raise MicrographError(broken("TIFF")) from error
 
     def chain(self, offset: int) -> Iterator[TiffPage]:
-        """Yield the directories that follow each other; a ring ends where it closes."""
+        """Yield the directories of a chain. A cyclic chain ends before it repeats."""
         seen: set[int] = set()
         while offset and offset not in seen:
             if len(seen) == MOST_DIRECTORIES:
                 raise MicrographError(
-                    f"TIFF with more than {MOST_DIRECTORIES} pictures; one field of view a file is needed"
+                    f"TIFF with more than {MOST_DIRECTORIES} pictures; a file with one field of view is needed"
                 )
             seen.add(offset)
             page, offset = self.directory(offset)
             yield page
 
     def directory(self, offset: int) -> tuple[TiffPage, int]:
-        """Return a directory, and where the next one begins."""
+        """Return (a directory, the offset of the next one)."""
         count_kind, entry = ("Q", "HHQ8s") if self.big else ("H", "HHI4s")
         (entries,) = self._unpack(count_kind, offset)
         if entries > MOST_ENTRIES:
@@ -213,5 +214,5 @@ class _File:
         return self._data[start : start + min(count, MOST_TEXT)]
 
     def _place(self, size: int, where: int) -> int:
-        """Return where the values of an entry lie: in it, where they fit."""
+        """Return the offset of the values of an entry. Small values are in the entry itself."""
         return where if size <= struct.calcsize(self.word) else self._unpack(self.word, where)[0]

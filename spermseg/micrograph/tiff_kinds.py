@@ -1,7 +1,7 @@
-"""Which kinds of TIFF are read, by their tags, and what to say of the others.
+"""Which kinds of TIFF are supported, by their tags, and the reasons for refusing the others.
 
-A kind is read right or refused: a reader that is handed what it does not know may take signed numbers for unsigned
-ones, or colours that lie apart for grey. Numbers of tags and values are those of TIFF 6.0 and of libtiff.
+A kind is either decoded correctly or refused. Decoders do not refuse all unknown kinds: they may take signed numbers
+for unsigned ones, or a separate colour plane for grey. The numbers of tags and values are from TIFF 6.0 and libtiff.
 """
 
 import functools
@@ -22,10 +22,10 @@ RAW_COLOURS = (32803, 34892)
 OTHER_COLOURS = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 SIGNED, FLOATING_POINT = 2, 3
 NO_NUMBERS = (5, 6)
-SEPARATE_PLANES = 2  # OpenCV takes them for interleaved where they have 16 bits
+SEPARATE_PLANES = 2  # OpenCV takes them for interleaved if they have 16 bits
 JPEG = 7
 PILLOWS_PACKINGS = {34925: "lzma", 50000: "zstd", 50001: "webp"}
-"""Packings that OpenCV's libtiff lacks, as Pillow names them; Pillow's may have them, or not."""
+"""Compression -> Pillow's name. OpenCV's libtiff lacks these. Some builds of Pillow have them."""
 PACKINGS = {
     **dict.fromkeys((34712, 33003, 33004, 33005), "JPEG 2000"),
     **dict.fromkeys((50002, 52546), "JPEG XL"),
@@ -37,17 +37,17 @@ PACKINGS = {
     50000: "Zstandard",
     50001: "WebP",
 }
-"""Names of packings that may not be read."""
+"""Compression -> name, of those that are not, or not always, supported."""
 SAVE_AS = "export one field of view as TIFF, PNG or JPEG"
 UNPACKED = "save it without compression, or with LZW"
 WHOLE_NUMBERS = "save it with whole numbers of 8 or 16 bits"
 
 
 def check_kind(page: TiffPage) -> None:
-    """Refuse a TIFF of a kind that is not read.
+    """Refuse a TIFF of a kind that is not supported.
 
     Raises:
-        MicrographError: which kind it is, and what is needed.
+        MicrographError: the kind is not supported; the message names the kind and what is needed.
     """
     reason = _whose(page) or _numbers(page) or _colours(page) or _packing(page)
     if reason:
@@ -60,17 +60,17 @@ def check_kind(page: TiffPage) -> None:
 
 
 def is_wide(page: TiffPage) -> bool:
-    """Say whether its numbers have more than 8 bits."""
+    """Return whether a page has more than 8 bits per sample."""
     return page.bits in WIDE_BITS
 
 
 def is_white_zero(page: TiffPage) -> bool:
-    """Say whether 0 stands for white."""
+    """Return whether 0 stands for white."""
     return page.colours == WHITE_IS_ZERO
 
 
 def is_for_pillow(page: TiffPage) -> bool:
-    """Say whether Pillow alone may know how it is packed."""
+    """Return whether a page has a compression that only Pillow may support."""
     return page.number(tiff.COMPRESSION, 1) in PILLOWS_PACKINGS
 
 
@@ -103,7 +103,7 @@ def _colours(page: TiffPage) -> str | None:
     apart = page.samples > 1 and page.number(tiff.PLANES, 1) == SEPARATE_PLANES
     wide = is_wide(page)
     if wide and apart:
-        return "of 16 bits with a plane a colour; save it with the colours of a pixel together"
+        return "of 16 bits with one plane for each colour; save it with interleaved colours"
     if page.colours not in (*GREY, RGB, PALETTE, CMYK, YCBCR):
         return f"with colours of the kind {OTHER_COLOURS.get(page.colours, page.colours)}; save it as grey or RGB"
     if page.colours in GREY and page.samples > 1 and (apart or wide or page.samples > 2 or is_white_zero(page)):
@@ -124,17 +124,18 @@ def _packing(page: TiffPage) -> str | None:
     if packing not in PILLOWS_PACKINGS or not pillow_unpacks(PILLOWS_PACKINGS[packing]):
         return f"packed with {PACKINGS[packing]}, which is not read; {UNPACKED}"
     if is_wide(page) and page.colours != BLACK_IS_ZERO:
-        return f"of 16 bits packed with {PACKINGS[packing]}, of which only grey with 0 as black is read; {UNPACKED}"
+        only = "in this packing, only grey with 0 as black is read"
+        return f"of 16 bits packed with {PACKINGS[packing]}; {only}; {UNPACKED}"
     return None
 
 
 @functools.cache
 def pillow_unpacks(packing: str) -> bool:
-    """Ask Pillow whether its libtiff was built with a packing: it packs a picture, and unpacks it."""
+    """Return whether Pillow's libtiff supports a compression, by a trial: compress a small picture and decode it."""
     file = io.BytesIO()
     try:
         Image.new("RGB", (16, 16)).save(file, "TIFF", compression=packing)
         Image.open(file, formats=("TIFF",)).load()
-    except Exception:  # noqa: BLE001 (whatever it says, it is not read)
+    except Exception:  # noqa: BLE001 (after any error, the compression counts as unsupported)
         return False
     return True

@@ -1,8 +1,8 @@
 """How a network sees a micrograph: the whole picture resized, or tiles with a halo at the working resolution.
 
-A view brings a picture to its working resolution and lays out the windows through which the network reads it. Where the
-halo covers the network's reach, the map is that of the whole picture, whatever the size of the windows: so they may be
-as large as memory allows. Where it does not, the windows are the tiles that the network has learned from.
+A view resizes a picture to the working resolution and splits it into windows. If the halo covers the receptive field of
+the network (its reach), the size of the windows does not change the result, and windows may be as large as memory
+allows. Otherwise the windows are as large as the tiles in training.
 """
 
 import math
@@ -17,56 +17,56 @@ from spermseg.errors import ConfigError
 from spermseg.micrograph.layout import ALIGNMENT, Layout, Shape, aligned, choose_window
 
 HALF = 128
-"""Cover of a pixel of which at least half is in a mask."""
+"""Least coverage, 0 to 255, of a pixel of which at least half is in a mask."""
 NATIVE_SIDE = math.sqrt(2452 * 2056)
-"""Side of a square as large as the paper's pictures, px."""
+"""Side of a square with as many pixels as the paper's pictures, px."""
 
 LONGEST_SIDE = 4096
-"""Most px of a tile's side, of a whole picture resized, and of a halo: more has no use, and takes all memory."""
+"""Limit on the side of a tile, of a resized whole picture, and on a halo, px. More is useless and exhausts memory."""
 LEAST_SCALE = 0.01
-"""At less a cell is no pixel."""
+"""Least scale. Below it, a cell is smaller than a pixel."""
 
 
 class View(Protocol):
-    """Working resolution, and windows. Shapes: pixels (Y, X, 3) uint8, masks (Y, X)."""
+    """The working resolution and the windows of a network. Shapes: pixels (Y, X, 3) uint8, masks (Y, X)."""
 
     @property
     def tile(self) -> int:
-        """Side of what the network learns from, px."""
+        """Side of the square that the network reads in training, px."""
 
     @property
     def scale(self) -> float:
         """Working resolution over native resolution, in each direction; at most 1."""
 
     def working_shape(self, shape: Shape) -> Shape:
-        """Return the shape at the working resolution of a picture of a native shape."""
+        """Return the shape at the working resolution, for a picture of a native shape."""
 
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the picture at the working resolution."""
 
     def working_coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Return how much of what each pixel of the working resolution covers is in a mask, 0 to 255."""
+        """Return the coverage (Y, X) uint8 at the working resolution: the share of each pixel in the mask, 0 to 255."""
 
     def working_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return a mask at the working resolution: a pixel is in when at least half of what it covers is."""
+        """Return a mask at the working resolution: pixels of which at least half is in the native mask."""
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
-        """Return the windows of a picture of a shape at the working resolution.
+        """Return the windows of a picture.
 
         Args:
-            shape: at the working resolution.
-            reach: how far the network sees, px (`UNetConfig.reach`).
-            window_px: the most pixels of a window, where that is a matter of memory only.
-            multiple: of which the sides of a window must be multiples, px (`UNetConfig.multiple`).
+            shape: shape of the picture at the working resolution.
+            reach: how far the network sees from a pixel, px (`UNetConfig.reach`).
+            window_px: limit on the pixels of a window, for memory, if the halo covers the reach.
+            multiple: divisor of the sides of a window, px (`UNetConfig.multiple`).
 
         Raises:
-            ConfigError: a halo covers neither the reach nor leaves a tile anything of its own.
+            ConfigError: the halo does not cover the reach, and the tile is no larger than two halos.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholeFrame:
-    """The whole picture resized to one square, as in the paper; the aspect is not kept."""
+    """The whole picture resized to one square, as in the paper. The aspect ratio is not kept."""
 
     kind: Literal["whole-frame"] = "whole-frame"
     size: int = 256
@@ -77,15 +77,15 @@ class WholeFrame:
 
     @property
     def tile(self) -> int:
-        """Side of what the network learns from, px."""
+        """Side of the square that the network reads in training, px."""
         return self.size
 
     @property
     def scale(self) -> float:
-        """What a picture of the paper's size shrinks by, in the mean of both directions."""
+        """Scale of a picture of the paper's size, as the geometric mean of both directions; at most 1."""
         return min(1.0, self.size / NATIVE_SIDE)
 
-    def working_shape(self, shape: Shape) -> Shape:  # noqa: ARG002 (of any)
+    def working_shape(self, shape: Shape) -> Shape:  # noqa: ARG002 (the same for every picture)
         """Return (size, size)."""
         return self.size, self.size
 
@@ -114,10 +114,10 @@ class Tiles:
     scale: float = 0.5
     """Working resolution over native resolution, in each direction; 0.01 to 1."""
     tile: int = 512
-    """Side of what the network learns from, px; a multiple of 16."""
+    """Side of the square that the network reads in training, px; a multiple of 16."""
     halo: int = 112
-    """Context read but not owned, at each inner edge, px; a multiple of 16. The default is the least that covers the
-    107 px that the paper's network sees around a pixel (`UNetConfig.reach`)."""
+    """Context at each inner edge of a window, px; a multiple of 16. The default is the least that covers the 107 px
+    that the paper's network sees around a pixel (`UNetConfig.reach`)."""
 
     def __post_init__(self) -> None:
         if not LEAST_SCALE <= self.scale <= 1:
@@ -126,7 +126,7 @@ class Tiles:
         _check_multiple("halo", self.halo, least=0)
 
     def working_shape(self, shape: Shape) -> Shape:
-        """Return the shape scaled."""
+        """Return the shape times `scale`, rounded, at least 1 px."""
         return max(1, round(shape[0] * self.scale)), max(1, round(shape[1] * self.scale))
 
     def working_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -142,7 +142,7 @@ class Tiles:
         return self.working_coverage(mask) >= HALF
 
     def layout(self, shape: Shape, *, reach: int, window_px: int, multiple: int = ALIGNMENT) -> Layout:
-        """Return windows of the size of a tile or, where the halo covers the reach, as large as they may be."""
+        """Return windows as large as allowed if the halo covers the reach, and otherwise of the size of a tile."""
         step = max(multiple, ALIGNMENT)
         padded = (max(aligned(shape[0], step), self.tile), max(aligned(shape[1], step), self.tile))
         if self.halo >= reach:
@@ -158,7 +158,7 @@ class Tiles:
 
 
 def resize(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a picture to (height, width): area mean where it shrinks, linear where it grows."""
+    """Resize a picture to (height, width): by area mean to shrink, linearly to enlarge."""
     if pixels.shape[:2] == shape:
         return pixels
     shrinks = shape[0] <= pixels.shape[0] and shape[1] <= pixels.shape[1]
@@ -167,7 +167,7 @@ def resize(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint
 
 
 def to_native(probability: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a probability map to the native (height, width), linearly."""
+    """Resize a probability map to the native (height, width), linearly."""
     if probability.shape == shape:
         return probability
     return np.asarray(cv2.resize(probability, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)

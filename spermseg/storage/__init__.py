@@ -1,1 +1,1 @@
-"""Where bytes are: local folders, S3 buckets, archives."""
+"""Access to bytes in local folders, S3 buckets and archives."""

@@ -1,7 +1,7 @@
-"""Our storage as a filesystem of pyarrow, for libraries that read and write through one: as patient as all else.
+"""The storage of this project as a `pyarrow.fs.FileSystem`, for libraries that need one. It retries with `Patience`.
 
-pyarrow's own filesystem for S3 tries a number of times within some seconds, and tells nobody; its local one gives up
-when a network folder is away for a moment, and leaves half a file under its name.
+pyarrow's own S3 filesystem retries a few times within some seconds, without a log line. Its local filesystem fails when
+a network folder is away for a moment, and leaves partial files under their final names.
 """
 
 import shutil
@@ -19,14 +19,14 @@ from spermseg.storage.uris import is_partial
 
 
 def arrow_filesystem(place: Location) -> tuple[PyFileSystem, str]:
-    """Return (filesystem, path) of a place. It travels to other processes, with the patience of this one."""
+    """Return (filesystem, path) of a place. The filesystem pickles, with the patience of this process."""
     scheme = "s3://" if place.is_s3 else ""
     return PyFileSystem(_PatientHandler(scheme, place.endpoint_url, place.patience or patience())), place.path
 
 
 @dataclass(frozen=True)
 class _PatientHandler(FileSystemHandler):  # type: ignore[misc]
-    """One server, or this machine. Folders are where files are, as on S3: they need not be made."""
+    """One S3 server, or this machine. As on S3, a folder exists when a file is in it."""
 
     scheme: str
     endpoint_url: str | None
@@ -68,16 +68,16 @@ class _PatientHandler(FileSystemHandler):  # type: ignore[misc]
                 yield FileInfo(f"{folder}/{one.key}", FileType.File, size=one.size)
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Do nothing: a folder is there when a file is in it."""
+        """Do nothing, since writing a file makes its folder."""
 
     def delete_dir(self, path: str) -> None:
         self._place(path).delete_folder()
 
-    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:  # noqa: ARG002 (none is missing)
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:  # noqa: ARG002 (a missing folder is no error)
         self._place(path).delete_folder()
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("all that there is, is not to be removed")
+        raise NotImplementedError("the root of a storage cannot be emptied")
 
     def delete_file(self, path: str) -> None:
         self._place(path).delete()
@@ -96,8 +96,8 @@ class _PatientHandler(FileSystemHandler):  # type: ignore[misc]
     def open_input_file(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(self._place(path).open(), mode="r")
 
-    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:  # noqa: ARG002 (ours need none)
+    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:  # noqa: ARG002 (our files have none)
         return pa.PythonFile(self._place(path).create(), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError(f"nothing can be written behind the end of {self.scheme}{path}")
+        raise NotImplementedError(f"{self.scheme}{path} cannot be opened to append")

@@ -1,4 +1,4 @@
-"""A URI -> a place that lists, reads and writes: a local folder or an S3 bucket, with one set of verbs."""
+"""Locations: a local folder or an S3 bucket, by its URI, with the same methods for both."""
 
 import io
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from spermseg.storage.patience import Patience
 from spermseg.storage.s3.backend import S3Backend, resolve_endpoint
 from spermseg.storage.uris import complete, is_utf8, storable
 
-READ_AHEAD = 1 << 16  # bytes; a tar header, and what zipfile looks through for a zip's end, in one request
+READ_AHEAD = 1 << 16  # bytes; enough for a tar header, or for zipfile's search for the end of a zip, in one request
 NOT_TEXT = "its name is no valid text: rename it"
 
 
@@ -24,22 +24,22 @@ class StoredObject:
     """One file or object, as a listing shows it."""
 
     uri: str
-    """Where it is, complete: an absolute path or `s3://bucket/key`."""
+    """An absolute path or `s3://bucket/key`."""
     key: str
     """Its path below the listed place, with `/` between the parts."""
     size: int
     """Bytes."""
     etag: str
-    """Changes when the content does: S3's ETag, or the size and modification time of a local file."""
+    """Changes with the content: S3's ETag, or the size and modification time of a local file."""
     reason: str | None = None
-    """Of an upload, why it cannot be read, where the listing shows it; None where nothing speaks against it."""
+    """Why an upload cannot be read, as far as the listing shows; None for a readable one."""
     passed_over: str | None = None
-    """Of an upload, what it is, where it is none after all."""
+    """The kind of an entry that is no upload, such as a link; None for an upload."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A folder or file, local or on S3. Travels between processes as strings; credentials never travel.
+    """A folder or file, local or on S3. It pickles as strings, without credentials.
 
     >>> Location("s3://clinic/uploads/").child("2026", "a.jpg").uri
     's3://clinic/uploads/2026/a.jpg'
@@ -48,16 +48,16 @@ class Location:
     uri: str
     """A path, or `s3://bucket/prefix`."""
     endpoint_url: str | None = None
-    """The S3 server where it is not AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
+    """URL of an S3 server other than AWS; None takes `AWS_ENDPOINT_URL` from the environment."""
     root: str | None = field(default=None, kw_only=True)
-    """The local folder of uploads that this was found in, below which no link is followed; see `upload`."""
+    """The local folder of uploads in which this file was found. Links below it are not followed; see `upload`."""
     patience: Patience | None = field(default=None, compare=False, kw_only=True)
-    """How long to try what may pass; None is as patient as the process that asks."""
+    """How long to retry transient errors; None takes the patience of the current process."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", complete(self.uri))
         if self.is_s3:
-            resolve_endpoint(self.endpoint_url)  # a wrong one is better refused before anything has run
+            resolve_endpoint(self.endpoint_url)  # an early error for a wrong URL
 
     @property
     def is_s3(self) -> bool:
@@ -71,7 +71,7 @@ class Location:
 
     @property
     def path(self) -> str:
-        """What follows the scheme, without a slash at the end: `bucket/prefix`, or an absolute path."""
+        """The URI without its scheme and without a slash at the end: `bucket/prefix`, or an absolute path."""
         return self.uri.removeprefix("s3://")
 
     @cached_property
@@ -81,28 +81,24 @@ class Location:
         return LocalBackend(self.root, self.patience)
 
     def __getstate__(self) -> tuple[str, str | None, str | None, Patience | None]:
-        return (
-            self.uri,
-            self.endpoint_url,
-            self.root,
-            self.patience,
-        )  # a client does not pickle, and carries credentials
+        # Without the backend: its client does not pickle, and holds credentials.
+        return self.uri, self.endpoint_url, self.root, self.patience
 
     def __setstate__(self, state: tuple[str, str | None, str | None, Patience | None]) -> None:
         for name, value in zip(("uri", "endpoint_url", "root", "patience"), state, strict=True):
             object.__setattr__(self, name, value)
 
     def child(self, *parts: str) -> "Location":
-        """Return the place `parts` below this one."""
+        """Return the location of `parts` below this one."""
         return replace(self, uri="/".join([self.uri.rstrip("/"), *parts]))
 
     def upload(self, uri: str) -> "Location":
-        """Return the place of an upload that `list_uploads` showed, to be read through no link below this folder.
+        """Return the location of an upload that `list_uploads` yielded. Links below this folder are not followed.
 
-        Its name is taken as it is: that of an object on S3 may end in a slash.
+        The URI is taken unchanged, since a key on S3 may end in a slash.
 
         Raises:
-            ObjectDeniedError: it does not lie below this place, which only a plan that somebody changed can say.
+            ObjectDeniedError: the URI does not lie below this location, as in a plan that was tampered with.
         """
         if not self.holds(uri):
             raise ObjectDeniedError(f"{uri} does not lie in the input {self.uri}")
@@ -111,20 +107,21 @@ class Location:
         return place
 
     def holds(self, uri: str) -> bool:
-        """Whether a complete URI names this place or one below it, by its letters."""
+        """Whether the text of a complete URI names this location or one below it."""
         return uri == self.uri or uri.startswith(self.uri.rstrip("/") + "/")
 
     def contains(self, other: "Location") -> bool:
-        """Whether the other place is this one or below it, whatever links lead there."""
+        """Whether the other location is this one or below it, with links resolved."""
         if self._backend != other._backend:
             return False
         mine, its = (self._backend.real_path(place.path) for place in (self, other))
         return its == mine or its.startswith(mine.rstrip("/") + "/")
 
     def list(self) -> Iterator[StoredObject]:
-        """Yield every file below this place, in the order of the paths; a file yields itself; nothing there, none.
+        """Yield every file below this location, in the order of the paths.
 
-        A local name that is no valid text is shown with backslash escapes: it can be reported, but not opened.
+        A file yields itself. A missing location yields nothing. A local name that is not valid text is shown with
+        backslash escapes. Such a file can be reported, but not opened.
 
         Raises:
             StorageError: the listing was refused or broke off.
@@ -133,11 +130,11 @@ class Location:
             yield self._shown(Listed(path, size, etag))
 
     def list_uploads(self) -> Iterator[StoredObject]:
-        """Yield all that others have put below this place, in the order of the paths: `list`, but nothing left out.
+        """Yield everything below this location, in the order of the paths, including what `list` leaves out.
 
-        What cannot be read has a reason, and is not the end: a link that leads out of the folder, a pipe, a folder that
-        may not be listed, a name that is no valid text. A link to something in the folder is passed over, since that is
-        listed under its own path.
+        An upload that cannot be read has a reason: a link out of the folder, a pipe, a folder that may not be listed, a
+        name that is not valid text. The listing continues after it. A link to an upload in the same folder has
+        `passed_over` set, since the upload is listed under its own path.
 
         Raises:
             StorageError: the listing was refused or broke off.
@@ -158,9 +155,9 @@ class Location:
         )
 
     def no_files(self) -> Iterator[tuple[str, str]]:
-        """Yield (path below this folder, what it is) of what lies there and `list` does not show; on S3 nothing.
+        """Yield (path below this folder, kind) of everything that `list` does not show. On S3, yield nothing.
 
-        That is links which lead nowhere, or to folders, pipes, and folders that hold nothing.
+        These are broken links, links to folders, pipes and empty folders.
 
         Raises:
             StorageError: a folder could not be read.
@@ -169,14 +166,14 @@ class Location:
             yield storable(path[len(self.path) :].lstrip("/")), kind
 
     def abandoned(self, latest: "Location", *, deep: bool = True) -> Iterator["Location"]:
-        """Yield the files in this folder whose writers were killed; on S3, where a PUT is whole or nothing, none.
+        """Yield the partial files in this folder whose writers were killed.
 
-        A writer is taken for dead that did nothing in the day before another file was written last: clocks of machines
-        may differ, and that of their file server sets the times of both files.
+        On S3, yield nothing, since a PUT is atomic. A partial file counts as abandoned if it is at least a day older
+        than the file `latest`. The clock of the file server sets both times, so the clocks of the machines may differ.
 
         Args:
-            latest: the other file.
-            deep: in the folders below, too.
+            latest: the file to compare with.
+            deep: whether to search the folders below, too.
 
         Raises:
             StorageError: a folder could not be read.
@@ -188,13 +185,13 @@ class Location:
         """Return the size and etag of this file.
 
         Raises:
-            ObjectMissingError: it is not there.
+            ObjectMissingError: there is no such file.
         """
         size, etag = self._backend.stat(self.path)
         return StoredObject(uri=self.uri, key=self.name, size=size, etag=etag)
 
     def exists(self) -> bool:
-        """Whether this file (not folder) is there."""
+        """Whether this file exists; False for a folder."""
         try:
             self.stat()
         except ObjectMissingError:
@@ -205,16 +202,16 @@ class Location:
         """Return the whole file.
 
         Args:
-            most: bytes that it may have; no more are read.
+            most: limit on the size of the file, bytes; None sets no limit.
 
         Raises:
-            ObjectMissingError: it is not there.
-            DamagedError: it has more bytes.
-            StorageError: it could not be read.
+            ObjectMissingError: there is no such file.
+            DamagedError: the file is larger than `most`.
+            StorageError: the file could not be read.
         """
         data = self._backend.read_range(self.path, 0, most and most + 1, None)
         if most is not None and len(data) > most:
-            raise DamagedError(f"it has more than {most} bytes, as no such file of spermseg's has")
+            raise DamagedError(f"it has more than {most} bytes, more than any such file of spermseg has")
         return data
 
     def read_range(self, start: int, size: int, *, etag: str | None = None) -> bytes:
@@ -223,12 +220,12 @@ class Location:
         Args:
             start: the first byte.
             size: how many bytes.
-            etag: the etag that the object had when it was planned.
+            etag: the etag that the file must still have, such as the one in the plan.
 
         Raises:
-            ObjectMissingError: it is not there.
-            ObjectChangedError: it has another etag by now.
-            StorageError: it could not be read, or ends before the range does.
+            ObjectMissingError: there is no such file.
+            ObjectChangedError: the file has another etag.
+            StorageError: the file could not be read, or ends before the range.
         """
         data = self._backend.read_range(self.path, start, size, etag)
         if len(data) != size:
@@ -236,60 +233,61 @@ class Location:
         return data
 
     def write_bytes(self, data: bytes, *, only_if_absent: bool = False, if_etag: str | None = None) -> None:
-        """Write the whole file, or nothing: one PUT, or a temporary file, fsync and rename.
+        """Write the whole file atomically: with one PUT, or with a temporary file, fsync and rename.
 
-        Of several processes that write the same file under a condition, one does. On a folder they must all be of
-        machines that share its file locks (`flock`).
+        If several processes write the same file under a condition, exactly one succeeds. In a shared folder this needs
+        file locks (`flock`) that work across the machines.
 
         Args:
             data: the bytes.
-            only_if_absent: write only where no file is.
-            if_etag: write only over the file that has this etag.
+            only_if_absent: write only if there is no such file.
+            if_etag: replace only a file with this etag.
 
         Raises:
-            ObjectExistsError: `only_if_absent`, and it is there.
-            ObjectChangedError: `if_etag`, and it has another one.
-            ObjectMissingError: `if_etag`, and nothing is there.
-            StorageError: it could not be written.
+            ObjectExistsError: `only_if_absent` is set, and the file exists.
+            ObjectChangedError: `if_etag` is set, and the file has another etag.
+            ObjectMissingError: `if_etag` is set, and there is no such file.
+            StorageError: the file could not be written.
         """
         self._backend.write(self.path, data, only_if_absent, if_etag)
 
     def delete(self) -> None:
-        """Remove this file; where none is, nothing happens.
+        """Remove this file. A missing file is no error.
 
         Raises:
-            StorageError: it could not be removed.
+            StorageError: the file could not be removed.
         """
         self._backend.delete(self.path)
 
     def open(self, read_ahead: int = READ_AHEAD) -> BinaryIO:
-        """Return a seekable file object that reads only the ranges asked for, all of the same version.
+        """Return a seekable file object that requests only the ranges that are read.
 
         Args:
-            read_ahead: bytes of a request at least, whatever is asked for.
+            read_ahead: least number of bytes of a request.
 
         Raises:
-            ObjectMissingError: it is not there.
-            StorageError: it could not be read, now or while reading; ObjectChangedError: it changed meanwhile.
+            ObjectMissingError: there is no such file.
+            ObjectChangedError: on reading, the file has changed since it was opened.
+            StorageError: the file could not be opened or, later, read.
         """
         found = self.stat()
         reader = RangeReader(self.uri, found.size, partial(self.read_range, etag=found.etag))
         return cast("BinaryIO", io.BufferedReader(reader, read_ahead))
 
     def create(self) -> PartWriter:
-        """Return a file object to write, of any size: the file is there, or replaced, when that is closed.
+        """Return a file object to write a file of any size. The file appears, or is replaced, on `close`.
 
-        Left by an exception, it leaves nothing. At most some 16 MiB of it are in memory.
+        If an exception leaves its `with` block, nothing is written. About 16 MiB of the file are in memory.
 
         Raises:
-            StorageError: it could not be written, now or while writing.
+            StorageError: on writing or closing, the file could not be written.
         """
         return PartWriter(self.write_bytes, partial(self._backend.begin, self.path))
 
     def delete_folder(self) -> None:
-        """Remove all below this place; where nothing is, nothing happens.
+        """Remove everything below this location. A missing folder is no error.
 
         Raises:
-            StorageError: not all could be removed.
+            StorageError: a file could not be removed.
         """
         self._backend.delete_folder(self.path)

@@ -1,4 +1,4 @@
-"""JSON objects of a table, read so that whatever lies there is an object or one error of ours."""
+"""JSON files of a table. Reading returns an object, or raises `DamagedError` for any other content."""
 
 import json
 import math
@@ -9,21 +9,21 @@ from spermseg.storage.seal import BLANK, read_seal, seal
 from spermseg.texts import json_text
 
 LARGEST = 1 << 26
-"""Bytes of an object: sixty times that of a run whose every upload is rejected for a reason of its own."""
+"""Limit on the bytes of a file: sixty times those of a run in which each upload is rejected for another reason."""
 _KEY = "sha256"
 _MARK = f'\n  "{_KEY}": "'.encode()
 
 
 def encode_sealed(said: dict[str, Any]) -> bytes:
-    """Return an object as JSON, the digest of its own bytes in its last line."""
+    """Return an object as JSON text, with a digest of these bytes in its last line."""
     return seal(json_text({**said, _KEY: BLANK}).encode(), _MARK)
 
 
 def decode_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in some bytes, without the seal where it has one, which then is proved.
+    """Return the JSON object in some bytes. If there is a seal, it is verified and removed.
 
     Raises:
-        DamagedError: they hold none, or are not those that were sealed.
+        DamagedError: the bytes are no JSON object, or do not fit their seal.
     """
     if len(data) > LARGEST:
         raise DamagedError(f"it has {len(data)} bytes; at most {LARGEST} are read")
@@ -40,7 +40,7 @@ def decode_object(data: bytes) -> dict[str, Any]:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether there is a seal in some JSON."""
+    """Whether some JSON text has a seal."""
     return _MARK in data
 
 

@@ -1,4 +1,4 @@
-"""Places as open files, for libraries that read and write piece by piece: in ranges, and in parts."""
+"""File objects over a storage: one that reads byte ranges, and one that writes in parts."""
 
 import errno
 import io
@@ -7,32 +7,32 @@ from types import TracebackType
 from typing import Any, Protocol
 
 PART = 1 << 24
-"""Bytes of a part: S3 takes 10,000 of them, of 5 MiB and more."""
+"""Bytes of a part. S3 accepts 10,000 parts of at least 5 MiB."""
 
 ReadRange = Callable[[int, int], bytes]
-"""(first byte, bytes) -> exactly these bytes."""
+"""(first byte, number of bytes) -> exactly these bytes."""
 
 
 class Parts(Protocol):
-    """A file on its way: part after part, and there under its name when all of it is."""
+    """A file that is written in parts, and appears under its name when it is complete."""
 
     def add(self, part: bytes) -> None:
-        """Write what follows."""
+        """Append a part."""
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Complete the file, so that it appears under its name."""
 
     def discard(self) -> None:
-        """Remove what is written, as far as the storage lets itself be asked; it is asked once."""
+        """Remove the parts that were written. Errors are ignored, and the request is not retried."""
 
 
 class RangeReader(io.RawIOBase):
-    """A place as an unbuffered file, one request a read; `pyarrow` has one too, but with errors of its own.
+    """An unbuffered file object for reading, with one request for each read. Its errors are those of this project.
 
     Args:
-        uri: where it is, for a message.
-        size: bytes of it.
-        read_range: reads it.
+        uri: the URI of the file, for error messages.
+        size: size of the file, bytes.
+        read_range: reads a byte range.
     """
 
     def __init__(self, uri: str, size: int, read_range: ReadRange) -> None:
@@ -48,7 +48,7 @@ class RangeReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a byte, which may lie behind the end."""
+        """Go to a byte, which may lie behind the end. Return the new position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise OSError(errno.EINVAL, f"byte {base + offset} lies before the start of {self._uri}")
@@ -56,17 +56,17 @@ class RangeReader(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
-        """Return the number of the next byte."""
+        """Return the position of the next byte."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read as much as the buffer holds, or as there is."""
+        """Fill the buffer, or read to the end of the file. Return the number of bytes."""
         data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
-        """Read all that is left in one request; the inherited one asks for 8 KiB at a time."""
+        """Read to the end of the file in one request. The inherited method makes a request for every 8 KiB."""
         return self._read(self._size)
 
     def _read(self, size: int) -> bytes:
@@ -77,13 +77,14 @@ class RangeReader(io.RawIOBase):
 
 
 class PartWriter(io.RawIOBase):
-    """A place as a file to write, which is there when it is closed, and not before. What fails leaves nothing.
+    """A file object for writing. The file appears on `close`, and not before.
 
-    Left by an exception, or forgotten, it is discarded. What fits one part is written in one piece.
+    After an error, after an exception in its `with` block, or if it is never closed, nothing is written. Content that
+    fits one part is written in one request.
 
     Args:
         write: writes a whole file.
-        begin: begins one of many parts.
+        begin: starts a file of several parts.
     """
 
     def __init__(self, write: Callable[[bytes], None], begin: Callable[[], Parts]) -> None:
@@ -96,11 +97,11 @@ class PartWriter(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return how many bytes were written."""
+        """Return the number of bytes that were written."""
         return self._sent + len(self._buffer)
 
     def write(self, data: Any) -> int:
-        """Write all of some bytes."""
+        """Write all bytes of `data`. Return their number."""
         self._buffer += data
         while len(self._buffer) > PART:
             self._send(PART)
@@ -117,7 +118,7 @@ class PartWriter(io.RawIOBase):
         del self._buffer[:size]
 
     def close(self) -> None:
-        """Give the file its name."""
+        """Complete the file, so that it appears under its name."""
         if self.closed:
             return
         try:
@@ -132,7 +133,7 @@ class PartWriter(io.RawIOBase):
         super().close()
 
     def discard(self) -> None:
-        """Close it without a trace; one that is closed stays."""
+        """Close the file object without writing the file. A file that is closed already stays."""
         if self.closed:
             return
         super().close()
@@ -141,12 +142,12 @@ class PartWriter(io.RawIOBase):
             self._parts.discard()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
-        """Close it, or discard it where something was raised."""
+        """Close the file object, or discard it after an exception."""
         if kind is None:
             self.close()
         else:
             self.discard()
 
     def __del__(self) -> None:
-        """Discard it: the inherited one would give half a file its name."""
+        """Discard the file. The inherited method would call `close`, and so publish a partial file."""
         self.discard()

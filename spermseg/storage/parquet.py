@@ -1,9 +1,12 @@
-"""The one door for Parquet files: nothing in a file runs, and no value is read before its columns are as expected.
+"""Reading and writing of Parquet files. Every Parquet file is opened here, so that no code in a file can run.
 
-Arrow keeps its own schema in a Parquet file, extension types by name. Where a package has registered such a type, as
-`ray.data` has for pickled Python objects and for tensors, pyarrow hands it what the file says as soon as the file is
-opened, and again for each value: whoever can write the file could have code run here. No file of this project has an
-extension type. So one that names any is refused from the bytes of its directory, before pyarrow sees them.
+A Parquet file can hold an Arrow schema that names extension types. If a package has registered such a type, pyarrow
+passes the metadata of the file to that package when the file is opened, and again for each value. `ray.data` registers
+types for pickled Python objects and for tensors. Anyone who can write the file could therefore execute code here. No
+file of this project has an extension type. A file that names one is refused: its footer is searched as bytes, before
+pyarrow parses it.
+
+In this module, "directory" means the Parquet footer. The types of the columns are checked before any value is read.
 """
 
 import io
@@ -19,32 +22,32 @@ from spermseg.errors import DamagedError, RunError, SpermsegError, first_line
 from spermseg.storage.seal import BLANK, read_seal, seal
 
 VERSION = "spermseg_schema_version"
-"""Key of the version of a file's columns, in its metadata."""
+"""Key of the schema version in the metadata of a file."""
 SEALED_FROM = 6
-"""Versions from this one on have a seal."""
+"""The first schema version whose files have a seal."""
 MOST_DIRECTORY = 1 << 30
-"""Bytes of a directory: that of a plan of a hundred million uploads."""
+"""Limit on the bytes of a directory: that of a plan of a hundred million uploads."""
 TAIL = 1 << 16
-"""Bytes from the end that are read first: nearly all directories are in them."""
+"""Bytes from the end of a file that are read first. Nearly all directories fit."""
 _SEAL = "spermseg_sha256"
 _MARK = _SEAL.encode() + b"\x18\x40"
-"""In Thrift's compact protocol: the key, then a text of 64 bytes."""
+"""The key and the header of a text of 64 bytes, in Thrift's compact protocol."""
 _MAGIC, _END = b"PAR1", 8
 _EXTENSION = tuple(b64encode(bytes(shift) + b"ARROW:extension")[2 * shift : -4] for shift in range(3))
-"""What every extension type's name begins with, in base64, as it stands in a directory from each of three places on."""
+"""The metadata key of every extension type, in base64. The three variants are for its three possible alignments."""
 
 
 @contextmanager
 def reading(name: str, advice: str) -> Iterator[None]:
-    """Turn whatever pyarrow raises for bytes that are not what they should be into an error of ours.
+    """Convert the exceptions of pyarrow for damaged files into errors of this project.
 
     Args:
-        name: the file.
-        advice: what to do.
+        name: the name of the file, for the message.
+        advice: what the user should do, for the message.
 
     Raises:
-        DamagedError: it is damaged.
-        RunError: this process has too little memory for it.
+        DamagedError: the file is damaged.
+        RunError: this process has too little memory for the file.
     """
     try:
         yield
@@ -52,16 +55,17 @@ def reading(name: str, advice: str) -> Iterator[None]:
         raise DamagedError(f"{name} is damaged ({error.message}); {advice}") from error
     except SpermsegError:
         raise
-    except MemoryError as error:  # of this process, which says nothing of the file
+    except MemoryError as error:  # a limit of this process, not damage of the file
         raise RunError(f"{name} could not be read: this process has too little memory left") from error
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise DamagedError(f"{name} is damaged ({first_line(error)}); {advice}") from error
 
 
 def encode_parquet(table: pa.Table) -> bytes:
-    """Return a table as one sealed Parquet file, each page with a checksum of its own.
+    """Return a table as one sealed Parquet file, with a checksum for each page.
 
-    Texts have no statistics: those of an upload's name would stand in the directory, where nobody's words belong.
+    The file has no column statistics. They would put names of uploads into the directory, and the directory must not
+    hold text of strangers.
     """
     file = io.BytesIO()
     with sealed_writer(file, table.schema) as writer:
@@ -71,7 +75,7 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 @contextmanager
 def sealed_writer(file: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Open a Parquet file to write; `seal_parquet` of its bytes completes it."""
+    """Open a Parquet file to write. Pass its bytes to `seal_parquet` afterwards."""
     options = {"compression": "zstd", "write_statistics": False, "write_page_checksum": True}
     with pq.ParquetWriter(file, schema, use_dictionary=False, **options) as writer:
         yield writer
@@ -79,31 +83,31 @@ def sealed_writer(file: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 
 def seal_parquet(data: bytes) -> bytes:
-    """Return a file of `sealed_writer` with its seal."""
+    """Return the bytes of a file of `sealed_writer` with the seal."""
     return seal(data, _MARK)
 
 
 def check_seal(data: bytes) -> str:
-    """Return the seal of a file; empty where it is of an earlier version, which had none.
+    """Verify the seal of a file and return the seal; return "" for an earlier version without seals.
 
     Raises:
-        DamagedError: its bytes are not those that were written.
+        DamagedError: the bytes are not those that were written.
     """
     return read_seal(data, _MARK)
 
 
 def open_parquet(file: BinaryIO, types: Mapping[str, pa.DataType], newest: int) -> pq.ParquetFile:
-    """Return a Parquet file whose columns are of the types expected; others than these must not be read from it.
+    """Open a Parquet file and check the types of its columns. Read only columns that are in `types`.
 
     Args:
-        file: its bytes, seekable.
-        types: name -> type; a column that the file lacks is the caller's matter.
-        newest: the latest version that can be read.
+        file: the file object, seekable.
+        types: name -> expected type. Columns that the file lacks are not reported.
+        newest: the latest schema version that this code can read.
 
     Raises:
-        DamagedError: it is no Parquet file, names an extension type, has a column of another type, or says that it is
-            of a version that has a seal and has none.
-        RunError: it is of a later version.
+        DamagedError: the file is no Parquet file, names an extension type, has a column of another type, or lacks the
+            seal of its schema version.
+        RunError: the file has a later schema version.
     """
     directory = _directory(file)
     if any(name in directory for name in _EXTENSION):
@@ -124,31 +128,31 @@ def open_parquet(file: BinaryIO, types: Mapping[str, pa.DataType], newest: int) 
 
 
 def open_again(file: BinaryIO, metadata: pq.FileMetaData) -> pq.ParquetFile:
-    """Return a Parquet file whose directory `open_parquet` has looked at, to read from its first byte on.
+    """Open a Parquet file whose directory `open_parquet` has checked, to read its values.
 
-    Arrow reads nothing ahead: its threads for that let go of Python's bytes when they are done, and where the program
-    has ended by then, it ends with SIGABRT instead of its status.
+    `pre_buffer` is off. Arrow's prefetch threads release Python objects when they finish, and abort the process
+    (SIGABRT) if the interpreter has ended by then.
     """
     return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=False)
 
 
 def said_seal(file: pq.ParquetFile) -> str:
-    """Return the seal that a file says, unproved; empty where it has none."""
+    """Return the seal that the metadata of a file holds, without verification; "" if there is none."""
     return str((file.metadata.metadata or {}).get(_SEAL.encode(), b"").decode("ascii", "replace"))
 
 
 def said_metadata(file: pq.ParquetFile) -> dict[str, str]:
-    """Return what a file says of itself, beside its version and its seal."""
+    """Return the metadata of a file, without its schema version and its seal."""
     stored: dict[bytes, bytes] = file.metadata.metadata or {}
     ours = (_SEAL, VERSION, "ARROW:schema")
     return {key.decode(): value.decode() for key, value in stored.items() if key.decode() not in ours}
 
 
 def check_version(version: int, newest: int) -> None:
-    """See that a file is of a version that is known.
+    """Check that the schema version of a file is known.
 
     Raises:
-        RunError: it is of a later one.
+        RunError: the version is later than `newest`.
     """
     if version > newest:
         raise RunError(f"a file of the table is of version {version}, and this spermseg knows {newest}: update it")
@@ -160,7 +164,7 @@ def _version(said: Mapping[bytes, bytes]) -> int:
 
 
 def _directory(file: BinaryIO) -> bytes:
-    """Return a file's directory, with the eight bytes that end it."""
+    """Return the directory of a file, with the final eight bytes (length and magic)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - TAIL))
     tail = file.read(TAIL)

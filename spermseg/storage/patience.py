@@ -1,4 +1,4 @@
-"""How long to try what may pass: a time, the same for a folder and for S3, and a line to the person who waits."""
+"""Retries of transient storage errors: one time limit for local folders and S3, and a log line while waiting."""
 
 import logging
 import math
@@ -26,34 +26,34 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PATIENCE_S = 600.0
 FIRST_TOLD_S, TOLD_EVERY_S = 5.0, 30.0
-"""A wait is told from so long on, for most are over before; and then no more often than so."""
+"""Seconds after which a wait is logged, since most waits are shorter, and seconds between two log lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to try what may pass; waits are random, up to 1, 2, 4, ... seconds, so that workers part."""
+    """How long to retry transient errors. Waits are random, up to 1, 2, 4, ... seconds, so that workers spread out."""
 
     total_s: float = DEFAULT_PATIENCE_S
-    """No attempt begins after this; the first one always does."""
+    """No attempt starts after this time, except the first."""
     longest_wait_s: float = 30.0
-    """The most between two of them."""
+    """Longest wait between two attempts."""
     silent: bool = False
-    """Whether no line tells the person who waits: for those who tell it themselves."""
+    """Whether waits are not logged, for callers that log them themselves."""
     tell: Callable[[str], None] | None = field(default=None, compare=False)
-    """What takes the line, too, where the person does not see what this process logs."""
+    """Also receives the log line, where users do not see the log of this process."""
     guard: Callable[[], None] | None = field(default=None, compare=False)
-    """Called before each attempt; what it raises ends them all. For those who may not act any more after a wait."""
+    """Called before each attempt. An exception ends the attempts, for callers that may have lost a lock meanwhile."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.total_s < math.inf and 0 < self.longest_wait_s < math.inf):
             raise ConfigError(f"got a patience of {self.total_s / 60:g} minutes; a finite number, 0 or more, is needed")
 
     def retrying(self, place: str, is_passing: Callable[[BaseException], bool]) -> Retrying:
-        """Return a fresh caller of functions.
+        """Return a new tenacity controller, which calls a function with retries.
 
         Args:
-            place: what is asked for, for the line to the person.
-            is_passing: whether the same call may well succeed in a moment.
+            place: the place that is accessed, for the log line.
+            is_passing: whether an error is transient, so that the same call may soon succeed.
         """
         return Retrying(
             sleep=sleep_using_event(_ends),
@@ -70,34 +70,34 @@ class Patience:
             self.guard()
 
     def _wait_s(self, call: RetryCallState) -> float:
-        """Return how long to wait now; the last attempt is made when the time is up, not a long wait later."""
+        """Return the seconds to wait. The last wait is shortened, so that the last attempt starts at the limit."""
         drawn = wait_random_exponential(max=self.longest_wait_s)(call)
         return max(0.0, min(drawn, self.total_s - (call.seconds_since_start or 0.0)))
 
 
 _ends = threading.Event()
-"""This process ends: whoever waits for a storage gives up, in threads as well, for which the interpreter would wait."""
+"""Set when this process ends. Retries in all threads then give up, since the interpreter waits for its threads."""
 
 
 def stop_waiting() -> None:
-    """Let everybody give up who waits for a storage in this process, now and from now on."""
+    """Make all retries of this process give up, now and in the future."""
     _ends.set()
 
 
 def wait_again() -> None:
-    """Take `stop_waiting` back."""
+    """Undo `stop_waiting`."""
     _ends.clear()
 
 
 class _Told:
-    """When somebody was last told that this process waits: of many threads that do, one says so."""
+    """When this process last logged a wait. Of many waiting threads, one logs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = -math.inf
 
     def is_due(self) -> bool:
-        """Whether it is time for a line; then it is not for a while."""
+        """Return whether a line is due. If so, no further line is due for `TOLD_EVERY_S` seconds."""
         with self._lock:
             now = time.monotonic()
             if now - self._last < TOLD_EVERY_S:
@@ -121,7 +121,7 @@ def _tell(place: str, waiting: Patience, call: RetryCallState) -> None:
 
 
 def say_that_somebody_waits(line: str) -> bool:
-    """Log a line, of this process or of another, unless one was logged a moment ago; return whether it was."""
+    """Log a line about a wait of this or another process, if one is due. Return whether it was logged."""
     if not _told.is_due():
         return False
     logger.warning("%s", line)
@@ -129,7 +129,7 @@ def say_that_somebody_waits(line: str) -> bool:
 
 
 def spoken(seconds: float) -> str:
-    """Return a time in the words of a message.
+    """Return a duration as text for a message.
 
     >>> spoken(180), spoken(95), spoken(0.5)
     ('3 min', '95 s', '0.5 s')
@@ -138,16 +138,16 @@ def spoken(seconds: float) -> str:
 
 
 PATIENCE = Patience()
-"""This process's: the storage asks for it at each call. `be_patient` sets it, `patience` tells it to those who send
-work to other processes."""
+"""The patience of this process, read at each call of the storage. `be_patient` sets it. `patience` returns it, also for
+callers that send work to other processes."""
 
 
 def patience() -> Patience:
-    """Return how long this process tries what may pass."""
+    """Return the patience of this process."""
     return PATIENCE
 
 
 def be_patient(new: Patience) -> None:
-    """Set how long this process tries what may pass."""
+    """Set the patience of this process."""
     global PATIENCE
     PATIENCE = new

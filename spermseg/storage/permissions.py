@@ -1,8 +1,7 @@
-"""Who may read what is written to folders of this machine: its owner, unless the environment says otherwise.
+"""Permissions of the local files that this project writes: by default, only their owner may read them.
 
-Files hold names of patients, and names of files that do. `SPERMSEG_SHARED=group` lets the group read them, too,
-`SPERMSEG_SHARED=all` everybody; the umask takes away from either, and gives nothing. A folder that is there already
-keeps its mode.
+The files hold file names, which may hold names of patients. With `SPERMSEG_SHARED=group` the group may read them, with
+`SPERMSEG_SHARED=all` everybody. The umask can only remove permissions. A folder that exists keeps its mode.
 """
 
 import os
@@ -13,18 +12,20 @@ from spermseg.errors import ConfigError
 
 SETTING = "SPERMSEG_SHARED"
 HIDDEN = {"": 0o077, "group": 0o027, "all": 0o022}
-"""What is asked for -> the bits that no file and no folder gets."""
+"""Value of the setting -> mode bits that new files and folders do not get."""
 
 
 def hidden_bits() -> int:
-    """Return the bits of a mode that no file and no folder gets.
+    """Return the mode bits that new files and folders do not get.
 
     Raises:
-        ConfigError: the environment asks for something that there is not.
+        ConfigError: `SPERMSEG_SHARED` has an unknown value.
     """
     asked = os.environ.get(SETTING, "")
     if asked not in HIDDEN:
-        raise ConfigError(f"got {SETTING}={asked!r}; group or all is needed, or nothing: for the owner only")
+        raise ConfigError(
+            f"got {SETTING}={asked!r}; group or all is needed; without it, only the owner may read the files"
+        )
     return HIDDEN[asked]
 
 
@@ -40,7 +41,7 @@ def folder_mode() -> int:
 
 @contextmanager
 def owner_only() -> Iterator[None]:
-    """Hide from others also what libraries, and processes that are started meanwhile, write."""
+    """Set the umask, so that files of libraries and of child processes have the same permissions."""
     hidden = hidden_bits()
     before = os.umask(0o077)
     os.umask(before | hidden)

@@ -1,4 +1,4 @@
-"""Work that waits for a storage, done ahead by a few threads and handed on in order, with bounded memory."""
+"""Prefetching: requests to a storage run ahead in a few threads, and their results come in order and bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,48 +10,53 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Step: TypeAlias = "Callable[[], list[Part]]"
-"""A part of a search that is not done yet: it returns the parts that it is made of, in order."""
+"""One request of a search, not yet made. It returns its results and the steps that follow from it, in order."""
 Part: TypeAlias = "list[Any] | Step"
-"""What was found, or a step that finds it."""
+"""Results, or a step that yields results."""
+_Slot: TypeAlias = "Part | Future[list[Part]]"
+"""A place in the queue of a search: results, a step that waits for a thread, or the future of a running step."""
 
 
 def search(first: Step, *, threads: int, ahead: int) -> Iterator[list[Any]]:
-    """Yield what a search finds, in order; later steps are done while earlier ones are waited for.
+    """Run steps in threads, and yield their results in order.
+
+    A queue holds the parts of the search in the order of their results. When a step finishes, its parts take its place
+    in the queue. The results at the front of the queue are yielded.
 
     Args:
-        first: the step to begin with.
-        threads: steps that are done at once.
-        ahead: parts that may lie ready or be under way behind the first.
+        first: the first step.
+        threads: number of concurrent steps.
+        ahead: number of results and running steps that the queue may hold behind its front.
 
     Raises:
-        Exception: a step raised it.
+        Exception: any exception of a step.
     """
-    line: list[Part | Future[list[Part]]] = [first]
+    queue: list[_Slot] = [first]
     with threads_ahead(threads) as pool:
-        while line:
-            line = [part for slot in line for part in _known(slot) if part != []]
-            _begin(line, pool, threads, ahead)
-            if line and isinstance(found := line[0], list):
-                del line[0]
-                yield found
-            elif line:
-                wait([slot for slot in line if isinstance(slot, Future)], return_when=FIRST_COMPLETED)
+        while queue:
+            queue = [part for slot in queue for part in _expanded(slot) if part != []]
+            _submit_steps(queue, pool, threads, ahead)
+            if queue and isinstance(results := queue[0], list):
+                del queue[0]
+                yield results
+            elif queue:
+                wait([slot for slot in queue if isinstance(slot, Future)], return_when=FIRST_COMPLETED)
 
 
-def _known(slot: "Part | Future[list[Part]]") -> "list[Part | Future[list[Part]]]":
-    """Return what stands in a place of the line by now: of a step that is done, its parts."""
+def _expanded(slot: _Slot) -> list[_Slot]:
+    """Return the parts of a finished step, or the slot itself."""
     return [*slot.result()] if isinstance(slot, Future) and slot.done() else [slot]
 
 
-def _begin(line: "list[Part | Future[list[Part]]]", pool: ThreadPoolExecutor, threads: int, ahead: int) -> None:
-    """Begin the next steps in the line; the first one in any case, so that there always is something to wait for."""
-    running = sum(isinstance(slot, Future) for slot in line)
-    room = ahead - running - sum(isinstance(slot, list) for slot in line)
-    for place, slot in enumerate(line):
+def _submit_steps(queue: list[_Slot], pool: ThreadPoolExecutor, threads: int, ahead: int) -> None:
+    """Submit the next steps of the queue. A step at the front is submitted without regard to `ahead`."""
+    running = sum(isinstance(slot, Future) for slot in queue)
+    room = ahead - running - sum(isinstance(slot, list) for slot in queue)
+    for place, slot in enumerate(queue):
         if running == threads or (place and room <= 0):
             return
         if callable(slot):
-            line[place] = pool.submit(slot)
+            queue[place] = pool.submit(slot)
             running, room = running + 1, room - 1
 
 
@@ -64,15 +69,16 @@ def map_ahead(
     size: Callable[[Item], int] | None = None,
     total: int = 0,
 ) -> Iterator[Result]:
-    """Map in threads, in order. No more is begun than the bounds allow before it is taken: memory is bounded.
+    """Map in threads, in order, and with bounded memory: limits apply to the results that are not yet taken.
 
     Args:
         pool: the threads.
-        function: what to do; what it raises is raised where its result would come, and what is not begun is dropped.
-        items: taken as far ahead as the bounds allow, and one more.
-        count: results that may be under way or waiting at a time, 1 or more.
-        size: bytes of an item; None leaves the bytes out.
-        total: bytes that may be under way or waiting at a time. An item that is larger is alone.
+        function: the function to map. An exception is raised in place of its result, and cancels the items that have
+            not started.
+        items: the items. At most one more is taken than the limits allow.
+        count: number of results that may be running or waiting, 1 or more.
+        size: returns the bytes of an item; None sets no limit on bytes.
+        total: bytes of the items that may be running or waiting. A larger item runs alone.
     """
     running: deque[tuple[int, Future[Result]]] = deque()
     held = 0
@@ -94,7 +100,7 @@ def map_ahead(
 
 @contextmanager
 def threads_ahead(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Hold some threads. Once nobody waits for their work any more, what they have not begun is left undone."""
+    """Yield a thread pool. At the end, cancel the calls that have not started, and do not wait for the others."""
     pool = ThreadPoolExecutor(count, thread_name_prefix="ahead")
     try:
         yield pool

@@ -1,7 +1,7 @@
-"""Files that carry the digest of their own bytes, so that each bit that changes in one is found, without a second file.
+"""Seals: a file holds the SHA-256 of its own bytes, so that any changed bit is detected without a second file.
 
-The writer leaves room, 64 zeros behind a mark that it chooses; the seal is the SHA-256 of the file with these zeros in
-place, written over them.
+The writer puts 64 zeros behind a mark of its choice. The seal is the SHA-256 of the file with these zeros. Its
+hexadecimal digits then replace the zeros.
 """
 
 import hashlib
@@ -9,21 +9,21 @@ import hashlib
 from spermseg.errors import DamagedError
 
 BLANK = "0" * 64
-"""The room for a seal: as many characters as a SHA-256 has hexadecimal digits."""
+"""Placeholder for a seal. A SHA-256 has 64 hexadecimal digits."""
 _SEAL = len(BLANK)
 
 
 def seal(data: bytes, mark: bytes) -> bytes:
-    """Return a file with its seal in place of the zeros that follow the last mark."""
+    """Return the bytes of a file with the seal in place of the zeros behind the last mark."""
     start = data.rindex(mark + BLANK.encode()) + len(mark)
     return data[:start] + hashlib.sha256(data).hexdigest().encode() + data[start + _SEAL :]
 
 
 def read_seal(data: bytes, mark: bytes) -> str:
-    """Return the seal of a file once it is found to be that of its bytes; empty where the mark is not in it.
+    """Verify the seal of a file and return the seal; return "" if the mark is missing.
 
     Raises:
-        DamagedError: the bytes are not those that were sealed.
+        DamagedError: the bytes do not fit the seal.
     """
     found = data.rfind(mark)
     if found < 0:

@@ -1,11 +1,12 @@
-"""Files that an operating system or a disk station puts beside pictures: nobody uploaded them, and they show nothing.
+"""Files that an operating system or a network storage device creates beside the uploads, such as `Thumbs.db`.
 
-They are told by their names alone, everywhere alike. `._name` is what macOS keeps of `name` where a disk cannot, in the
-AppleDouble format (RFC 1740); to look into each for its first bytes would cost a request a picture on S3.
+They are recognised by their names alone, in folders, in buckets and in archives. To read their first bytes would cost
+one request for each picture on S3. On a disk without resource forks, macOS keeps those of `name` in `._name`, in the
+AppleDouble format (RFC 1740).
 """
 
 SYSTEM_FILES = "operating-system files"
-"""What is passed over, in the words of a receipt."""
+"""The name of this kind in a receipt."""
 FOLDERS = frozenset(
     (
         *("__macosx", ".appledouble", ".fseventsd", ".spotlight-v100", ".temporaryitems", ".trashes"),
@@ -17,7 +18,7 @@ APPLE_DOUBLE = "._"
 
 
 def is_system_file(path: str) -> bool:
-    """Whether a path, with `/` between its parts, names a file that an operating system made.
+    """Whether a path, with `/` between its parts, names a file that an operating system created.
 
     >>> is_system_file("__MACOSX/ada/._1.jpg"), is_system_file("ada/Thumbs.db"), is_system_file("ada/1.jpg")
     (True, True, False)

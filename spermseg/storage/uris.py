@@ -1,4 +1,4 @@
-"""Names of places: what a person types -> a complete URI; what a system stores as a name -> text."""
+"""URIs and file names: complete URIs from user input, valid text from stored names, names of partial files."""
 
 import os
 import re
@@ -10,29 +10,29 @@ from spermseg.credentials import CREDENTIALS_ADVICE, has_user, masked
 from spermseg.errors import ConfigError
 
 PARTIAL = ".partial-"
-"""How the name of a file begins that is being written; after a kill or a power cut it may stay, and is nobody's."""
+"""First letters of the name of a partial file, which is being written. A killed writer leaves such a file behind."""
 EMPTY = "an empty folder"
-"""What a place is that holds nothing."""
+"""The name of this kind of place in messages."""
 _PARTIAL = re.compile(re.escape(PARTIAL) + "[0-9a-f]{16}")
 
 
 def partial_name() -> str:
-    """Return a name for a file that is being written, which no other has."""
+    """Return a unique name for a partial file."""
     return PARTIAL + secrets.token_hex(8)
 
 
 def is_partial_name(name: str) -> bool:
-    """Whether `partial_name` made this name: nobody else's file is called so."""
+    """Whether `partial_name` made this name."""
     return bool(_PARTIAL.fullmatch(name))
 
 
 def is_partial(key: str) -> bool:
-    """Whether this is the name of a file that is being written, or was."""
+    """Whether the last part of a key begins like the name of a partial file."""
     return key.rpartition("/")[2].startswith(PARTIAL)
 
 
 def storable(name: str) -> str:
-    r"""Return a name as text that UTF-8 and Parquet can hold: bytes that are not text become backslash escapes.
+    r"""Return a name as valid UTF-8 text, for Parquet. Invalid bytes become backslash escapes.
 
     >>> storable("caf\udce9.jpg")
     'caf\\xe9.jpg'
@@ -41,7 +41,7 @@ def storable(name: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    r"""Whether the bytes of a name are UTF-8, whatever the locale made of them; what others name cannot be stored.
+    r"""Whether the bytes of a name are UTF-8, in any locale. Only such a name can be stored in Parquet.
 
     >>> is_utf8("caf\u00e9.jpg"), is_utf8("caf\udce9.jpg"), is_utf8("caf\udcc3\udca9.jpg")
     (True, False, True)
@@ -57,7 +57,7 @@ def complete(uri: str) -> str:
     """Return a URI as `s3://bucket/prefix` or an absolute path, without a slash at the end.
 
     Raises:
-        ConfigError: it is of another kind, names nothing, or holds credentials.
+        ConfigError: the URI has another scheme, is incomplete, or holds credentials.
     """
     scheme, found, rest = uri.partition("://")
     if not uri:
@@ -65,7 +65,7 @@ def complete(uri: str) -> str:
     if not found:
         return _absolute(uri)
     if scheme == "s3":
-        if has_user(rest.partition("/")[0]):  # what lies below may be called anything, uploads too
+        if has_user(rest.partition("/")[0]):  # keys below may hold any letter
             raise ConfigError(f"got {masked(uri)!r}, a bucket with credentials; {CREDENTIALS_ADVICE}")
         if not rest or rest.startswith("/"):
             raise ConfigError(f"got {uri!r}, which names no bucket; give s3://bucket or s3://bucket/prefix")

@@ -213,7 +213,7 @@ def test_too_little_memory_is_no_damage(night, monkeypatch):
 def test_a_file_as_large_as_none_is_read_no_further(night, place):
     with Path(place(night.out).path).open("r+b") as file:
         file.truncate(2**40)
-    assert any("as no such file of spermseg's has" in line for line in verify(night.out)[1])
+    assert any("more than any such file of spermseg has" in line for line in verify(night.out)[1])
 
 
 def test_each_bit_before_the_seal_of_a_unit_counts(night):

@@ -36,7 +36,7 @@ def test_whatever_is_done_to_a_real_file_only_our_own_errors_come_out_in_bounded
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_real_files_are_accepted_as_they_are(child, kind):
     outcomes = list(child.outcomes((kind, seed, data) for seed, data in enumerate(real_files(kind))))
-    several_pages = ("TIFF with 2 pictures; one field of view a file is needed",)
+    several_pages = ("TIFF with 2 pictures; a file with one field of view is needed",)
     assert [outcome for outcome in outcomes if outcome.failure or outcome.reasons not in ((), several_pages)] == []
 
 

@@ -98,7 +98,7 @@ def test_pixels_of_another_type_are_rejected(kind, shape):
 
 def test_planes_of_16_bits_are_rejected_rather_than_scrambled():
     planes = np.moveaxis(RGB.astype(np.uint16) * 257, 2, 0)
-    assert "a plane a colour" in rejection(encode_tiff(planes, planarconfig="separate", photometric="rgb"))
+    assert "one plane for each colour" in rejection(encode_tiff(planes, planarconfig="separate", photometric="rgb"))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_tiff_of_16_bits_is_read_however_it_is_laid_out(options, grey):
 
 def test_several_pictures_in_a_file_are_rejected_but_the_preview_of_a_phone_is_not():
     assert rejection(encode("TIFF", save_all=True, append_images=[PICTURE])) == (
-        "TIFF with 2 pictures; one field of view a file is needed"
+        "TIFF with 2 pictures; a file with one field of view is needed"
     )
     assert "PNG with 2 pictures" in rejection(encode("PNG", save_all=True, append_images=[Image.new("RGB", (84, 60))]))
     phone = encode("MPO", save_all=True, append_images=[Image.new("RGB", (20, 10))])

@@ -187,7 +187,7 @@ def directories(count: int, flag: int, *, first: int = 0) -> bytes:
 
 @pytest.mark.parametrize("flag", [0, 1])
 def test_directories_without_end_are_not_counted(flag):
-    reason = f"TIFF with more than {MOST_DIRECTORIES} pictures; one field of view a file is needed"
+    reason = f"TIFF with more than {MOST_DIRECTORIES} pictures; a file with one field of view is needed"
     assert rejection(directories(20_000, flag)) == reason
     assert read_header(directories(MOST_DIRECTORIES, 1)).pages == 1
     assert read_header(directories(MOST_DIRECTORIES, 0)).pages == MOST_DIRECTORIES

@@ -37,7 +37,7 @@ def test_whole_numbers_of_8_and_16_bits_are_read_as_tifffile_reads_them(bits, co
     data = encode_tiff(stored, photometric=colours, **layout, **packing, **order)
     assert np.array_equal(tifffile.imread(io.BytesIO(data)), stored)
     if bits == 16 and colours != "minisblack" and packing.get("compression") == "lzma":
-        assert "TIFF of 16 bits packed with LZMA, of which only grey with 0 as black is read" in rejection(data)
+        assert "TIFF of 16 bits packed with LZMA; in this packing, only grey with 0 as black is read" in rejection(data)
     else:
         assert np.array_equal(decode_micrograph(data).pixels, shown(RGB if colours == "rgb" else GREY))
 
@@ -118,7 +118,7 @@ REFUSED = {
     "complex64": (encode_tiff(GREY.astype(np.complex64)), "TIFF with complex numbers"),
     "planes of 16 bits": (
         encode_tiff(np.moveaxis(WIDE, 2, 0), photometric="rgb", planarconfig="separate"),
-        "TIFF of 16 bits with a plane a colour",
+        "TIFF of 16 bits with one plane for each colour",
     ),
     "3 channels": (
         encode_tiff(RGB, photometric="minisblack", planarconfig="contig"),
@@ -195,7 +195,7 @@ def test_a_thumbnail_or_a_full_picture_in_directories_below_is_no_second_picture
 
 def test_two_full_pictures_are_two_whatever_thumbnails_they_have():
     data = pictures((RGB, {}), (THUMBNAIL, {"subfiletype": 1}), (RGB, {}))
-    assert rejection(data) == "TIFF with 2 pictures; one field of view a file is needed"
+    assert rejection(data) == "TIFF with 2 pictures; a file with one field of view is needed"
     assert "TIFF with 2 pictures" in rejection(pictures(*[(RGB, {"subfiletype": 1})] * 2))
 
 
@@ -224,14 +224,14 @@ def test_pictures_behind_each_other_in_one_directory_are_counted(options, pages)
     data = encode_tiff(GREY, **options)
     assert read_header(data).pages == pages
     if pages > 1:
-        assert rejection(data) == f"TIFF with {pages} pictures; one field of view a file is needed"
+        assert rejection(data) == f"TIFF with {pages} pictures; a file with one field of view is needed"
     else:
         assert np.array_equal(decode_micrograph(data).pixels, shown(GREY))
 
 
 def test_a_volume_of_pictures_is_no_field_of_view():
     data = encode_tiff(GREY, extratags=[(65000, 4, 1, 7, True)]).replace(struct.pack("<H", 65000), b"\xe5\x80")
-    assert rejection(data) == "TIFF with 7 pictures; one field of view a file is needed"
+    assert rejection(data) == "TIFF with 7 pictures; a file with one field of view is needed"
 
 
 def test_an_orientation_in_xmp_counts_for_8_and_16_bits_alike():

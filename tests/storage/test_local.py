@@ -89,7 +89,7 @@ def test_links_that_go_round_in_circles_are_not_there(tmp_path):
     place = Location(str(tmp_path))
     put(place, "c.jpg")
     assert keys(place) == ["c.jpg"]
-    with pytest.raises(ObjectMissingError, match="round in circles"):
+    with pytest.raises(ObjectMissingError, match="cycle of links"):
         place.child("a.jpg").read_bytes()
 
 

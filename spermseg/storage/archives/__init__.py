@@ -1,1 +1,1 @@
-"""zip, tar and tar.gz archives as byte ranges."""
+"""zip, tar and tar.gz archives, read as byte ranges."""

@@ -1,10 +1,11 @@
-"""`.zip` and `.tar` archives as byte ranges, so that every worker reads its own members and none the whole archive.
+"""`.zip` and `.tar` archives as byte ranges: each worker reads only its own members.
 
-Planning reads the directory (`list_members`); a worker fetches one range and unpacks it (`unpack_member`). A `.tar.gz`
-has no ranges to read: planning reads it from end to end, and one worker all of its members (`stream_members`).
+Planning reads the directory of the archive (`list_members`). A worker fetches the byte range of a member and unpacks it
+(`unpack_member`). A `.tar.gz` has no such ranges. Planning reads the whole file, and one worker reads all of its
+members (`stream_members`).
 
-Nothing is written to disk, so names cannot escape anywhere; what a hostile archive can do is lie about sizes and unpack
-to far more than it is, and both are compared with the archive's true end and against limits.
+Nothing is written to disk, so the names of members cannot lead outside a folder. A hostile archive can declare wrong
+sizes, or unpack to far more than its own size. Sizes are compared with the end of the archive and with limits.
 
 Sources: PKWARE's APPNOTE 6.3.10 (zip); POSIX.1-2001 pax and GNU tar, as the standard library's `tarfile` reads them;
 RFC 1952 (gzip).
@@ -45,22 +46,23 @@ __all__ = [
 ]
 
 MAX_UNPACKED = 1 << 38
-"""Bytes that one archive may unpack to, unless told otherwise."""
+"""Default limit on the unpacked bytes of one archive."""
 
 
 def list_members(file: BinaryIO, kind: str, max_unpacked: int = MAX_UNPACKED) -> list[Member]:
-    """Return the files in an archive, in the order of their offsets, reading no more than its directory.
+    """Return the files in an archive, in the order of their offsets. Only the directory of the archive is read.
 
-    A `tar.gz` has none, and is read once from end to end. Folders are left out. A member that cannot be used is
-    returned with its reason, and so are the damaged rest of a tar and all that is more than the archive may unpack to.
+    A `tar.gz` has no directory, so the whole file is read once. Folders are left out. A member that cannot be used is
+    returned with a reason. The damaged rest of a tar is returned as one such member. Members behind the limit on
+    unpacked bytes have a reason too.
 
     Args:
         file: the archive, seekable.
         kind: `zip`, `tar` or `tar.gz`, from `stored_kind`.
-        max_unpacked: bytes that all of them may have.
+        max_unpacked: limit on the unpacked bytes of all members together.
 
     Raises:
-        ArchiveError: the directory cannot be read, or nothing in the archive can be trusted.
+        ArchiveError: the directory cannot be read, or the checksum of the whole archive is wrong.
         StorageError: the file could not be read.
     """
     if kind == "zip":
@@ -75,7 +77,7 @@ def list_members(file: BinaryIO, kind: str, max_unpacked: int = MAX_UNPACKED) ->
 
 
 def _bounded(members: list[Member], max_unpacked: int) -> list[Member]:
-    """Return members, those that come after so many unpacked bytes with a reason."""
+    """Return the members. Those behind `max_unpacked` bytes get a reason."""
     unpacked = 0
     for number, member in enumerate(members):
         unpacked += 0 if member.reason else member.data_size
@@ -88,14 +90,14 @@ def unpack_member(blob: bytes, packing: str, data_size: int, crc32: int | None, 
     """Return a member's data from the bytes of its range.
 
     Args:
-        blob: the bytes of `Member.offset` to `Member.offset + Member.size`.
-        packing: `Member.packing`; not `tar-gz`, whose members `stream_members` reads.
-        data_size: `Member.data_size`; never is more than this unpacked.
+        blob: the bytes from `Member.offset` to `Member.offset + Member.size`.
+        packing: `Member.packing`, other than `tar-gz`; `stream_members` reads those.
+        data_size: `Member.data_size`. At most one byte more is unpacked.
         crc32: `Member.crc32`.
-        max_bytes: how large the data may be.
+        max_bytes: limit on the size of the data.
 
     Raises:
-        ArchiveError: it is larger than allowed, damaged, or not what the directory declares.
+        ArchiveError: the member is larger than allowed, damaged, or not as the directory declares.
     """
     if data_size > max_bytes:
         raise ArchiveError(f"it declares {data_size} bytes unpacked; at most {max_bytes} are allowed")

@@ -1,4 +1,4 @@
-"""What a gzip file unpacks to, read once and forward only. Source: RFC 1952."""
+"""The unpacked bytes of a gzip file, read once and forward only. Source: RFC 1952."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -7,29 +7,29 @@ from typing import BinaryIO
 from spermseg.errors import ArchiveError
 from spermseg.storage.archives.members import MAX_RATIO, RATIO_FREE_BYTES, unreadable
 
-REQUEST = 1 << 23  # bytes asked of the storage at a time: all are needed, and requests cost
-STEP = 1 << 16  # bytes unpacked, or given to be unpacked, at a time
-LONGEST_SILENCE = 1 << 22  # packed bytes that unpack to nothing; more of gzip's headers and padding are an attack
+REQUEST = 1 << 23  # bytes of one read from the storage
+STEP = 1 << 16  # bytes of one call of zlib, packed or unpacked
+LONGEST_SILENCE = 1 << 22  # packed bytes in a row that unpack to nothing; more headers and padding are an attack
 FREE_PARTS, PART_BYTES = 1024, 512
-"""Gzip members of a file that may be of any size, and the bytes that those beyond unpack to on average at least. Tools
-that pack in blocks make them of 64 KiB."""
+"""Number of gzip members in a file that may be of any size, and the least mean unpacked bytes of the members beyond.
+Tools that pack in blocks write members of 64 KiB."""
 GZIP_HEADER = zlib.MAX_WBITS | 16
 CHECKSUMS = ("data check", "length check")
 HEADERS = ("header", "method", "window")
-"""What zlib's messages hold where a checksum is wrong, and where a header is."""
+"""Words in zlib's messages about a wrong checksum (`CHECKSUMS`) and about a wrong header (`HEADERS`)."""
 
 
 class StreamEndsError(ArchiveError):
-    """Nothing more can be read from here on. What came before may be used, though the checksum is out of reach."""
+    """The stream cannot be read further. The members before this point are used, though no checksum covers them."""
 
 
 class UnpackedStream:
-    """What a gzip file unpacks to. It never goes back, which would mean to unpack from the first byte again.
+    """The unpacked bytes of a gzip file, as a stream that only goes forward.
 
     Args:
         file: the gzip file, at its start.
-        max_ratio: bytes that one packed byte may become; None where somebody has looked before.
-        max_bytes: bytes that all of it may become; None where somebody has looked before.
+        max_ratio: limit on unpacked bytes per packed byte; None for a file that was checked before.
+        max_bytes: limit on the unpacked bytes; None for a file that was checked before.
     """
 
     def __init__(self, file: BinaryIO, max_ratio: int | None = MAX_RATIO, max_bytes: int | None = None) -> None:
@@ -38,14 +38,14 @@ class UnpackedStream:
         self._position = 0
 
     def tell(self) -> int:
-        """Return how many bytes were read or passed over."""
+        """Return the number of unpacked bytes that were read or skipped."""
         return self._position
 
     def seek(self, offset: int) -> int:
-        """Pass over all up to a byte, or up to the end where that comes first; return where this is.
+        """Skip to a byte, or to the end of a shorter stream. Return the new position.
 
         Raises:
-            As `read`; and ArchiveError: the byte lies behind.
+            ArchiveError: the byte lies before the current position; also what `read` raises.
         """
         if offset < self._position:
             raise ArchiveError(f"byte {offset} was asked for after byte {self._position}: members go in their order")
@@ -54,7 +54,7 @@ class UnpackedStream:
         return self._position
 
     def step(self, size: int = STEP) -> bytes:
-        """Return some of the next bytes, at most `size`; none at the end. Raises as `read`."""
+        """Return up to `size` of the next bytes, and no bytes at the end. Raises what `read` raises."""
         data = self._parts.unpack(min(size, STEP)) if size else b""
         self._position += len(data)
         limit = self._max_ratio and max(RATIO_FREE_BYTES, self._max_ratio * self._parts.bytes_read)
@@ -71,8 +71,8 @@ class UnpackedStream:
         """Return the next `size` bytes, fewer where the stream ends.
 
         Raises:
-            StreamEndsError: it is cut off, goes on with something else, or unpacks to more than a picture can.
-            ArchiveError: it is damaged, nobody knows since where.
+            StreamEndsError: the stream is cut off, continues with other data, or unpacks to more than the limits.
+            ArchiveError: the stream is damaged at an unknown place.
             StorageError: the file could not be read.
         """
         pieces, missing = [], size
@@ -83,20 +83,21 @@ class UnpackedStream:
 
 
 def too_large(max_bytes: int) -> str:
-    """Return why what comes after so many unpacked bytes of an archive is not read."""
-    return f"here its archive has unpacked to more than {max_bytes} bytes: pack it as several, or --max-unpacked-gb"
+    """Return the reason for members behind the limit on the unpacked bytes of an archive."""
+    advice = "pack it as several archives, or raise --max-unpacked-gb"
+    return f"here its archive has unpacked to more than {max_bytes} bytes: {advice}"
 
 
 class _Parts:
-    """The members of a gzip file, one after the other: zlib reads their headers and checks their checksums.
+    """The members of a gzip file, one after the other. zlib parses the headers and verifies the checksums.
 
-    Python's own `gzip` does so byte by byte; a file made of nothing but headers keeps it busy for hours.
+    Python's own `gzip` parses headers byte by byte. A file of nothing but headers would keep it busy for hours.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._ahead = memoryview(b"")
-        self._rest = b""  # packed, and not unpacked yet
+        self._rest = b""  # packed bytes that are not unpacked yet
         self._part: zlib._Decompress | None = None
         self._begun = 0
         self._unpacked = 0
@@ -104,7 +105,7 @@ class _Parts:
         self.bytes_read = 0
 
     def unpack(self, size: int) -> bytes:
-        """Return some of the next bytes, at most `size`; none at the end."""
+        """Return up to `size` of the next bytes, and no bytes at the end."""
         while part := self._part or self._begin():
             packed = self._rest or self._read()
             try:
@@ -122,7 +123,7 @@ class _Parts:
         return b""
 
     def _begin(self) -> "zlib._Decompress | None":
-        """Go to the next member, over zeros that pad the last; None where there is none."""
+        """Skip zero padding and return a decompressor for the next member; None at the end."""
         while True:
             self._rest = self._rest.lstrip(b"\0") if self._begun else self._rest
             if len(self._rest) > 1 or not (more := self._read()):
@@ -150,7 +151,7 @@ class _Parts:
         return data
 
     def _fault(self, said: str) -> ArchiveError:
-        """Say what is wrong with a gzip file; a changed byte shows later than where it is, an end where it is."""
+        """Return the error for a message of zlib. A changed byte shows only later, so no position is given."""
         if any(word in said for word in CHECKSUMS):
             return ArchiveError("the archive's checksum is wrong, so none of it can be trusted: upload it again")
         if any(word in said for word in HEADERS):
@@ -164,16 +165,16 @@ class _Parts:
 
 
 def stream_members(file: BinaryIO, wanted: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield the bytes of members of a `.tar.gz`, in one pass and holding one at a time.
+    """Yield the bytes of members of a `.tar.gz` in one pass, with one member in memory at a time.
 
-    What follows the last of them is not read, the archive's checksum neither: `list_members` has checked it.
+    Nothing behind the last wanted member is read, so the checksum is not verified here. `list_members` verifies it.
 
     Args:
         file: the archive, at its start.
-        wanted: (`Member.offset`, `Member.size`) of each, none before the end of the one before.
+        wanted: (`Member.offset`, `Member.size`) of each, in ascending order and without overlap.
 
     Raises:
-        ArchiveError: the archive is damaged, or ends before a member does.
+        ArchiveError: the archive is damaged, or ends inside a member.
         StorageError: the file could not be read.
     """
     stream = UnpackedStream(file, max_ratio=None)

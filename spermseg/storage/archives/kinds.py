@@ -1,6 +1,6 @@
-"""What an archive is: its first bytes decide, whatever its name says.
+"""The kind of an archive, by its first bytes rather than by its name.
 
-Sources: PKWARE's APPNOTE 6.3.10 (zip), POSIX.1-2001 (tar), RFC 1952 (gzip), and the others' own descriptions.
+Sources: PKWARE's APPNOTE 6.3.10 (zip), POSIX.1-2001 (tar), RFC 1952 (gzip), and the specifications of the others.
 """
 
 import io
@@ -12,7 +12,7 @@ from spermseg.storage.archives.gzip_stream import STEP, UnpackedStream
 from spermseg.storage.archives.members import ARCHIVE_SUFFIXES, DAMAGE, KINDS, OTHER_SUFFIXES
 
 BEGINNING = tarfile.BLOCKSIZE
-"""Bytes that tell a kind."""
+"""Number of first bytes that show the kind."""
 ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 GZIP = b"\x1f\x8b"
 OTHERS = {
@@ -26,12 +26,12 @@ OTHERS = {
     b"\x1f\x9d": ".Z",
     b"MSCF": ".cab",
 }
-"""First bytes -> the usual suffix of what is not read."""
+"""First bytes -> usual suffix, of kinds that are not supported."""
 PACK_AGAIN = "spermseg reads .zip, .tar and .tar.gz; pack the pictures again as one of these"
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a file with this name claims to be an archive of some kind, and is worth looking into.
+    """Whether a file has the suffix of an archive, so that its first bytes are read.
 
     >>> is_archive_name("clinic/2026-11-23.ZIP"), is_archive_name("a.rar"), is_archive_name("a.jpg")
     (True, True, False)
@@ -40,14 +40,14 @@ def is_archive_name(name: str) -> bool:
 
 
 def stored_kind(file: BinaryIO, name: str) -> str:
-    """Return `zip`, `tar` or `tar.gz`: what an archive is. Its name decides only where its first bytes tell nothing.
+    """Return the kind of an archive: `zip`, `tar` or `tar.gz`. The name decides only if the first bytes do not.
 
     Args:
         file: the archive, seekable.
-        name: of it.
+        name: its name, with the suffix of an archive.
 
     Raises:
-        ArchiveError: it is of a kind that is not read.
+        ArchiveError: the kind is not supported.
         StorageError: the file could not be read.
     """
     file.seek(0)
@@ -69,7 +69,7 @@ def stored_kind(file: BinaryIO, name: str) -> str:
 
 
 def _gzip_kind(file: BinaryIO) -> str:
-    """Return `tar.gz` where a gzip file holds a tar, or is damaged, of which its listing says more."""
+    """Return `tar.gz` if a gzip file holds a tar or is damaged. `list_members` reports the damage."""
     file.seek(0)
     try:
         first = UnpackedStream(io.BytesIO(file.read(STEP))).read(BEGINNING)
@@ -81,7 +81,7 @@ def _gzip_kind(file: BinaryIO) -> str:
 
 
 def _is_tar(block: bytes) -> bool:
-    """Whether a block is the header of a tar's member, which has a checksum of its own."""
+    """Whether a block is a tar header. A tar header has its own checksum."""
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except DAMAGE:

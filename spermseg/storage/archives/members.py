@@ -1,4 +1,4 @@
-"""What all kinds of archive share: members, the kinds by name, the limits, and the words for what cannot be used."""
+"""Shared by all kinds of archive: the member, the kinds by suffix, the limits, and the reasons for refusal."""
 
 import struct
 import tarfile
@@ -17,21 +17,21 @@ OTHER_SUFFIXES = (
 )
 ARCHIVE_SUFFIXES = (*KINDS, *OTHER_SUFFIXES)
 MAX_RATIO = 200
-"""Bytes that one packed byte may become. A micrograph's noise packs 2 to 1, one that a strong JPEG compression smoothed
-before 30 to 1, and a drawing without noise 140 to 1; deflate ends at 1032 to 1, of which bombs are made."""
+"""Limit on unpacked bytes per packed byte. A micrograph with noise packs 2 to 1. One that strong JPEG compression has
+smoothed packs 30 to 1, and a drawing without noise 140 to 1. Decompression bombs use deflate's maximum, 1032 to 1."""
 RATIO_FREE_BYTES = 1 << 20
-"""Unpacked bytes to which no ratio applies: what is as small as this does no harm, however well it packs."""
+"""Members up to this number of unpacked bytes may have any ratio, since they are harmless."""
 MOST_MEMBERS = 1_000_000
-"""Of an archive; more than one night's planning has memory for, or an attack."""
+"""Limit on the members of an archive. More would exceed the memory of one night's planning, or are an attack."""
 FREE_MEMBERS, LEAST_BYTES = 100_000, 1024
-"""Members, folders included, of which an archive may be made however small they are, and the bytes of the archive that
-each beyond them takes at least: a million rows for an upload of some megabytes is an attack."""
-LARGEST_INT = 2**63 - 1  # what a Parquet integer holds
+"""Number of members, folders included, that an archive of any size may have, and the bytes of the archive for each
+further member. A million rows from an upload of some megabytes are an attack."""
+LARGEST_INT = 2**63 - 1  # the largest int64 in Parquet
 DAMAGE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, struct.error, zlib.error),
     *(ValueError, OverflowError, LookupError, EOFError, OSError, NotImplementedError, RecursionError, MemoryError),
 )
-"""What the standard library's readers raise over damaged archives."""
+"""Exceptions of the standard library's readers for damaged archives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,29 +39,29 @@ class Member:
     """One file inside an archive."""
 
     name: str
-    """Its name there; what is not valid text is shown with backslash escapes, or question marks. Names may repeat,
-    offsets not."""
+    """Its path in the archive. Invalid text is shown with backslash escapes or question marks. Two members may have the
+    same name, but not the same offset."""
     offset: int
-    """First byte to fetch: of the archive, or of what it unpacks to where the packing is `tar-gz`."""
+    """First byte to fetch: in the archive or, for the packing `tar-gz`, in its unpacked bytes."""
     size: int
-    """Bytes to fetch: of the archive, or of what it unpacks to where the packing is `tar-gz`."""
+    """Number of bytes to fetch: in the archive or, for the packing `tar-gz`, in its unpacked bytes."""
     packing: str
-    """How to unpack them: `tar`, `tar-gz`, `zip-stored` or `zip-deflate`; empty where the member cannot be used."""
+    """`tar`, `tar-gz`, `zip-stored` or `zip-deflate`; empty if the member cannot be used."""
     data_size: int
-    """Bytes once unpacked, as the archive declares them."""
+    """Unpacked bytes, as the archive declares."""
     crc32: int | None = None
-    """Checksum of the unpacked bytes; tar has none."""
+    """CRC-32 of the unpacked bytes; None for tar."""
     reason: str | None = None
-    """Why it cannot be used; None where it can."""
+    """Why the member cannot be used; None if it can."""
 
 
 def most_members(archive_bytes: int) -> int:
-    """Return how many members an archive of so many bytes may have."""
+    """Return the limit on the members of an archive of this size."""
     return min(MOST_MEMBERS, FREE_MEMBERS + archive_bytes // LEAST_BYTES)
 
 
 def name_reason(name: str) -> str | None:
-    """Return why a member with this name cannot be used; None where nothing speaks against the name."""
+    """Return why a member with this name cannot be used; None if the name is accepted."""
     if not name:
         return "it has no name"
     if name.lower().endswith(ARCHIVE_SUFFIXES):
@@ -72,7 +72,7 @@ def name_reason(name: str) -> str | None:
 def storable_member(
     *, name: str, offset: int, size: int, packing: str, data_size: int, crc32: int | None, reason: str | None
 ) -> Member:
-    """Make a member whose text and numbers can be stored, however wrong what its archive declares."""
+    """Return a member whose text and numbers fit Parquet, even if the archive declares impossible ones."""
     start = min(max(offset, 0), LARGEST_INT)
     return Member(
         name=storable(name),
@@ -86,6 +86,6 @@ def storable_member(
 
 
 def unreadable(kind: str, error: BaseException) -> ArchiveError:
-    """Return the error for an archive of which not even one member can be listed."""
-    cause = one_line(error).removesuffix(": upload it again")  # said once
+    """Return the error for an archive without any member that can be listed."""
+    cause = one_line(error).removesuffix(": upload it again")  # the advice follows below
     return ArchiveError(f"the {kind} archive's directory cannot be read: {cause}; upload it again")

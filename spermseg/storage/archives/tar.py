@@ -1,4 +1,4 @@
-"""`.tar` and `.tar.gz`: one header after the other, each saying where the next one is.
+"""`.tar` and `.tar.gz` archives: a chain of headers, each of which gives the position of the next.
 
 Sources: POSIX.1-2001 pax and GNU tar, as the standard library's `tarfile` reads them.
 """
@@ -25,26 +25,26 @@ from spermseg.storage.archives.members import (
 
 LONGEST_HEADERS, HEADERS_A_MEMBER = 1 << 20, 1 << 14
 MOST_LINES, LINES_A_MEMBER = 1 << 16, 64
-"""Bytes, and lines, of long names and pax records: of one member at most, and of all on average, once that is spent.
-More is damage or an attack."""
-END_PADDING = 1 << 16  # bytes after the end mark in which a second archive would begin
+"""Limits on the bytes and lines of headers, which hold long names and pax records: the most for one member, and what
+each further member adds to the budget, up to that most. More is damage or an attack."""
+END_PADDING = 1 << 16  # bytes behind the end mark that are searched for a second archive
 
 
 class Stream(Protocol):
-    """What `tarfile` needs of a file; it only ever goes forward."""
+    """The methods of a file that `tarfile` uses. `tarfile` only goes forward."""
 
     def tell(self) -> int:
         """Return the position."""
 
     def seek(self, offset: int, /) -> int:
-        """Go forward to a byte, or at least to the end."""
+        """Go forward to a byte, or to the end of a shorter stream."""
 
     def read(self, size: int, /) -> bytes:
-        """Return so many bytes, fewer at the end."""
+        """Return `size` bytes, or fewer at the end."""
 
 
 def list_tar(file: BinaryIO) -> list[Member]:
-    """Return the members of a tar, as `archives.list_members` does, reading their headers only."""
+    """Return the members of a tar, as `archives.list_members` does. Only headers are read."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     listing = _Listing(kind="tar", packing=TAR, most=most_members(end))
@@ -55,9 +55,9 @@ def list_tar(file: BinaryIO) -> list[Member]:
 
 
 def list_tar_gz(file: BinaryIO, max_bytes: int | None = None) -> list[Member]:
-    """Return the members of a compressed tar, as `archives.list_members` does, having read it once to its end.
+    """Return the members of a compressed tar, as `archives.list_members` does. The whole file is read once.
 
-    Only there is the checksum, and what fails it cannot be trusted anywhere.
+    The checksum is at the end of the file. If it is wrong, no member can be trusted.
     """
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -70,22 +70,22 @@ def list_tar_gz(file: BinaryIO, max_bytes: int | None = None) -> list[Member]:
 
 @dataclass(kw_only=True)
 class _Listing:
-    """What is known of a tar while its headers are read."""
+    """The members of a tar, and its problems, while its headers are read."""
 
     kind: str
     packing: str
     most: int
-    """Members, folders included, that make sense."""
+    """Limit on the members, folders included."""
     members: list[Member] = field(default_factory=list)
     position: int = 0
-    """Where the next header is, if all is well."""
+    """The byte at which the next header should be."""
     trouble: str | None = None
-    """Why what follows cannot be listed."""
+    """Why the rest of the archive cannot be listed."""
     ended: str | None = None
-    """Why the stream itself cannot be read on; a reason in its own words."""
+    """Why the stream cannot be read further, as a complete reason."""
 
     def read(self, stream: Stream) -> None:
-        """List members up to the end mark, or the first trouble."""
+        """List the members up to the end mark or the first problem."""
         reader = _HeaderReader(stream)
         try:
             self._read_headers(reader)
@@ -102,7 +102,7 @@ class _Listing:
             self.trouble = one_line(told)
 
     def _read_headers(self, reader: "_HeaderReader") -> None:
-        # `r:` takes uncompressed archives only: what unpacks does so in `UnpackedStream`, which has limits.
+        # `r:` accepts only uncompressed archives. `UnpackedStream` unpacks the compressed ones, with limits.
         with tarfile.open(fileobj=cast("BinaryIO", reader), mode="r:", encoding="utf-8") as archive:
             for number in itertools.count():
                 if (entry := archive.next()) is None:
@@ -114,8 +114,8 @@ class _Listing:
                 self.position = archive.offset
                 if not entry.isdir():
                     self.members.append(_tar_member(entry, self.packing))
-                archive.members.clear()  # type: ignore[attr-defined]  # `tarfile` would keep them all,
-                archive.pax_headers = {}  # and what they say for those that follow
+                archive.members.clear()  # type: ignore[attr-defined]  # `tarfile` keeps all members in memory,
+                archive.pax_headers = {}  # and global pax records for the members that follow
                 reader.next_member()
 
     def _raise_if_first(self, error: Exception) -> None:
@@ -123,7 +123,7 @@ class _Listing:
             raise unreadable(self.kind, error) from error
 
     def check_end(self, rest: Iterable[bytes]) -> None:
-        """Look at all that follows the end mark, which should be nothing."""
+        """Record a problem if anything but zeros follows the end mark."""
         if self.ended:
             return
         try:
@@ -134,7 +134,7 @@ class _Listing:
             self.trouble = self.trouble or ("more follows its end mark" if more else None)
 
     def members_up_to(self, end: int) -> list[Member]:
-        """Return the members of a tar that ends at this byte: the last may be cut off, or the rest be missing."""
+        """Return the members of a tar of `end` bytes. A last member that is cut off, or a lost rest, has a reason."""
         last = self.members[-1] if self.members else None
         if last and last.offset + last.size > end:
             there = end - last.offset
@@ -158,18 +158,18 @@ class _Listing:
 
 
 class _HeaderReader:
-    """A stream for `tarfile` that refuses the huge reads which a damaged or hostile header can ask for."""
+    """A stream for `tarfile` that refuses huge reads, which a damaged or hostile header can cause."""
 
     def __init__(self, stream: Stream) -> None:
         self.seek = stream.seek
         self.tell = stream.tell
         self._stream = stream
-        self._bytes, self._lines = LONGEST_HEADERS, MOST_LINES  # that may be read before the next member
+        self._bytes, self._lines = LONGEST_HEADERS, MOST_LINES  # budget up to the next member
         self.last = b""
-        """What was read last: once there are no more members, the block where one would be."""
+        """The last block that was read. After the last member, this is the block at the place of the next header."""
 
     def next_member(self) -> None:
-        """Grant what the next member may have."""
+        """Add the budget of the next member."""
         self._bytes = min(self._bytes + HEADERS_A_MEMBER, LONGEST_HEADERS)
         self._lines = min(self._lines + LINES_A_MEMBER, MOST_LINES)
 
@@ -185,7 +185,7 @@ class _HeaderReader:
 
 
 def _end_trouble(block: bytes) -> str | None:
-    """Return why what follows the last member is not the end; `tarfile` takes damage for the end, and says nothing."""
+    """Return why the block behind the last member is no end mark, or None. `tarfile` does not report damage there."""
     if not block:
         return "it has no end mark and may be cut off"
     return "the next header is damaged" if block.strip(b"\0") else None
@@ -196,7 +196,7 @@ def _tar_member(entry: tarfile.TarInfo, packing: str) -> Member:
     return storable_member(
         name=entry.name,
         offset=entry.offset_data,
-        size=0 if reason else entry.size,  # what is no plain file may say any size
+        size=0 if reason else entry.size,  # the declared size of a link or device means nothing
         packing=packing,
         data_size=entry.size,
         crc32=None,

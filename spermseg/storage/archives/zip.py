@@ -1,4 +1,4 @@
-"""`.zip`: its directory, and what lies in the range of a member. Source: PKWARE's APPNOTE 6.3.10."""
+"""`.zip` archives: the central directory, and the data of a member. Source: PKWARE's APPNOTE 6.3.10."""
 
 import bisect
 import io
@@ -26,29 +26,31 @@ from spermseg.storage.archives.members import (
 )
 
 PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATE}
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra fields
 LONGEST_LOCAL_HEADER = LOCAL_HEADER.size + 2 * 0xFFFF
-DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra field and comment
+DIRECTORY_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # signature, flags, lengths of name, extra fields, comment
 EXTRA_FIELD = struct.Struct("<HH")  # kind, bytes that follow
-UNICODE_PATH, UNICODE_PATH_START = 0x7075, struct.Struct("<BL")  # version, checksum of the name that it is for
-FREE_EXTRA, EXTRA_A_MEMBER = 1 << 20, 256  # bytes of extra fields, and of each member on average once those are spent
-LONGEST_DIRECTORY = 1 << 26  # bytes; half a million members of usual names, and a gigabyte once they are read
-LARGE_DIRECTORY = 1 << 22  # bytes; several archives are listed at once, but of larger ones one after the other
-_TURN = RLock()
+UNICODE_PATH, UNICODE_PATH_START = 0x7075, struct.Struct("<BL")  # version, CRC-32 of the plain name
+FREE_EXTRA, EXTRA_A_MEMBER = 1 << 20, 256
+"""Limit on the extra fields of an archive: the first number of bytes, plus the second for each member."""
+LONGEST_DIRECTORY = 1 << 26  # bytes; half a million members with usual names, which take a gigabyte of memory once read
+LARGE_DIRECTORY = 1 << 22  # bytes; only one larger directory is in memory at a time, see `_large_directory_lock`
+_large_directory_lock = RLock()
+"""Held while a large directory is read and its members are made. Threads list several archives at the same time."""
 UTF8_FLAG, ENCRYPTED_FLAG = 0x800, 0x1
-DEFLATE_LARGEST_RATIO = 1032  # a deflate stream cannot unpack to more than this for each of its bytes
-FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # of a Unix mode; archives from elsewhere have none
+DEFLATE_LARGEST_RATIO = 1032  # deflate unpacks one byte to at most this number of bytes
+FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # of the Unix mode, which is 0 in archives of other systems
 
 
 def list_zip(file: BinaryIO) -> list[Member]:
     """Return the members of a zip, as `archives.list_members` does, in the order of its directory."""
     end = file.seek(0, io.SEEK_END)
-    with ExitStack() as turns:
+    with ExitStack() as locks:
         try:
-            entries, directory_start = _read_directory(file, most_members(end), turns)
+            entries, directory_start = _read_directory(file, most_members(end), locks)
         except DAMAGE as error:
             for cause in (error, error.__context__):
-                if isinstance(cause, StorageError):  # zipfile takes a network's failure for a bad zip file
+                if isinstance(cause, StorageError):  # zipfile reports a failed read as a bad zip file
                     raise cause from error
             raise unreadable("zip", error) from error
         starts = sorted(entry.header_offset for entry in entries)
@@ -56,9 +58,9 @@ def list_zip(file: BinaryIO) -> list[Member]:
         return [_zip_member(entry, _room(entry, starts, directory_start), end) for entry in files]
 
 
-def _read_directory(file: BinaryIO, most: int, turns: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
-    """Return (the entries of the directory, where it starts)."""
-    reader = _DirectoryReader(file, most, turns)
+def _read_directory(file: BinaryIO, most: int, locks: ExitStack) -> tuple[list[zipfile.ZipInfo], int]:
+    """Return (the entries of the directory, the byte at which the directory starts). Raises one of `DAMAGE`."""
+    reader = _DirectoryReader(file, most, locks)
     with zipfile.ZipFile(cast("BinaryIO", reader)) as archive:
         entries = archive.infolist()
     for entry, (raw, says_utf8) in zip(entries, reader.names, strict=True):
@@ -67,29 +69,30 @@ def _read_directory(file: BinaryIO, most: int, turns: ExitStack) -> tuple[list[z
 
 
 class _DirectoryReader:
-    """A file for `zipfile` that refuses to read a directory which would fill the memory, and takes turns at large ones.
+    """A file for `zipfile` that limits the memory for the directory.
 
-    It clears the flag of names that say they are UTF-8: `zipfile` would give the whole archive up for one that is not.
-    The names are kept as the bytes that they are.
+    It refuses a directory that is too long, and takes a lock before it reads a large one. It also clears the UTF-8
+    flag of every entry, and keeps the names as bytes: one name with the flag that is not UTF-8 would otherwise make
+    `zipfile` refuse the whole archive.
 
     Args:
         file: the archive.
-        most: entries that make sense.
-        turns: what ends the turn of a large one.
+        most: maximum number of entries.
+        locks: takes the lock for large directories, and releases it.
     """
 
-    def __init__(self, file: BinaryIO, most: int, turns: ExitStack) -> None:
+    def __init__(self, file: BinaryIO, most: int, locks: ExitStack) -> None:
         self.seek = file.seek
         self.tell = file.tell
-        self._file, self._most, self._turns = file, most, turns
+        self._file, self._most, self._locks = file, most, locks
         self.names: list[tuple[bytes, bool]] = []
-        """Of each entry of the directory its name, and whether that says that it is UTF-8."""
+        """(name, whether its UTF-8 flag was set) of each entry of the directory."""
 
     def read(self, size: int = -1) -> bytes:
         if size > LONGEST_DIRECTORY:
             raise zipfile.BadZipFile(f"it has {size} bytes; at most {LONGEST_DIRECTORY} make sense")
         if size > LARGE_DIRECTORY:
-            self._turns.enter_context(_TURN)
+            self._locks.enter_context(_large_directory_lock)
         data = self._file.read(size)
         self.names = []
         return self._without_flags(bytearray(data)) if data.startswith(b"PK\1\2") else data
@@ -104,7 +107,7 @@ class _DirectoryReader:
             name = position + DIRECTORY_ENTRY.size
             start = name + lengths[0]
             self.names.append((bytes(directory[name:start]), bool(flags & UTF8_FLAG)))
-            if not _is_chain(directory[start : start + lengths[1]]):  # it would cost the whole archive
+            if not _is_complete(directory[start : start + lengths[1]]):  # zipfile would refuse the whole archive
                 directory[start : start + lengths[1]] = bytes(lengths[1])
             position += DIRECTORY_ENTRY.size + sum(lengths)
             extra += EXTRA_A_MEMBER - lengths[1]
@@ -115,8 +118,8 @@ class _DirectoryReader:
         return bytes(directory)
 
 
-def _is_chain(extra: bytearray) -> bool:
-    """Whether extra fields follow each other up to their end, as they say (APPNOTE, 4.5.1)."""
+def _is_complete(extra: bytearray) -> bool:
+    """Whether the lengths of the extra fields fit the bytes that hold them (APPNOTE, 4.5.1)."""
     position = 0
     while position + EXTRA_FIELD.size <= len(extra):
         position += EXTRA_FIELD.size + EXTRA_FIELD.unpack_from(extra, position)[1]
@@ -124,11 +127,16 @@ def _is_chain(extra: bytearray) -> bool:
 
 
 def _name(raw: bytes, says_utf8: bool, extra: bytes) -> str:
-    """Return the name of a member, with `/` between its parts, as it was meant by whoever packed it.
+    """Return the name of a member as text, with `/` between its parts.
 
-    It is the one of Info-ZIP's Unicode path field, where that is of this very name (APPNOTE, 4.6.9); else it is UTF-8,
-    whether it says so or not; and what is not that is what the flag says, code page 437 or UTF-8 with question marks.
-    Tools of Windows have put backslashes between the parts, against the standard (4.4.17).
+    The first of these that applies:
+
+    1. Info-ZIP's Unicode path field, where its checksum fits the plain name (APPNOTE, 4.6.9).
+    2. The plain name as UTF-8, with or without the UTF-8 flag.
+    3. With the flag, UTF-8 with a question mark for each invalid byte.
+    4. Code page 437.
+
+    Some Windows tools write backslashes between the parts, against the standard (4.4.17).
     """
     text = _unicode_path(raw, extra) or _text(raw)
     if text is None and says_utf8:
@@ -144,7 +152,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def _unicode_path(raw: bytes, extra: bytes) -> str | None:
-    """Return what the Unicode path field says; None where there is none, or it is of another name, or no text."""
+    """Return the name in the Unicode path field. None if the field is missing, is for another name, or is not UTF-8."""
     position, wanted = 0, UNICODE_PATH_START.pack(1, zlib.crc32(raw))
     while position + EXTRA_FIELD.size <= len(extra):
         kind, size = EXTRA_FIELD.unpack_from(extra, position)
@@ -157,7 +165,7 @@ def _unicode_path(raw: bytes, extra: bytes) -> str | None:
 
 
 def _room(entry: zipfile.ZipInfo, starts: list[int], directory_start: int) -> int:
-    """Return the bytes up to the next member; none where two entries share a start, so that both are refused."""
+    """Return the number of bytes up to the next member: 0 for entries that share a start, so that all are refused."""
     here = bisect.bisect_left(starts, entry.header_offset)
     return min([directory_start, *starts[here + 1 : here + 2]]) - entry.header_offset
 
@@ -204,7 +212,7 @@ def _size_reason(entry: zipfile.ZipInfo, room: int) -> str | None:
 
 
 def zip_body(blob: bytes) -> memoryview:
-    """Return what follows the local header, whose length only the header itself tells.
+    """Return the bytes behind the local header. Only the header itself holds its length.
 
     Raises:
         ArchiveError: there is no local header.
@@ -218,10 +226,10 @@ def zip_body(blob: bytes) -> memoryview:
 
 
 def inflate(body: memoryview, data_size: int) -> bytes:
-    """Return a raw deflate stream's data; one byte more than declared is enough to tell that it lies.
+    """Return the data of a raw deflate stream. At most one byte more than declared is unpacked.
 
     Raises:
-        ArchiveError: it is damaged, or unpacks to more than `data_size` bytes.
+        ArchiveError: the stream is damaged, or unpacks to more than `data_size` bytes.
     """
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

@@ -1,1 +1,1 @@
-"""Folders of this machine, and of shared disks."""
+"""Local folders and shared file systems."""

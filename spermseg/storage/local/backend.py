@@ -1,4 +1,4 @@
-"""Files of this machine, or of a disk that all machines share."""
+"""The local backend: files of this machine or of a shared file system."""
 
 import fcntl
 import os
@@ -36,22 +36,22 @@ from spermseg.storage.uris import EMPTY, is_partial_name
 
 Result = TypeVar("Result")
 ABANDONED_NS = 24 * 3600 * 10**9
-"""A file that is being written and was not changed for so long is written by nobody any more."""
+"""Age in ns at which a partial file counts as abandoned by its writer."""
 
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """Local files; `path` is absolute."""
+    """Local files. `path` is absolute."""
 
     root: str | None = None
-    """The folder of uploads below which no link is followed; None for files of our own, where links lead on."""
+    """The folder of uploads, below which no link is followed. None for other files, where links are followed."""
     patience: Patience | None = field(default=None, compare=False)
-    """How long to try; None asks the process each time."""
+    """How long to retry; None takes the patience of the process at each call."""
 
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
         """Yield (path, size, etag) of every regular file at or below a path, in the order of the paths.
 
-        Links to files count as files; links to folders are not followed, since they can go round in circles.
+        A link to a file counts as a file. Links to folders are not followed, since they can form cycles.
         """
         try:
             described = self._patiently(path, _described, path, "listed")
@@ -61,7 +61,8 @@ class LocalBackend:
             yield path, *described
 
     def _walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        pending = self._patiently(folder, _entries, folder)[::-1]  # a stack: folders can be nested deeper than calls
+        # A stack rather than recursion, since folders can be nested deeper than the recursion limit.
+        pending = self._patiently(folder, _entries, folder)[::-1]
         while pending:
             entry = pending.pop()
             if entry.is_dir(follow_symlinks=False):
@@ -69,21 +70,21 @@ class LocalBackend:
                 continue
             try:
                 described = self._patiently(entry.path, _described, entry.path, "listed")
-            except ObjectMissingError:  # no file, or removed since the folder was read
+            except ObjectMissingError:  # not a file, or removed since the folder was read
                 continue
             yield entry.path, *described
 
     def list_uploads(self, path: str) -> Iterator[Listed]:
-        """Yield all that lies at or below a path, what cannot be read as well, in the order of the paths."""
+        """Yield every upload at or below a path, including those that cannot be read, in the order of the paths."""
         with suppress(ObjectMissingError), local_errors(path, "listed"):
             yield from list_uploads(path, lambda place, *call: self._patiently(place, _listing, place, *call))
 
     def real_path(self, path: str) -> str:
-        """Return where a path leads, through all links that are there."""
+        """Return a path with all existing links resolved."""
         return self._patiently(path, _real_path, path)
 
     def no_files(self, path: str) -> Iterator[tuple[str, str]]:
-        """Yield (path, what it is) of everything below a path that is no file, but for folders that hold something."""
+        """Yield (path, kind) of everything below a path that is neither a file nor a folder with content."""
         for folder, entries in self._folders(path):
             if not entries and folder != path and Path(folder).is_dir():
                 yield folder, EMPTY
@@ -92,7 +93,7 @@ class LocalBackend:
                     yield entry.path, "a link" if entry.is_symlink() else "a pipe, a socket or a device"
 
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:
-        """Yield the files in a folder that somebody began to write, a day before another file was written last."""
+        """Yield partial files in a folder that are at least a day older than the file `latest`."""
         before = self._patiently(latest, _modified_ns, latest) - ABANDONED_NS
         for _, entries in islice(self._folders(path), None if deep else 1):
             for entry in entries:
@@ -100,7 +101,7 @@ class LocalBackend:
                     yield entry.path
 
     def _folders(self, path: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-        """Yield (folder, what is in it) of a folder and of all below it; links are not followed."""
+        """Yield (folder, its entries) of a folder and all folders below it. Links are not followed."""
         pending = [path]
         while pending:
             folder = pending.pop()
@@ -113,11 +114,11 @@ class LocalBackend:
         return self._patiently(path, _stat, self.root, path)
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
-        """Return up to `size` bytes from `start`, provided size and modification time still give this etag."""
+        """Return up to `size` bytes from `start`, if the file still has this etag (size and modification time)."""
         return self._patiently(path, _read_range, self.root, path, start, size, etag)
 
     def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
-        """Write whole or not at all. A file that an earlier attempt of this very call left there is a success."""
+        """Write the whole file, or nothing. A file that an earlier attempt of this same call wrote is a success."""
         retrying = self._retrying(path)
         try:
             retrying(_write, path, data, only_if_absent, if_etag)
@@ -126,15 +127,15 @@ class LocalBackend:
                 raise
 
     def begin(self, path: str) -> LocalParts:
-        """Begin a file that is written in parts."""
+        """Return a writer for a file that is written in parts."""
         return LocalParts(path, partial(self._retrying, path))
 
     def delete(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         self._patiently(path, _delete, path)
 
     def delete_folder(self, path: str) -> None:
-        """Remove a folder with all that is in it, if it is there."""
+        """Remove a folder with its content, if it exists."""
         self._patiently(path, delete_folder, Path(path))
 
     def _retrying(self, path: str) -> Retrying:
@@ -148,7 +149,7 @@ def _real_path(path: str) -> str:
     try:
         with local_errors(path, "read"):
             return os.fsdecode(real_path(native(path)))
-    except (ObjectMissingError, ObjectDeniedError):  # what is not there, or not to be seen, is no link that we know
+    except (ObjectMissingError, ObjectDeniedError):  # links behind a missing or hidden folder are unknown
         return os.path.realpath(path)
 
 
@@ -163,9 +164,9 @@ def _stat(root: str | None, path: str) -> tuple[int, str]:
 def _read_range(root: str | None, path: str, start: int, size: int | None, etag: str | None) -> bytes:
     with local_errors(path, "read"), _opened(root, path) as file:
         file.seek(start)
-        there = max(0, os.fstat(file.fileno()).st_size - start)  # room is made for all that is asked for
+        there = max(0, os.fstat(file.fileno()).st_size - start)  # `read` allocates the size that it is given
         data = file.read(-1 if size is None else min(size, there))
-        if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of what was read, whatever has the name by now
+        if etag not in (None, etag_of(os.fstat(file.fileno()))):  # of the open file, not of its path
             raise ObjectChangedError(f"{path} changed since planned")
     return data
 
@@ -173,7 +174,7 @@ def _read_range(root: str | None, path: str, start: int, size: int | None, etag:
 @contextmanager
 def _opened(root: str | None, path: str) -> Iterator[BinaryIO]:
     if root is None:
-        _described(path, "read")  # to open what is no file, a pipe for one, can take for ever
+        _described(path, "read")  # to open a pipe can block for ever
         with Path(path).open("rb") as file:
             yield file
     else:
@@ -182,10 +183,10 @@ def _opened(root: str | None, path: str) -> Iterator[BinaryIO]:
 
 
 def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
-    """Write to a temporary file beside it, fsync, give it its name in one step, and fsync the folder.
+    """Write a temporary file in the same folder, fsync it, rename it, and fsync the folder.
 
-    After that a power cut takes nothing back. A disk that is full leaves what was there, and nothing else. Who may
-    read it, `modes` says.
+    The file then survives a power cut. A full disk leaves the old file unchanged and no temporary file. The mode comes
+    from `permissions`.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -197,9 +198,9 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
                 file.flush()
                 os.fsync(file.fileno())
             if only_if_absent:
-                os.link(temporary, target)  # unlike a rename, fails where the name is taken
+                os.link(temporary, target)  # unlike a rename, this fails if the name is taken
             elif if_etag:
-                fcntl.flock(folder, fcntl.LOCK_EX)  # until the folder is closed
+                fcntl.flock(folder, fcntl.LOCK_EX)  # released when the folder is closed
                 _replace_this(target, temporary, if_etag)
             else:
                 temporary.replace(target)
@@ -216,11 +217,11 @@ def _write(path: str, data: bytes, only_if_absent: bool, if_etag: str | None) ->
 
 
 def _replace_this(target: Path, temporary: Path, etag: str) -> None:
-    """Replace a file that has this etag by one that has another."""
+    """Replace a file with this etag by a file with another etag."""
     if etag_of(target.stat()) != etag:
         raise ObjectChangedError(f"{target} changed")
     status = temporary.stat()
-    if etag_of(status) == etag:  # as large, and written in the same tick of the clock
+    if etag_of(status) == etag:  # the same size, written in the same tick of the clock
         os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     temporary.replace(target)
 
@@ -237,7 +238,7 @@ def _listing(place: str, function: Callable[..., Result], *arguments: Any) -> Re
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, in the order of S3: with the slash, a folder sorts where its files do."""
+    """Return the entries of a folder in the order of S3, where a folder sorts as its name with a slash."""
     with suppress(ObjectMissingError), local_errors(folder, "listed"), os.scandir(folder) as listing:
         return sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
     return []
@@ -251,14 +252,14 @@ def _modified_ns(path: str) -> int:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads round in circles
+    except OSError:  # a cycle of links
         return False
 
 
 def _is_old_file(entry: os.DirEntry[str], before_ns: int) -> bool:
     try:
         status = entry.stat(follow_symlinks=False)
-    except OSError:  # its writer has just given it its name
+    except OSError:  # the writer has just renamed it
         return False
     return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < before_ns
 

@@ -1,4 +1,4 @@
-"""What the errors of the operating system mean: what passes, what concerns one file, and what stops a run."""
+"""Errors of the operating system as errors of this project: transient, of one file, or of the whole storage."""
 
 import errno
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ PASSING = (
     *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOLINK),
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
 )
-"""What the server of a network file system being away looks like."""
+"""Error numbers when the server of a network file system is away."""
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same call may well succeed in a moment."""
+    """Whether an error is transient, so that the same call may soon succeed."""
     return isinstance(error, OSError) and (error.errno or getattr(error.__cause__, "errno", None)) in PASSING
 
 
 @contextmanager
 def local_errors(path: str, verb: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
+    """Convert `OSError` to errors of this project."""
     try:
         yield
     except StorageError:
@@ -44,14 +44,14 @@ def local_errors(path: str, verb: str) -> Iterator[None]:
 
 
 def storage_error(path: str, verb: str, error: OSError) -> StorageError:
-    """Return our error for one of the system's; `verb` is what could not be done: listed, read, written or made."""
+    """Return our error for an `OSError`. `verb` is the failed operation: listed, read, written, made or removed."""
     if error.errno in FULL:
         advice = f"no space left on its disk ({error.strerror}): make room, and the same command goes on"
         return StorageError(f"{path} could not be {verb}: {advice}")
     if error.errno == errno.EACCES and verb == "read":
         return ObjectDeniedError(f"{path} may not be read by this user ({error.strerror})")
     if error.errno == errno.ELOOP:
-        return ObjectMissingError(f"{path} is not there: its link leads round in circles")
+        return ObjectMissingError(f"{path} is not there: its path has a cycle of links")
     refused = error.errno in REFUSED or (verb == "made" and error.errno in IN_THE_WAY)
     kind = StorageRefusedError if refused else StorageError
     return kind(f"{path} could not be {verb}: {error.strerror}")

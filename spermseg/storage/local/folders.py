@@ -1,4 +1,4 @@
-"""Folders of this machine: made to last, opened to be synced, given new files, and removed."""
+"""Local folders: make them durably, open them for fsync, create partial files in them, remove them."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from spermseg.storage.uris import partial_name
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and what is missing above it, to last: a folder's name is kept by the one above."""
+    """Make a folder and its missing parents, and fsync the parents, which hold the names."""
     try:
         missing = [made for made in (folder, *folder.parents) if not made.exists()]
         for made in missing[::-1] or [folder]:
@@ -21,19 +21,19 @@ def make_folder(folder: Path) -> None:
         for made in missing:
             with open_folder(made.parent) as above:
                 os.fsync(above)
-    except OSError as error:  # a file in the way is not the object that is there already
+    except OSError as error:  # a file in the way is no `ObjectExistsError`
         raise storage_error(str(folder), "made", error) from error
 
 
 def delete_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it, if it is there. Links in it are removed, and not followed."""
+    """Remove a folder with its content, if it exists. Links in it are removed, and not followed."""
     with suppress(ObjectMissingError), local_errors(str(folder), "removed"):
         shutil.rmtree(folder)
 
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """Open a folder, to fsync or lock it."""
+    """Open a folder to fsync or lock it; yield the file descriptor."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield handle
@@ -42,13 +42,13 @@ def open_folder(folder: Path) -> Iterator[int]:
 
 
 def open_partial(target: Path) -> tuple[Path, int]:
-    """Return (a new file beside another, which will have its name; its handle, to write).
+    """Create a partial file in the folder of `target`; return (its path, its file descriptor for writing).
 
     Raises:
-        StorageError: the folder takes none.
+        StorageError: the file could not be created.
     """
     partial = target.with_name(partial_name())
     try:
         return partial, os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode=file_mode())
-    except OSError as error:  # that there is none, as a folder of the system says, is not the file's being missing
+    except OSError as error:  # a FileNotFoundError of /proc or /sys is no `ObjectMissingError`
         raise storage_error(str(target), "written", error) from error

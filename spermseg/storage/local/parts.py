@@ -1,4 +1,4 @@
-"""A file of this machine, or of a shared disk, in many parts, each of which is tried with patience."""
+"""Write a local file in parts, with retries for each part."""
 
 import os
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from spermseg.storage.local.folders import make_folder, open_folder, open_partia
 
 
 class LocalParts:
-    """Parts of a file, in a temporary one beside it that is renamed at the end.
+    """A partial file in the same folder, which is renamed at the end.
 
-    Each part is on the disk before the next: of a part that failed nothing is known, and it is still at hand.
+    Each part is synced before the next one. A part that failed is still in memory, and is written again as a whole.
 
     Args:
-        path: of the file.
-        retrying: returns a fresh caller of functions.
+        path: the path of the file.
+        retrying: returns a new tenacity controller.
     """
 
     def __init__(self, path: str, retrying: Callable[[], Retrying]) -> None:
@@ -34,7 +34,7 @@ class LocalParts:
         return partial
 
     def add(self, part: bytes) -> None:
-        """Write what follows."""
+        """Append a part."""
         self._retrying()(self._write, part)
         self._size += len(part)
 
@@ -46,7 +46,7 @@ class LocalParts:
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Give it its name, to last. That an earlier attempt of this very call did so is a success."""
+        """Rename the file durably. A rename by an earlier attempt of this same call is a success."""
         retrying = self._retrying()
         try:
             retrying(self._rename)
@@ -60,6 +60,6 @@ class LocalParts:
             os.fsync(folder)
 
     def discard(self) -> None:
-        """Remove what is written."""
+        """Remove the partial file."""
         with suppress(OSError):
             self._partial.unlink(missing_ok=True)

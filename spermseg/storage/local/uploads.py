@@ -1,10 +1,12 @@
-"""A folder that strangers write to: listed and read without following any link that lies in it.
+"""A folder of uploads that untrusted people write to. It is listed and read without following any link in it.
 
-What is reached by its own path below the folder is an upload. A link in there is none: where it leads to something in
-the same folder, that has its row under its own path, which does not change when a link comes or goes; so nothing is
-listed twice and nothing goes round in circles. Where it leads out of the folder, it is refused, and so is what a link
-was put in the place of since it was listed: every part of a path is opened by itself, from the folder on, as a folder
-or file and never as a link.
+A file in the folder is an upload. A link is not:
+
+- A link to an upload in the same folder is passed over. The upload is listed once, under its own path, which does not
+  change when links come or go. Cycles of links do no harm.
+- A link out of the folder is refused.
+- A file or folder that was replaced by a link after the listing is refused, too. To ensure this, every part of a path
+  is opened by itself, from the folder on, with `O_NOFOLLOW`.
 """
 
 import errno
@@ -17,19 +19,19 @@ from typing import Any, NamedTuple
 from spermseg.errors import ObjectChangedError, ObjectMissingError, StorageError
 
 LONGEST_PATH = 4096
-"""Bytes of a path that the system takes in one piece (Linux's PATH_MAX, its zero included)."""
+"""Bytes of the longest path in one system call (PATH_MAX of Linux, with the final zero)."""
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 LIST_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe that was put in a file's place does not block
+FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # does not block on a pipe that has replaced a file
 
 LINKED = "links to other uploads"
-"""What is passed over, in the words of a receipt."""
+"""The name of this kind in a receipt."""
 LEADS_OUT = (
-    "a link that leads out of the uploads, and is not followed: copy or mount there what it leads to, or segment that "
-    "as an input of its own"
+    "a link to a place outside the uploads, which is not followed: copy or mount its target there, or segment the "
+    "target as an input of its own"
 )
-LEADS_NOWHERE = "a link that leads nowhere, or where nobody may look: what it leads to was moved or removed"
-LEADS_IN_CIRCLES = "a link that leads round in circles: put the file itself there"
+LEADS_NOWHERE = "a broken link: its target was moved or removed, or may not be read"
+LEADS_IN_CIRCLES = "a link in a cycle of links: put the file itself there"
 NO_FILE = "not a file but a pipe, a socket or a device: remove it"
 REMOVED = "removed while the uploads were listed"
 UNREAD_FOLDERS = {
@@ -40,56 +42,55 @@ UNREAD_FOLDERS = {
     errno.ENOTDIR: REMOVED,
     errno.ELOOP: REMOVED,
 }
-"""Why a folder is not listed, which says nothing of the others; every other error is one of the disk."""
-
+"""Why one folder is not listed, by error number. Other errors are failures of the disk."""
 
 UNREAD_LINKS = {
     errno.ELOOP: LEADS_IN_CIRCLES,
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG), LEADS_NOWHERE),
 }
-"""Why a link leads to nothing that can be looked at; every other error is one of the disk."""
+"""Why the target of a link is unknown, by error number. Other errors are failures of the disk."""
 
 
 class Listed(NamedTuple):
-    """What a listing shows."""
+    """One entry of a listing."""
 
     path: str
-    """Where it is; that of a folder which is not listed ends in a slash."""
+    """Its path. The path of a folder that could not be listed ends in a slash."""
     size: int
     """Bytes."""
     etag: str
-    """Changes when the content does."""
+    """Changes with the content."""
     reason: str | None = None
-    """Why it cannot be read; None where nothing speaks against it."""
+    """Why the entry cannot be read; None for a readable one."""
     passed_over: str | None = None
-    """What it is, where it is no upload at all."""
+    """The kind of an entry that is no upload, such as a link; None for an upload."""
 
 
 class Entry(NamedTuple):
-    """What a folder shows."""
+    """One entry of a folder."""
 
     order: str
-    """Its name; that of a folder ends in a slash."""
+    """The key for sorting: its name, with a slash at the end for a folder."""
     path: str
     mode: int
-    """0 where it was removed since its folder was read."""
+    """The `st_mode`; 0 if the entry was removed after its folder was read."""
     size: int
     etag: str
 
 
 Ask = Callable[..., Any]
-"""Calls a function that asks the system about a path: (path, function, arguments) -> what it returns."""
+"""Calls a function that accesses a path, with retries: (path, function, arguments) -> its return value."""
 
 
 def list_uploads(root: str, ask: Ask) -> Iterator[Listed]:
-    """Yield all that lies below a folder, in the order of the paths as S3 has it; a file yields itself.
+    """Yield everything below a folder, in the order of S3. A file yields itself.
 
     Args:
         root: the folder, or the file.
-        ask: makes every call of the system, again where that may help.
+        ask: makes every call that accesses the disk, with retries.
 
     Raises:
-        OSError: the folder itself is not there, or its disk failed; or what `ask` makes of it.
+        OSError: the folder itself does not exist, or the disk failed; `ask` may convert the error.
     """
     status = ask(root, os.stat, native(root))
     if stat.S_ISREG(status.st_mode):
@@ -97,7 +98,8 @@ def list_uploads(root: str, ask: Ask) -> Iterator[Listed]:
     if not stat.S_ISDIR(status.st_mode):
         return
     real_root = ask(root, real_path, native(root))
-    pending = [Entry("/", root, status.st_mode, 0, "")]  # a stack: folders can be nested deeper than calls
+    # A stack rather than recursion, since folders can be nested deeper than the recursion limit.
+    pending = [Entry("/", root, status.st_mode, 0, "")]
     while pending:
         one = pending.pop()
         if stat.S_ISREG(one.mode):
@@ -111,10 +113,10 @@ def list_uploads(root: str, ask: Ask) -> Iterator[Listed]:
 
 
 def read_folder(root: str, folder: str) -> list[Entry] | str:
-    """Return what is in a folder of uploads, last first, or why it cannot be listed, which says nothing of the others.
+    """Return the entries of a folder in reverse order, or the reason why this folder cannot be listed.
 
     Raises:
-        OSError: a disk failed, or the folder is all of the uploads.
+        OSError: the disk failed, or the folder is `root` itself.
     """
     try:
         with _opened(root, folder, LIST_FOLDER) as handle, os.scandir(handle) as listing:
@@ -124,7 +126,7 @@ def read_folder(root: str, folder: str) -> list[Entry] | str:
         if reason is None or folder == root:
             raise
         return reason
-    return sorted(found, reverse=True)  # with the slash, a folder sorts where its files do
+    return sorted(found, reverse=True)  # a folder sorts as its name with a slash
 
 
 def _entry(folder: str, entry: os.DirEntry[str]) -> Entry:
@@ -153,22 +155,22 @@ def _no_upload(one: Entry, real_root: bytes) -> Listed:
 
 
 def real_path(path: bytes) -> bytes:
-    """Return where a path leads, through all links.
+    """Return a path with all links resolved.
 
     Raises:
-        OSError: that is not there, or could not be asked: what a link on the way is, would be a guess.
+        OSError: the target does not exist, or a link on the way cannot be read.
     """
     return os.path.realpath(path, strict=True)
 
 
 @contextmanager
 def open_upload(root: str, path: str) -> Iterator[int]:
-    """Open a regular file at or below a folder, through no link below that folder, to read from the handle.
+    """Open a regular file at or below a folder for reading; yield the file descriptor. Links are not followed.
 
     Raises:
-        ObjectChangedError: a link, or something else, is where a folder or the file was.
-        ObjectMissingError: it is no file, or does not lie below the folder.
-        OSError: it could not be opened.
+        ObjectChangedError: a folder on the way, or the file, was replaced by a link or something else.
+        ObjectMissingError: the path is not a regular file, or does not lie below the folder.
+        OSError: the file could not be opened.
     """
     with _opened(root, path, FILE) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -207,23 +209,23 @@ def _open(root: str, parts: list[str], path: str, how: int) -> int:
         last = native(parts[-1])
         mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISLNK(mode):
-            raise ObjectChangedError(f"{path} changed since planned: it is a link by now")
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a device may do something
+            raise ObjectChangedError(f"{path} changed since planned: it is now a link")
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a device can have side effects
             raise ObjectMissingError(f"{path} is not a file")
         return os.open(last, how | os.O_NOFOLLOW, dir_fd=folder)
     except NotADirectoryError as error:
-        raise ObjectChangedError(f"{path} changed since planned: it lies behind a link, or a file, by now") from error
+        raise ObjectChangedError(f"{path} changed since planned: it now lies behind a link or a file") from error
     finally:
         os.close(folder)
 
 
 def etag_of(status: os.stat_result) -> str:
-    """Return the size and modification time of a file as its etag."""
+    """Return the etag of a local file, from its size and modification time."""
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def native(path: str) -> bytes:
-    """Return a path as the system stores it. A stored name is text, which not every locale can encode."""
+    """Return a path as the bytes that the file system stores. Not every locale can encode every name."""
     try:
         return os.fsencode(path)
     except UnicodeEncodeError:

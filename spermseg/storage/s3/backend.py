@@ -1,7 +1,8 @@
-"""S3 and servers that speak it, through boto3: listings with etags, ranged and conditional requests.
+"""The backend for S3 and compatible servers, through boto3: listings, range requests and conditional requests.
 
-Failures that pass are retried by `Patience` alone. It also sees what botocore cannot: bodies that break off, listings
-that are cut short, conditional requests that met; and a time that two retry within each other is nobody's.
+Only `Patience` retries. The retries of botocore are off, since nested retries have no predictable time limit.
+`Patience` also retries what botocore does not detect: bodies that break off, incomplete listings, and concurrent
+conditional requests.
 """
 
 import os
@@ -44,15 +45,15 @@ CLIENT_CONFIG = Config(
 
 @lru_cache(maxsize=8)
 def client(endpoint_url: str | None) -> Any:
-    """Return the boto3 client of this process for a server, made once; `client.cache_clear()` forgets credentials.
+    """Return the boto3 client of this process for a server. It is cached; `client.cache_clear()` drops credentials.
 
     Raises:
-        ConfigError: the environment names a proxy that cannot be asked.
+        ConfigError: the environment names a proxy with a malformed password.
     """
     if name := misread_proxy():
         raise ConfigError(
-            f"got {name} in the environment with a user whose password holds a slash, ? or #: write %2F, %3F or %23 "
-            "for it, as addresses do"
+            f"got {name} in the environment with a user whose password holds a slash, ? or #: percent-encode it "
+            "as %2F, %3F or %23"
         )
     made = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
     made.meta.events.register("before-parse.s3.ListObjectsV2", read_quickly)
@@ -60,10 +61,10 @@ def client(endpoint_url: str | None) -> Any:
 
 
 def resolve_endpoint(endpoint_url: str | None) -> str | None:
-    """Return the server's URL, from the environment where none is given; None is AWS.
+    """Return the URL of the server, from the argument or else from the environment. None means AWS.
 
     Raises:
-        ConfigError: it is no http or https URL of a server, or carries credentials; these are not repeated.
+        ConfigError: it is no http or https URL of a server, or holds credentials. The message leaves those out.
     """
     found = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not found:
@@ -80,7 +81,7 @@ def resolve_endpoint(endpoint_url: str | None) -> str | None:
 
 
 def _is_server(url: str) -> bool:
-    """Whether a text is an address that an S3 server can have; what follows it may be a path, and nothing else."""
+    """Whether a text is the http or https URL of a server, with at most a path behind the server."""
     try:
         server = urlsplit(url)
         known = server.scheme in ("http", "https") and bool(server.hostname) and server.port != 0
@@ -91,17 +92,17 @@ def _is_server(url: str) -> bool:
 
 @dataclass(frozen=True)
 class S3Backend:
-    """Objects on S3; `path` is `bucket/key`."""
+    """Objects on S3. `path` is `bucket/key`."""
 
     endpoint_url: str | None
-    """As `resolve_endpoint` returns it."""
+    """The return value of `resolve_endpoint`."""
     patience: Patience | None = field(default=None, compare=False)
-    """How long to try; None asks the process each time."""
+    """How long to retry; None takes the patience of the process at each call."""
 
     def list_objects(self, path: str) -> Iterator[tuple[str, int, str]]:
-        """Yield (path, size, etag) of every object at or below a path, in the order of the keys, which S3 gives."""
+        """Yield (path, size, etag) of every object at or below a path, in the order of the keys."""
         bucket, key = _split(path)
-        if key:  # a listing by `key` alone would page through all of `key-archive/` too
+        if key:  # one listing with the prefix `key` would include all of `key-archive/`, too
             first = self._listed(path, Bucket=bucket, Prefix=key, MaxKeys=1)
             for item in first.get("Contents", ()):
                 if item["Key"] == key:
@@ -111,11 +112,11 @@ class S3Backend:
             yield f"{bucket}/{name}", size, etag
 
     def list_uploads(self, path: str) -> Iterator[Listed]:
-        """Yield the same: a bucket has no links, and nothing in it that cannot be listed."""
+        """Yield the objects of `list_objects`. A bucket has no links, and every object can be listed."""
         return (Listed(*found) for found in self.list_objects(path))
 
     def _listed(self, path: str, **request: Any) -> dict[str, Any]:
-        """Return one page; boto3's paginator would take an answer without a body for an empty bucket."""
+        """Return one complete page. boto3's paginator takes an answer without a body for an empty bucket."""
 
         def page() -> dict[str, Any]:
             answer: dict[str, Any] = client(self.endpoint_url).list_objects_v2(**request)
@@ -128,15 +129,15 @@ class S3Backend:
             return self._retrying(path)(page)
 
     def real_path(self, path: str) -> str:
-        """Return the path itself: a bucket has no links."""
+        """Return the path itself, since a bucket has no links."""
         return path
 
     def no_files(self, path: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002 (a bucket holds objects)
-        """Yield nothing: all is objects."""
+        """Yield nothing, since a bucket holds only objects."""
         return iter(())
 
     def abandoned(self, path: str, latest: str, *, deep: bool) -> Iterator[str]:  # noqa: ARG002 (a PUT leaves nothing)
-        """Yield nothing: what is not whole does not exist."""
+        """Yield nothing, since a PUT is atomic."""
         return iter(())
 
     def stat(self, path: str) -> tuple[int, str]:
@@ -150,19 +151,19 @@ class S3Backend:
             try:
                 head = self._patiently(path, "head_object", **request)
             except ClientError as error:
-                if status_of(error) in (400, 401, 403):  # a HEAD has no body: only a GET is told why it is refused
+                if status_of(error) in (400, 401, 403):  # a HEAD has no body; the error of a GET has a code
                     self._patiently(path, "get_object", Range="bytes=0-0", **request)["Body"].close()
                 raise
             return head["ContentLength"], _bare(head["ETag"])
 
     def read_range(self, path: str, start: int, size: int | None, etag: str | None) -> bytes:
-        """Return up to `size` bytes from `start`, in one conditional GET; fewer where the object ends before."""
+        """Return up to `size` bytes from `start` with one conditional GET; fewer if the object ends before."""
         bucket, key = _split_object(path)
         extra = {} if etag is None else {"IfMatch": f'"{etag}"'}
-        if size == 0:  # no Range header can say this
+        if size == 0:  # a Range header cannot be empty
             self._head(path, **extra)
             return b""
-        # All of an object is a range too: its answer says twice how long it is.
+        # A whole object is also requested as a range. Its answer then states the size of the object, for `_get`.
         extra["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
         with s3_errors(path):
             try:
@@ -173,7 +174,7 @@ class S3Backend:
                 raise
 
     def _get(self, start: int, size: int | None, **request: str) -> bytes:
-        """Return the body of one GET, having counted its bytes."""
+        """Return the body of one GET. Raise IncompleteReadError if the number of bytes is wrong."""
         answer = client(self.endpoint_url).get_object(**request)
         data = bytes(answer["Body"].read())
         if span := re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange", "")):
@@ -184,14 +185,14 @@ class S3Backend:
         return data
 
     def write(self, path: str, data: bytes, only_if_absent: bool, if_etag: str | None) -> None:
-        """Write in one PUT. An object that an earlier attempt of this very call left there is a success."""
+        """Write with one PUT. An object that an earlier attempt of this same call wrote is a success."""
         if if_etag:
             self._replace(path, data, if_etag)
         else:
             self._put(path, data, **({"IfNoneMatch": "*"} if only_if_absent else {}))
 
     def begin(self, path: str) -> S3Parts:
-        """Begin an object that is written in parts."""
+        """Return a writer for an object that is written in parts."""
         return S3Parts(*_split_object(path), self._call, partial(self._retrying, path))
 
     def _put(self, path: str, data: bytes, **condition: str) -> None:
@@ -209,10 +210,11 @@ class S3Backend:
                 raise
 
     def _replace(self, path: str, data: bytes, etag: str) -> None:
-        """Write over the object that has this etag. Ceph takes it bare only; others, as HTTP has it, only quoted.
+        """Replace the object if it has this etag.
 
-        A server that knows no such condition is asked what is there. Whoever writes in that very moment is seen by
-        whoever looks later.
+        In `If-Match`, Ceph accepts only an etag without quotes, and other servers only one with quotes, as in HTTP. For
+        a server without `If-Match`, the etag is compared before the PUT. A concurrent write between the two is not
+        detected here; callers must read the object again.
         """
         for spelt in (f'"{etag}"', etag):
             try:
@@ -228,10 +230,10 @@ class S3Backend:
 
     def _check_etag(self, path: str, etag: str) -> None:
         if self._head(path)[1] != etag:
-            raise ObjectChangedError(f"s3://{path} is another than the one that was seen")
+            raise ObjectChangedError(f"s3://{path} changed since it was last read")
 
     def _is(self, path: str, data: bytes) -> bool:
-        """Whether an object is these very bytes."""
+        """Whether an object holds exactly these bytes."""
         try:
             return self.read_range(path, 0, len(data) + 1, None) == data
         except ObjectMissingError:
@@ -244,7 +246,7 @@ class S3Backend:
                 self.delete(found)
 
     def delete(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object, if it exists."""
         bucket, key = _split_object(path)
         with s3_errors(path):
             self._patiently(path, "delete_object", Bucket=bucket, Key=key)

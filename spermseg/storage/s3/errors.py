@@ -1,6 +1,6 @@
-"""What S3's refusals and failures mean: what passes, what concerns one object, and what stops a run.
+"""Errors of S3 as errors of this project: transient, of one object, or of the whole storage.
 
-Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and what Ceph and MinIO add to them.
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and the additional codes of Ceph and MinIO.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ from spermseg.errors import (
     one_line,
 )
 
-# The answer did not come, or not all of it. urllib3's own error comes from the body of a refused GET.
+# No answer, or an incomplete one. urllib3's own error comes from the body of a refused GET.
 BROKEN = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, HTTPError)
-PASSING_STATUS = (409, 429, 500, 502, 503, 504)  # 409: conditional requests that met
+PASSING_STATUS = (409, 429, 500, 502, 503, 504)  # 409: concurrent conditional requests
 PASSING_CODES = (
     *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete"),
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
@@ -52,7 +52,7 @@ GO_ON = "the same command goes on"
 
 
 def code_of(error: ClientError) -> str:
-    """Return S3's name for an error; where the answer had no body, or not all of it, its status."""
+    """Return the error code of S3, or the HTTP status if the answer had no complete body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -63,23 +63,23 @@ def status_of(error: ClientError) -> int | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed in a moment."""
+    """Whether an error is transient, so that the same request may soon succeed."""
     if isinstance(error, ClientError):
         code, status = code_of(error), status_of(error)
         nameless = status in (400, 403) and code == str(status) and error.operation_name != "HeadObject"
-        return nameless or status in PASSING_STATUS or code in PASSING_CODES  # nameless: its body broke off
+        return nameless or status in PASSING_STATUS or code in PASSING_CODES  # nameless: the body was incomplete
     return isinstance(error, BROKEN)
 
 
 @contextmanager
 def s3_errors(path: str) -> Iterator[None]:
-    """Turn the errors of boto3 into ours."""
+    """Convert the errors of boto3 to errors of this project."""
     try:
         yield
     except NO_CREDENTIALS as error:
         advice = f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of them, and {GO_ON}"
         raise StorageRefusedError(f"s3://{path}: no credentials that can be used ({_said(error)}): {advice}") from error
-    except (ResponseParserError, HTTPError) as error:  # the text of one carries the answer
+    except (ResponseParserError, HTTPError) as error:  # the text of this error may hold the whole answer
         raise StorageError(f"s3://{path}: the server's answer broke off or is no S3; check the endpoint") from error
     except ParamValidationError as error:
         raise StorageRefusedError(f"s3://{path} is no name that S3 knows: {_said(error)}") from error
@@ -90,12 +90,15 @@ def s3_errors(path: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    """Return a library's words as one line; of what it was given, some are not for others."""
+    """Return the message of a library in one line, with secrets of the environment masked."""
     return without_environment(one_line(error))
 
 
 def _translated(uri: str, error: ClientError) -> StorageError:
-    """Return our error. Only a GET can tell that this one object is denied: a HEAD has no code, a PUT stops a run."""
+    """Return our error for a `ClientError`.
+
+    Only a refused GET concerns a single object. A refused HEAD has no code, and a refused PUT stops the run.
+    """
     code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return StorageRefusedError(f"{uri}: there is no such bucket; make it first, or check the name and the endpoint")
@@ -113,7 +116,7 @@ def _translated(uri: str, error: ClientError) -> StorageError:
 
 
 def _refused(uri: str, code: str, status: int | None) -> StorageError | None:
-    """Return the error of a request that was refused for who sent it; None where it was not."""
+    """Return our error for refused credentials or rights; None for other causes."""
     if code in EXPIRED:
         return StorageRefusedError(f"{uri}: the credentials have expired ({code}): renew them, and {GO_ON}")
     if code == "RequestTimeTooSkewed":

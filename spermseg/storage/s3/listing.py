@@ -1,20 +1,28 @@
-"""Listing a large bucket: many requests at once, in the order of the keys, and answers that are read quickly.
+"""Listing of a large bucket: concurrent requests, keys in order, and fast parsing of the answers.
 
-A listing is a chain in which each page names the next, so a million keys are a thousand answers to wait for, one after
-the other. Folders cut it: what lies between two of them is a chain of its own, and chains can be read at once. Which
-folders there are is not known beforehand, and asking costs requests. So a listing begins as plain pages. One that goes
-on asks for the folders that follow (`Delimiter`), and reads as many of them in a chain as fill some pages, for folders
-of few files would otherwise cost a request each. A chain that turns out long is cut again, and where there are no
-folders it stays plain pages.
+`ListObjectsV2` returns up to 1,000 keys a page, and each page holds the token of the next page. The pages of one prefix
+are therefore a chain: a million keys are a thousand requests, one after the other. Different folders can be listed by
+different chains at the same time. But the folders are not known in advance, and to request their names
+(`Delimiter="/"`) costs pages too. So a listing works like this:
+
+1. It starts as one chain of plain pages.
+2. Every `PLAIN_PAGES` pages, if the last page shows that folders follow, it requests the names of these folders and
+   lists the folders with chains of their own.
+3. One chain reads several neighbouring folders, as many as fill about `CHAIN_PAGES` pages. One chain for each folder
+   would cost one request for each small folder.
+4. A chain that reaches twice `CHAIN_PAGES` pages is split again.
+
+A bucket without folders stays one chain. `storage.prefetch.search` runs the requests in threads and keeps the order of
+the keys.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html.
 """
 
+import itertools
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from botocore.parsers import ResponseParserError
@@ -23,60 +31,71 @@ from spermseg.errors import StorageError
 from spermseg.storage.prefetch import Part, search
 
 Entry = tuple[str, int, str]
-"""(key, size in bytes, etag)"""
+"""A file: (key, size in bytes, etag)."""
+Child = str | Entry
+"""What lies directly below a prefix: a folder, as its prefix with the slash at the end, or a file."""
 
 REQUESTS = 8
-"""Requests under way at once."""
+"""Concurrent requests."""
 PAGES_AHEAD = 48
-"""Pages that may lie ready, of 1,000 keys and a third of a megabyte each."""
+"""Pages that may be buffered. Each has 1,000 keys and takes a third of a megabyte."""
 FOLDER_KEYS = 4
-"""Keys that folders have on average at least: to ask for folders of fewer costs about as much as to list them."""
+"""Least mean number of keys in a folder for which the names of folders are requested. To request the names of smaller
+folders costs about as much as to list their keys."""
 PLAIN_PAGES = 4
-"""Pages after which a chain asks for the folders that follow."""
+"""Number of pages after which a plain chain requests the names of the folders that follow."""
 CHAIN_PAGES = 8
-"""Pages that a chain of several folders is meant to have; with twice as many it is cut again."""
+"""Intended number of pages of a chain of several folders. A chain of twice as many pages is split."""
 BEFORE_SLASH = chr(ord("/") - 1)
 
 
 @dataclass(kw_only=True)
-class _Pace:
-    """How many folders are read in one chain: more after few pages, fewer after many. Threads share it."""
+class _FoldersPerChain:
+    """How many neighbouring folders one chain reads. Chains adjust the number; threads share it."""
 
-    width: int
+    count: int
 
-    def learn(self, folders: int, pages: int) -> None:
-        """Take note of how many pages some folders have, or have so far."""
+    def adjust(self, folders: int, pages: int) -> None:
+        """Double or halve the number after a chain has read `pages` pages for `folders` folders."""
         if 2 * pages <= CHAIN_PAGES:
-            self.width = max(self.width, 2 * folders)
+            self.count = max(self.count, 2 * folders)
         elif pages >= 2 * CHAIN_PAGES:
-            self.width = max(1, min(self.width, folders // 2))
+            self.count = max(1, min(self.count, folders // 2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chain:
-    """Keys that are listed one page after the other: all below a prefix, or some neighbouring folders there."""
+    """A range of keys that is listed page by page: all keys below a prefix, or those of some neighbouring folders."""
 
     prefix: str
     after: str = ""
-    """The last key that is known already; empty where none is."""
-    folders: tuple[str | Entry, ...] = ()
-    """The neighbouring folders, and the files between them; none where it is all below the prefix."""
+    """The last key that was listed before; empty at the start."""
+    children: tuple[Child, ...] = ()
+    """The neighbouring folders and the files between them. The first and the last one are folders. Empty where the
+    chain lists the whole prefix."""
     token: str | None = None
-    """What the last page called the next."""
+    """The continuation token of the last page."""
     pages: int = 0
-    """Read so far."""
-    pace: _Pace | None = None
-    """What is told how long this was; nothing where it is no part of a longer listing."""
-    width: int = 1
-    """Folders that this was meant to read."""
+    """Number of pages that were read."""
+    sizing: _FoldersPerChain | None = None
+    """The number that this chain adjusts; None for the chain of the whole listing."""
+    n_folders: int = 1
+    """Number of folders in the chain."""
 
-    def begins_before(self, key: str) -> bool:
-        """Whether a key that comes after `after` is not one that lies before the first folder."""
-        return not self.folders or key >= str(self.folders[0])
+    def has_begun(self, key: str) -> bool:
+        """Whether a key lies in or behind the first folder."""
+        return not self.children or key >= _name(self.children[0])
 
-    def holds(self, key: str) -> bool:
-        """Whether a key below the prefix that comes after `after` is part of this."""
-        return not self.folders or key <= (last := str(self.folders[-1])) or key.startswith(last)
+    def has_ended(self, key: str) -> bool:
+        """Whether a key lies behind the last folder."""
+        if not self.children:
+            return False
+        last = _name(self.children[-1])
+        return key > last and not key.startswith(last)
+
+    def remaining(self) -> list[Child]:
+        """Return the children that may have keys after the last listed one. The first may be listed in part."""
+        return [child for child in self.children if _ends_after(child, self.after)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,112 +103,142 @@ class KeyListing:
     """All keys below a prefix."""
 
     page: Callable[..., dict[str, Any]]
-    """Returns one answer of boto3, seen to be whole, for `Prefix`, `StartAfter`, `Delimiter` and `ContinuationToken`.
-    Each may be absent but the first."""
+    """Returns one complete answer of boto3's `list_objects_v2`. Takes `Prefix` and, optionally, `StartAfter`,
+    `Delimiter` and `ContinuationToken`."""
     uri: str
-    """What is listed, for a message."""
+    """The listed place, for error messages."""
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield the keys in their order, without the empty objects that stand for folders.
+        """Yield the files in the order of their keys, without the empty objects that stand for folders.
 
         Raises:
-            StorageError: the answers are not in the order of the keys; and what `page` raises.
+            StorageError: the server does not return the keys in order; also what `page` raises.
         """
-        first = partial(self._read, _Chain(prefix=prefix))
-        return chain.from_iterable(search(first, threads=REQUESTS, ahead=PAGES_AHEAD))
+        first = partial(self._list_page, _Chain(prefix=prefix))
+        return itertools.chain.from_iterable(search(first, threads=REQUESTS, ahead=PAGES_AHEAD))
 
-    def _read(self, keys: _Chain) -> list[Part]:
-        """Read the next page of a chain."""
-        where = {"ContinuationToken": keys.token} if keys.token else {"StartAfter": keys.after} if keys.after else {}
-        answer = self.page(Prefix=keys.prefix, **where)
+    # `_list_page`, `_list_names` and `_list_children` are the steps of the search. A step returns, in the order of the
+    # keys, lists of files and further steps (functions without arguments).
+
+    def _list_page(self, chain: _Chain) -> list[Part]:
+        """Request the next page of a chain. Return its files and the steps for the rest of the chain."""
+        start: dict[str, str] = {}
+        if chain.token:
+            start = {"ContinuationToken": chain.token}
+        elif chain.after:
+            start = {"StartAfter": chain.after}
+        answer = self.page(Prefix=chain.prefix, **start)
         listed = answer.get("Contents", [])
-        self._check_order(keys.after, listed)
-        listed = [item for item in listed if keys.begins_before(item["Key"])]
-        there = [item for item in listed if keys.holds(item["Key"])]
-        if len(there) < len(listed) or not answer["IsTruncated"]:
-            if keys.pace:
-                keys.pace.learn(keys.width, keys.pages + 1)
-            return [_files(there)]
-        last = listed[-1]["Key"] if listed else keys.after
-        rest = replace(keys, after=last, token=answer["NextContinuationToken"], pages=keys.pages + 1)
-        return [_files(there), *self._rest(rest, listed)]
+        self._check_order(chain.after, listed)
+        listed = [item for item in listed if chain.has_begun(item["Key"])]
+        inside = [item for item in listed if not chain.has_ended(item["Key"])]
+        if len(inside) < len(listed) or not answer["IsTruncated"]:
+            if chain.sizing:
+                chain.sizing.adjust(chain.n_folders, chain.pages + 1)
+            return [_files(inside)]
+        after = listed[-1]["Key"] if listed else chain.after
+        rest = replace(chain, after=after, token=answer["NextContinuationToken"], pages=chain.pages + 1)
+        is_several = rest.children and rest.sizing
+        return [_files(inside), *(self._continue_folders(rest) if is_several else self._continue_plain(rest, listed))]
 
-    def _rest(self, keys: _Chain, listed: list[dict[str, Any]]) -> list[Part]:
-        """Return the parts of a chain that has more pages than were read, of which this is the last."""
-        if keys.folders and keys.pace:
-            if keys.pages < 2 * CHAIN_PAGES:
-                return [partial(self._read, keys)]
-            keys.pace.learn(keys.width, keys.pages)
-            left = [one for one in keys.folders if _follows(one, keys.after)]
-            now = _folders(keys.prefix, keys.after, left[:1], keys.pace)
-            return [partial(self._read, now), partial(self._read_some, keys.prefix, keys.after, left[1:], keys.pace)]
-        below = {_child(keys.prefix, item["Key"]) for item in listed if "/" in item["Key"][len(keys.prefix) :]}
-        if keys.pages % PLAIN_PAGES or not below or FOLDER_KEYS * len(below) > len(listed):
-            return [partial(self._read, keys)]
-        pace = _Pace(width=CHAIN_PAGES * len(below) if len(below) > 1 else 1)
-        return [partial(self._read_folders, keys.prefix, keys.after, pace, None)]
+    def _continue_folders(self, chain: _Chain) -> list[Part]:
+        """Return the steps for the rest of a chain of several folders. Split the chain if it has become long."""
+        if chain.sizing is None or chain.pages < 2 * CHAIN_PAGES:
+            return [partial(self._list_page, chain)]
+        chain.sizing.adjust(chain.n_folders, chain.pages)
+        first, *others = remaining = chain.remaining()
+        if not isinstance(first, str):  # the page ended at a file, so no folder is listed in part
+            return [partial(self._list_children, chain.prefix, chain.after, remaining, chain.sizing)]
+        return [
+            partial(self._list_page, _folder_chain(chain.prefix, chain.after, [first], chain.sizing)),
+            partial(self._list_children, chain.prefix, chain.after, others, chain.sizing),
+        ]
 
-    def _read_folders(self, prefix: str, after: str, pace: _Pace, token: str | None) -> list[Part]:
-        """Read a page of the folders and files directly below a prefix, from where its keys are not known yet.
+    def _continue_plain(self, chain: _Chain, listed: Sequence[dict[str, Any]]) -> list[Part]:
+        """Return the step for the rest of a chain that lists a whole prefix: its next page, or its folders' names.
 
         Args:
-            prefix: what is listed.
-            after: the last key that is known already.
-            pace: for these folders.
-            token: what the last page called the next.
+            chain: the rest.
+            listed: the keys of its last page.
         """
-        # To start inside a folder means another thing on another server; its name without the slash lies before it.
-        where = {"ContinuationToken": token} if token else {"StartAfter": _child(prefix, after)}
-        answer = self.page(Prefix=prefix, Delimiter="/", **where)
-        self._check_order("", answer.get("Contents", []))
+        folders = {_child(chain.prefix, item["Key"]) for item in listed if "/" in item["Key"][len(chain.prefix) :]}
+        if chain.pages % PLAIN_PAGES or not folders or FOLDER_KEYS * len(folders) > len(listed):
+            return [partial(self._list_page, chain)]
+        sizing = _FoldersPerChain(count=CHAIN_PAGES * len(folders) if len(folders) > 1 else 1)
+        return [partial(self._list_names, chain.prefix, chain.after, sizing, None)]
+
+    def _list_names(self, prefix: str, after: str, sizing: _FoldersPerChain, token: str | None) -> list[Part]:
+        """Request a page of the folders and files directly below a prefix. Return the steps that list them.
+
+        Args:
+            prefix: the listed prefix.
+            after: the last key that was listed before.
+            sizing: for the chains of these folders.
+            token: the continuation token of the last page of names; None at the first page.
+        """
+        # Servers disagree about a `StartAfter` inside a folder. The folder's name without the slash sorts before it.
+        start = {"ContinuationToken": token} if token else {"StartAfter": _child(prefix, after)}
+        answer = self.page(Prefix=prefix, Delimiter="/", **start)
+        files = answer.get("Contents", [])
+        self._check_order("", files)
         folders = [item["Prefix"] for item in answer.get("CommonPrefixes", [])]
-        found = sorted([*folders, *_files(answer.get("Contents", []))], key=_name)
-        some = partial(self._read_some, prefix, after, [one for one in found if _follows(one, after)], pace)
+        found: list[Child] = sorted([*folders, *_files(files)], key=_name)
+        children = [child for child in found if _ends_after(child, after)]
+        steps: list[Part] = [partial(self._list_children, prefix, after, children, sizing)]
         if answer["IsTruncated"]:
-            return [some, partial(self._read_folders, prefix, after, pace, answer["NextContinuationToken"])]
-        return [some]
+            steps.append(partial(self._list_names, prefix, after, sizing, answer["NextContinuationToken"]))
+        return steps
 
-    def _read_some(self, prefix: str, after: str, found: list[str | Entry], pace: _Pace) -> list[Part]:
-        """Return what is directly below a prefix as a first chain of folders, the files around it, and the rest."""
-        places = [place for place, one in enumerate(found) if isinstance(one, str)][: pace.width]
+    def _list_children(
+        self, prefix: str, after: str, children: Sequence[Child], sizing: _FoldersPerChain
+    ) -> list[Part]:
+        """Return the files before the first folder, a chain of the first folders, and the step for the rest."""
+        places = [place for place, child in enumerate(children) if isinstance(child, str)][: sizing.count]
         if not places:
-            return [found]
+            return [list(children)]
         first, end = places[0], places[-1] + 1
-        keys = _folders(prefix, after, found[first:end], pace)
-        return [found[:first], partial(self._read, keys), partial(self._read_some, prefix, after, found[end:], pace)]
+        chain = _folder_chain(prefix, after, children[first:end], sizing)
+        rest = partial(self._list_children, prefix, after, children[end:], sizing)
+        return [list(children[:first]), partial(self._list_page, chain), rest]
 
-    def _check_order(self, after: str, listed: list[dict[str, Any]]) -> None:
+    def _check_order(self, after: str, listed: Sequence[dict[str, Any]]) -> None:
         keys = [after, *(item["Key"] for item in listed)]
         if any(map(str.__ge__, keys, keys[1:])):
-            raise StorageError(
-                f"{self.uri}: the server does not list in the order of the keys, as S3 does, but needs to"
-            )
+            raise StorageError(f"{self.uri}: the server lists keys out of order; S3 lists them in order")
 
 
-def _folders(prefix: str, after: str, found: list[str | Entry], pace: _Pace) -> _Chain:
-    """Return the chain that reads some neighbouring folders, of which the first may be known in part."""
-    first = str(found[0])
+def _folder_chain(prefix: str, after: str, children: Sequence[Child], sizing: _FoldersPerChain) -> _Chain:
+    """Return the chain of some neighbouring folders, of which the first may already be listed in part.
+
+    Args:
+        prefix: the prefix above the folders.
+        after: the last key that was listed before.
+        children: the folders and the files between them; the first and the last one are folders.
+        sizing: the number that the chain adjusts.
+    """
+    first = _name(children[0])
     inside = after if after.startswith(first) else ""
-    if len(found) == 1:
-        return _Chain(prefix=first, after=inside, pace=pace)
-    width = sum(isinstance(one, str) for one in found)
-    # The folder itself may be an object that holds bytes, and a listing starts after a key: so after what lies before.
+    if len(children) == 1:
+        return _Chain(prefix=first, after=inside, sizing=sizing)
+    # An object with bytes may have the folder's own key, slash included. `StartAfter` excludes the key that it names,
+    # so the chain starts at a key that sorts before the slash.
     before = f"{first[:-1]}{BEFORE_SLASH}\U0010ffff"
-    return _Chain(prefix=prefix, after=inside or before, folders=tuple(found), pace=pace, width=width)
+    n_folders = sum(isinstance(child, str) for child in children)
+    return _Chain(prefix=prefix, after=inside or before, children=tuple(children), sizing=sizing, n_folders=n_folders)
 
 
 def _child(prefix: str, key: str) -> str:
-    """Return the folder or file directly below a prefix that leads to a key; without a slash at the end."""
+    """Return the folder or file directly below a prefix that a key lies in, without a slash at the end."""
     return prefix + key[len(prefix) :].partition("/")[0]
 
 
-def _name(one: str | Entry) -> str:
-    return one if isinstance(one, str) else one[0]
+def _name(child: Child) -> str:
+    return child if isinstance(child, str) else child[0]
 
 
-def _follows(one: str | Entry, after: str) -> bool:
-    """Whether a file, or something in a folder, may come after a key."""
-    return _name(one) > after or (isinstance(one, str) and after.startswith(one))
+def _ends_after(child: Child, key: str) -> bool:
+    """Whether a file comes after a key, or a folder may hold a key that does."""
+    return _name(child) > key or (isinstance(child, str) and key.startswith(child))
 
 
 def _files(listed: list[dict[str, Any]]) -> list[Entry]:
@@ -197,14 +246,18 @@ def _files(listed: list[dict[str, Any]]) -> list[Entry]:
 
 
 def _is_folder(item: dict[str, Any]) -> bool:
-    """Whether an object only stands for a folder, as the tools of AWS make them: one that holds bytes is an upload."""
+    """Whether an object is an empty one that stands for a folder, as AWS tools create them."""
     return bool(item["Key"].endswith("/") and not item["Size"])
 
 
 def read_quickly(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Take the entries out of an answer before botocore parses it: that takes it five times as long, or more.
+    """Parse the entries of a listing, and remove them from the answer before botocore parses the rest.
 
-    To be registered for `before-parse.s3.ListObjectsV2`. What is not as expected is left to botocore.
+    botocore takes at least five times as long for the entries. Register this function for the event
+    `before-parse.s3.ListObjectsV2`. It leaves answers of another form to botocore.
+
+    Raises:
+        ResponseParserError: an entry lacks its key, size or etag.
     """
     try:
         root = ET.fromstring(response_dict["body"])  # noqa: S314 (botocore parses it in the same way)
@@ -215,14 +268,14 @@ def read_quickly(response_dict: dict[str, Any], customized_response_dict: dict[s
     if space == root.tag or not listed:
         return
     names = [f"{space}{name}" for name in ("Key", "Size", "ETag")]
-    told = [[item.findtext(name) for name in names] for item in listed]
-    if any(text is None for texts in told for text in texts):
+    entries = [[item.findtext(name) for name in names] for item in listed]
+    if any(text is None for entry in entries for text in entry):
         raise ResponseParserError("a listing that leaves something out")
     for item in listed:
         root.remove(item)
     response_dict["body"] = ET.tostring(root)
     customized_response_dict["Contents"] = [
-        {"Key": key, "Size": _number(size), "ETag": etag} for key, size, etag in told
+        {"Key": key, "Size": _number(size), "ETag": etag} for key, size, etag in entries
     ]
 
 

@@ -1,4 +1,4 @@
-"""An object on S3 in many parts: a multipart upload, each request of which is tried with patience."""
+"""Write an object on S3 in parts: a multipart upload, with retries for each request."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,15 +12,15 @@ from spermseg.storage.s3.errors import code_of, s3_errors
 
 
 class S3Parts:
-    """Parts of an object, which appears when they are put together, over the one that was there.
+    """A multipart upload. The object appears, or is replaced, when the upload is completed.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html.
 
     Args:
-        bucket: its bucket.
-        key: its key.
-        call: returns what makes a request, for the name of one.
-        retrying: returns a fresh caller of functions.
+        bucket: the bucket.
+        key: the key of the object.
+        call: returns the boto3 method of a name.
+        retrying: returns a new tenacity controller.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class S3Parts:
         self._upload = {**self._object, "UploadId": self._ask("create_multipart_upload", **self._object)["UploadId"]}
 
     def add(self, part: bytes) -> None:
-        """Send what follows."""
+        """Upload the next part."""
         number = len(self._etags) + 1
         self._etags.append(self._ask("upload_part", PartNumber=number, Body=part, **self._upload)["ETag"])
         self._size += len(part)
 
     def finish(self) -> None:
-        """Put the parts together. That an earlier attempt of this very call did so is a success."""
+        """Complete the upload. A completion by an earlier attempt of this same call is a success."""
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(self._etags, start=1)]
         retrying = self._retrying()
         with s3_errors(self._path):
@@ -55,7 +55,7 @@ class S3Parts:
         return bool(head["ContentLength"] == self._size and head["ETag"].strip('"').endswith(f"-{len(self._etags)}"))
 
     def discard(self) -> None:
-        """Give the parts up, which cost money where they lie, though nobody sees them."""
+        """Abort the upload. Parts of an unfinished upload are invisible, but cost money."""
         with suppress(BotoCoreError, ClientError, HTTPError):
             self._call("abort_multipart_upload")(**self._upload)
 
