@@ -34,7 +34,7 @@ test-all: install
 	$(PYTEST)
 
 chaos: install
-	$(BIN)/python benchmarks/chaos.py --rounds 100
+	$(BIN)/python benchmarks/trust/chaos.py --rounds 100
 
 check: install
 	$(BIN)/ruff check

@@ -16,11 +16,11 @@ import boto3
 import pytest
 import ray
 import torch
-from dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
-from forked_workers import forking_python
 from hypothesis import settings
-from kept_cluster import cluster_of
 from moto.server import ThreadedMotoServer
+from support.dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
+from support.forked_workers import forking_python
+from support.kept_cluster import cluster_of
 
 from spermseg.batch import run
 from spermseg.batch.run import segment_night

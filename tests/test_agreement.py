@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from untrained import trained_looking
+from support.untrained import trained_looking
 
 from spermseg.batch.pool import Workers
 from spermseg.batch.run import Night, segment_night

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from dark_cells import darkness_model, draw, night_over, picture
+from support.dark_cells import darkness_model, draw, night_over, picture
 
 import spermseg
 from spermseg.batch.run import segment_night

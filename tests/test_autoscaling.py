@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from autoscaling_cluster import AutoscalingCluster, autoscaling_cluster
-from dark_cells import darkness_model, night_over, picture
-from hostile_decoder import waiting_decode
+from support.autoscaling_cluster import AutoscalingCluster, autoscaling_cluster
+from support.dark_cells import darkness_model, night_over, picture
+from support.hostile_decoder import waiting_decode
 
 from spermseg.batch.pipeline import PipelineJob
 from spermseg.batch.pool import Workers

@@ -1,4 +1,4 @@
-"""Three rounds of `benchmarks/chaos.py`, others every day, and what compares the tables. `make chaos` plays 100."""
+"""Three rounds of `benchmarks/trust/chaos.py`, others every day, and what compares tables. `make chaos` plays 100."""
 
 import json
 import subprocess
@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from chaos_night import OF_ITS_RUN, compare, uploads
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chaos_night import OF_ITS_RUN, compare, uploads
 
 from spermseg.table.results import SCHEMA
 
-CHAOS = Path(__file__).parents[1] / "benchmarks/chaos.py"
+CHAOS = Path(__file__).parents[1] / "benchmarks/trust/chaos.py"
 FAULTS = {"worker killed", "model's process killed", "node removed", "command killed", "storage fault burst"}
 ROUNDS = 3
 PROMISED = {"lost": 0, "duplicated": 0, "differing": 0, "did_not_end": 0, "too_late": 0}

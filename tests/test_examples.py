@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from dark_cells import picture
+from support.dark_cells import picture
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ray_processes import end, free_port
-from untrained import write_untrained_model
+from support.ray_processes import end, free_port
+from support.untrained import write_untrained_model
 
 from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
 from spermseg.dataset.split import SplitConfig

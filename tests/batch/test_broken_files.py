@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_files import BROKEN, BROKEN_FILES, WHOLE, BrokenFile, Trouble, markdown_table
-from dark_cells import CELLS, VIEW, darkness_model, draw, night_over, picture, run_in_process
-from fault_proxy import Fault, FaultProxy, Kind
-from hostile_decoder import decode
+from support.broken_files import BROKEN, BROKEN_FILES, WHOLE, BrokenFile, Trouble, markdown_table
+from support.dark_cells import CELLS, VIEW, darkness_model, draw, night_over, picture, run_in_process
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.hostile_decoder import decode
 
 from spermseg.batch import run
 from spermseg.batch.pool import Workers
@@ -54,7 +54,7 @@ def rows(moto_server, proxy) -> list[dict[str, Any]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_pipeline", meet_trouble_and_run)
-        patch.setattr("dark_cells.SegmentUnit", IsolateUnit)
+        patch.setattr("support.dark_cells.SegmentUnit", IsolateUnit)
         run.segment_night(night, lambda progress: None)
     return [row for table in read_units(out) for row in table.to_pylist()]
 

@@ -3,10 +3,10 @@
 from collections import Counter
 
 import pytest
-from archive_files import tar_gz_of
-from dark_cells import CELLS, EXPECTED, PLANNED, REASONS, VIEW, night_over, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from support.archive_files import tar_gz_of
+from support.dark_cells import CELLS, EXPECTED, PLANNED, REASONS, VIEW, night_over, picture
 
 from spermseg.batch import run
 from spermseg.batch.forecast import SAMPLED, START_S, Sample, Uploads, draw_planned, extrapolate, measure_sample

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from archive_files import tar_gz_of
-from dark_cells import name_of, night_over, picture, zip_of
-from hostile_decoder import decode, marked
+from support.archive_files import tar_gz_of
+from support.dark_cells import name_of, night_over, picture, zip_of
+from support.hostile_decoder import decode, marked
 
 from spermseg.batch import pipeline
 from spermseg.batch.pipeline import FAILURES_AT_FIRST

@@ -7,8 +7,8 @@ from collections import Counter
 from multiprocessing.process import BaseProcess
 
 import pytest
-from dark_cells import night_over, picture
-from hostile_decoder import logging_decode
+from support.dark_cells import night_over, picture
+from support.hostile_decoder import logging_decode
 
 from spermseg.batch.night import Night
 from spermseg.batch.pool import Workers

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archive_files import tar_gz_of, tar_with, zip_of
-from dark_cells import night_over, picture, run_in_process, tar_of
+from support.archive_files import tar_gz_of, tar_with, zip_of
+from support.dark_cells import night_over, picture, run_in_process, tar_of
 
 from spermseg.batch import run
 from spermseg.batch.group_limit import within_group_limit

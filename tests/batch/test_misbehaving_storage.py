@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from dark_cells import night_over, picture, run_in_process
-from fault_proxy import Fault, FaultProxy, Kind
+from support.dark_cells import night_over, picture, run_in_process
+from support.fault_proxy import Fault, FaultProxy, Kind
 
 from spermseg.batch import run
 from spermseg.batch.run import segment_night

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
+from support.dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
 
 from spermseg.batch import pipeline, run
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, run_pipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dark_cells import EXPECTED, HALF, night_over, picture, run_in_process, write_uploads
+from support.dark_cells import EXPECTED, HALF, night_over, picture, run_in_process, write_uploads
 
 from spermseg.batch import reproduce as deep
 from spermseg.batch import run

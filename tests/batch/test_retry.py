@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from archive_files import tar_gz_of
-from dark_cells import EXPECTED, GOOD, PLANNED, REASONS, name_of, night_over, picture, run_in_process
+from support.archive_files import tar_gz_of
+from support.dark_cells import EXPECTED, GOOD, PLANNED, REASONS, name_of, night_over, picture, run_in_process
 
 from spermseg.batch import run
 from spermseg.batch.night import Night

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dark_cells import (
+from support.dark_cells import (
     EXPECTED,
     PLANNED,
     REASONS,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from dark_cells import darkness_model
+from support.dark_cells import darkness_model
 
 from spermseg.cli import MODEL_VERBS, VERBS
 from spermseg.cli.arguments.models import check_given_models

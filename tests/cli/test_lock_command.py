@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dark_cells import PLANNED, darkness_model, write_uploads
+from support.dark_cells import PLANNED, darkness_model, write_uploads
 
 from spermseg.storage.filesystem import Location
 from spermseg.table.receipt import list_runs, read_receipt
@@ -19,7 +19,7 @@ from spermseg.table.verify import verify
 
 IN_STEPS = """
 import sys
-from dark_cells import run_in_process
+from support.dark_cells import run_in_process
 from spermseg.table import lease_holder as holder
 from spermseg.table import plan
 from spermseg.batch import run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dark_cells import darkness_model, picture
+from support.dark_cells import darkness_model, picture
 
 from spermseg.storage.filesystem import Location
 from spermseg.table.results import list_units

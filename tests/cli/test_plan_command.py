@@ -1,7 +1,7 @@
 """`spermseg plan`: what a night will take, in lines for a person."""
 
 import pytest
-from dark_cells import PLANNED, darkness_model, write_uploads
+from support.dark_cells import PLANNED, darkness_model, write_uploads
 
 from spermseg.batch.forecast import Forecast
 from spermseg.cli import run_verb

@@ -6,7 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from dark_cells import darkness_model, draw, picture
+from support.dark_cells import darkness_model, draw, picture
 
 from spermseg.cli.preview import Preview
 from spermseg.errors import ConfigError, ObjectMissingError, TooManyRejectedError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_files import encoded, zipped
-from dark_cells import draw
+from support.broken_files import encoded, zipped
+from support.dark_cells import draw
 
 from spermseg.cli import report
 from spermseg.errors import MicrographError, ObjectChangedError, RunError

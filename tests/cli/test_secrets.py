@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from dark_cells import darkness_model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.dark_cells import darkness_model
 
 from spermseg.cli import VERBS, main, run_verb
 from spermseg.cli.segment import Segment

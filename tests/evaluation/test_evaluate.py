@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from untrained import write_untrained_model
+from support.untrained import write_untrained_model
 
 from spermseg.cells.heads import headless
 from spermseg.cells.instances import CellConfig, label_cells

@@ -1,6 +1,6 @@
 """A reader that breaks the law, so that whoever looks after it can be seen to notice."""
 
-from hostile_decoder import DEEDS
+from support.hostile_decoder import DEEDS
 
 
 def read_planted(kind: str, data: bytes) -> list[str]:

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pycocotools.mask
 import tifffile
-from archive_files import tar_of, zip_of
 from laws.kinds import HEIGHT, WIDTH
-from picture_files import encode, encode_tiff
 from PIL import Image, PngImagePlugin
+from support.archive_files import tar_of, zip_of
+from support.picture_files import encode, encode_tiff
 
 from spermseg.annotation.rasterise import rasterise
 from spermseg.synthetic.draw import DrawConfig, SyntheticMicrograph, draw_micrograph, labelme_annotation

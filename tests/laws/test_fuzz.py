@@ -1,6 +1,6 @@
 """Whatever strangers upload, only a `SpermsegError` comes out, in bounded time and memory.
 
-`python benchmarks/fuzz.py` tries many more mutations; a failure here is replayed by the same kind and seed there.
+`python benchmarks/trust/fuzz.py` tries many more mutations; a failure here is replayed by the same kind and seed there.
 """
 
 import pytest

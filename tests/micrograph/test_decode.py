@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from picture_files import FILES, PICTURE, RGB, as_pillow_shows, encode, encode_tiff, files, rejection
 from PIL import Image
+from support.picture_files import FILES, PICTURE, RGB, as_pillow_shows, encode, encode_tiff, files, rejection
 
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.header import read_header

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from picture_files import BIG, FILES, RGB, WHOLE_AND_REDUCED, encode, files, rejection, views
 from PIL import Image
+from support.picture_files import BIG, FILES, RGB, WHOLE_AND_REDUCED, encode, files, rejection, views
 
 from spermseg.errors import MicrographError
 from spermseg.micrograph.decode import decode_micrograph

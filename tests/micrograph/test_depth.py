@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import encode_tiff, smooth
+from support.picture_files import encode_tiff, smooth
 
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.depth import SENSOR_BITS, Depth, find_depth, highest_8_bits

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picture_files import FILES, encode
+from support.picture_files import FILES, encode
 
 from spermseg.micrograph.diagnose import not_a_picture, picture_format
 from spermseg.micrograph.header import read_header

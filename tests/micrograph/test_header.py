@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from broken_files import jpeg_of_scans
-from picture_files import FILES, PICTURE, RGB, as_pillow_shows, encode, rejection
 from PIL import Image, PngImagePlugin
+from support.broken_files import jpeg_of_scans
+from support.picture_files import FILES, PICTURE, RGB, as_pillow_shows, encode, rejection
 
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.header import read_header

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import BIG, FILES, WHOLE_AND_REDUCED, encode, smooth
 from PIL import Image
+from support.picture_files import BIG, FILES, WHOLE_AND_REDUCED, encode, smooth
 
 from spermseg.micrograph.decode import Micrograph, decode_micrograph
 from spermseg.micrograph.quality import measure_quality

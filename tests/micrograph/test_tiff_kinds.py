@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from picture_files import RGB, encode, encode_tiff, rejection
 from PIL import Image
+from support.picture_files import RGB, encode, encode_tiff, rejection
 
 from spermseg.micrograph import tiff_kinds
 from spermseg.micrograph.decode import decode_micrograph

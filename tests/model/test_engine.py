@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from untrained import SMALL, trained_looking
+from support.untrained import SMALL, trained_looking
 
 from spermseg.errors import ConfigError
 from spermseg.model import engine

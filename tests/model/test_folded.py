@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from untrained import SMALL, trained_looking
+from support.untrained import SMALL, trained_looking
 
 from spermseg.model.folded import CellProbability, FoldedUNet
 from spermseg.model.unet_config import UNetConfig

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from dark_cells import darkness_model, draw
-from untrained import SMALL, trained_looking, working_map
+from support.dark_cells import darkness_model, draw
+from support.untrained import SMALL, trained_looking, working_map
 
 from spermseg.micrograph.tiling import Tiles
 from spermseg.model.precision import mask_agreement

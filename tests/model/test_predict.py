@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from untrained import SMALL, trained_looking, working_map
+from support.untrained import SMALL, trained_looking, working_map
 
 from spermseg.errors import ConfigError, ShapeError
 from spermseg.micrograph.decode import Micrograph

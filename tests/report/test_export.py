@@ -5,9 +5,9 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fault_proxy import Fault, FaultProxy, Kind
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fault_proxy import Fault, FaultProxy, Kind
 
 from spermseg.errors import ConfigError, RunError, StorageError
 from spermseg.report.export import OF_A_CELL, cell_lines, write_export

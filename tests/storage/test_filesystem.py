@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from places import keys, put
+from support.places import keys, put
 
 from spermseg.errors import (
     ObjectChangedError,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import keys, put
+from support.places import keys, put
 
 from spermseg.errors import (
     ConfigError,

@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 import pyarrow.fs as pafs
 import pytest
-from fault_proxy import TRANSIENT, Fault, FaultProxy, Kind
-from places import keys, put
+from support.fault_proxy import TRANSIENT, Fault, FaultProxy, Kind
+from support.places import keys, put
 
 from spermseg.errors import StorageError, StorageRefusedError
 from spermseg.storage import open_files, patience

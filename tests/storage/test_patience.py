@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from places import put
+from support.places import put
 
 from spermseg.errors import ConfigError, ObjectExistsError, StorageError
 from spermseg.storage import patience

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.config import Config
 from botocore.retries.standard import ExponentialBackoff
-from fault_proxy import TRANSIENT, Fault, FaultProxy, Kind
-from places import keys, put
+from support.fault_proxy import TRANSIENT, Fault, FaultProxy, Kind
+from support.places import keys, put
 
 from spermseg.errors import (
     ObjectChangedError,

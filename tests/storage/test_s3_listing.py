@@ -10,7 +10,7 @@ import pytest
 from botocore.parsers import ResponseParserError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from places import put
+from support.places import put
 
 from spermseg.errors import StorageError
 from spermseg.storage.prefetch import search

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from places import keys, put
+from support.places import keys, put
 
 from spermseg.errors import (
     ConfigError,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
 import pytest
-from fault_proxy import Fault, FaultProxy, Kind
-from held_tables import foreign, holder_of
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.held_tables import foreign, holder_of
 
 from spermseg.errors import LockedError, RunError
 from spermseg.storage.filesystem import Location

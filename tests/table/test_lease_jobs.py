@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import pytest
-from held_tables import foreign, holder_of
+from support.held_tables import foreign, holder_of
 
 from spermseg.storage.filesystem import Location
 

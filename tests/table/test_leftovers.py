@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from damaged_tables import first_run, unit
+from support.damaged_tables import first_run, unit
 
 from spermseg.batch.run import segment_night
 from spermseg.errors import StorageRefusedError

@@ -4,9 +4,9 @@ from dataclasses import replace
 from itertools import chain, pairwise
 
 import pytest
-from dark_cells import EXPECTED, PLANNED, REASONS, name_of, picture, tar_of, write_uploads, zip_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dark_cells import EXPECTED, PLANNED, REASONS, name_of, picture, tar_of, write_uploads, zip_of
 
 from spermseg.batch.listing import list_uploads
 from spermseg.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, RunError, StorageError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dark_cells import PLANNED, night_over, run_in_process, write_uploads
+from support.dark_cells import PLANNED, night_over, run_in_process, write_uploads
 
 from spermseg.batch import run
 from spermseg.cli.verify import Verify

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from untrained import write_untrained_model
+from support.untrained import write_untrained_model
 
 from spermseg.cli.calibrate import Calibrate
 from spermseg.errors import ConfigError, DatasetError

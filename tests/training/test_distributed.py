@@ -18,8 +18,8 @@ import pytest
 import ray.exceptions
 import ray.train
 import torch
-from fault_proxy import Fault, FaultProxy, Kind
-from kept_cluster import cluster_of
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.kept_cluster import cluster_of
 
 from spermseg.cli import run_verb
 from spermseg.cli.train import Train

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from untrained import write_untrained_model
+from support.untrained import write_untrained_model
 
 from spermseg.errors import ConfigError
 from spermseg.micrograph.tiling import Tiles

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from untrained import write_untrained_model
+from support.untrained import write_untrained_model
 
 from spermseg.errors import ConfigError, DatasetError
 from spermseg.micrograph.tiling import Tiles, WholeFrame

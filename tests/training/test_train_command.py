@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from untrained import write_untrained_model
+from support.untrained import write_untrained_model
 
 from spermseg.cli import run_verb
 from spermseg.cli.train import Train

@@ -6,9 +6,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from dark_cells import CELLS, HALF, VIEW, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from support.dark_cells import CELLS, HALF, VIEW, picture
 
 from spermseg.batch.worker.decode import Decoded, Decoder, Provenance
 from spermseg.batch.worker.fetch import Fetched

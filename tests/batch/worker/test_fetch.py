@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import boto3
 import pytest
-from archive_files import tar_gz_of
-from dark_cells import EXPECTED, name_of, picture, tar_of, write_uploads, zip_of
-from fault_proxy import Fault, FaultProxy, Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.archive_files import tar_gz_of
+from support.dark_cells import EXPECTED, name_of, picture, tar_of, write_uploads, zip_of
+from support.fault_proxy import Fault, FaultProxy, Kind
 
 from spermseg.batch.listing import list_uploads
 from spermseg.batch.worker import fetch

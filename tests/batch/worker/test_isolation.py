@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dark_cells import CELLS, HALF, VIEW, picture
-from forked_children import forked_children
-from hostile_decoder import decode, marked
+from support.dark_cells import CELLS, HALF, VIEW, picture
+from support.forked_children import forked_children
+from support.hostile_decoder import decode, marked
 
 from spermseg.batch.worker import isolation
 from spermseg.batch.worker.fetch import Fetched

@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dark_cells import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.dark_cells import (
     CELLS,
     HALF,
     VIEW,
@@ -13,8 +15,6 @@ from dark_cells import (
     picture,
     sha256,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from spermseg.batch.worker.fetch import Fetched
 from spermseg.batch.worker.segmenter import UnitSegmenter

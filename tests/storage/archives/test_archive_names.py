@@ -7,7 +7,7 @@ import zipfile
 import zlib
 
 import pytest
-from archive_files import listed, only, tar_with, unpacked, zip_of
+from support.archive_files import listed, only, tar_with, unpacked, zip_of
 
 from spermseg.storage.archives.directory import list_members
 

@@ -8,7 +8,9 @@ import tarfile
 import zipfile
 
 import pytest
-from archive_files import (
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support.archive_files import (
     CountingFile,
     archive_of,
     listed,
@@ -20,8 +22,6 @@ from archive_files import (
     unpacked,
     zip_of,
 )
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from spermseg.errors import ArchiveError, SpermsegError, StorageError
 from spermseg.storage.archives import members as members_module

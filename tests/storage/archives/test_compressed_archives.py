@@ -8,9 +8,9 @@ import tracemalloc
 import zlib
 
 import pytest
-from archive_files import CountingFile, listed, result_or_error, tar_gz_of, tar_of, tar_with
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.archive_files import CountingFile, listed, result_or_error, tar_gz_of, tar_of, tar_with
 
 from spermseg.errors import ArchiveError, StorageError
 from spermseg.storage.archives import gzip_stream

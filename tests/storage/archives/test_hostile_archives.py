@@ -11,9 +11,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from archive_files import CountingFile, archive_of, listed, only, tar_of, tar_with, unpacked, zip_of
-from broken_files import BROKEN_FILES
-from dark_cells import draw
+from support.archive_files import CountingFile, archive_of, listed, only, tar_of, tar_with, unpacked, zip_of
+from support.broken_files import BROKEN_FILES
+from support.dark_cells import draw
 
 from spermseg.errors import ArchiveError
 from spermseg.storage.archives import members as members_module

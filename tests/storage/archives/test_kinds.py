@@ -6,7 +6,7 @@ import io
 import lzma
 
 import pytest
-from archive_files import archive_of, tar_gz_of, tar_of, zip_of
+from support.archive_files import archive_of, tar_gz_of, tar_of, zip_of
 
 from spermseg.errors import ArchiveError
 from spermseg.storage.archives.directory import is_archive_name, list_members, stored_kind

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 
 import pytest
-from archive_files import LIMIT, listed, only, unpacked, zip_of
+from support.archive_files import LIMIT, listed, only, unpacked, zip_of
 
 from spermseg.errors import ArchiveError
 from spermseg.storage.archives.directory import unpack_member

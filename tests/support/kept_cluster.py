@@ -1,0 +1,40 @@
+"""A Ray cluster of this machine whose workers are forks, started once and kept: each test that connects is a job."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from ray.cluster_utils import Cluster
+
+from spermseg.cluster.settings import OWN, init_options
+from support.forked_workers import started_with
+
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))),
+}
+
+
+@contextmanager
+def cluster_of(python: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
+    """Hold a cluster of nodes without GPUs.
+
+    Args:
+        python: what starts a worker.
+        cpus: of each node.
+    """
+    nodes = [{"num_cpus": number, "num_gpus": 0, "object_store_memory": 200 * 2**20} for number in cpus]
+    with patch.dict(os.environ, ENVIRONMENT), started_with(python):
+        init_options(OWN)  # sets what a Ray of our own is told in the environment
+        cluster = Cluster(initialize_head=True, head_node_args=nodes[0] | {"include_dashboard": False})
+        for node in nodes[1:]:
+            cluster.add_node(**node)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
