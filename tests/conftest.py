@@ -40,7 +40,7 @@ settings.load_profile("calm")
 LONGEST = (
     *("test_autoscaling.py", "test_distributed.py", "test_hostile_night.py", "test_real.py", "test_chaos.py"),
     *("test_jobs.py", "test_isolation.py", "test_experiment_command.py", "test_lock_command.py", "test_pipeline.py"),
-    *("test_lost_ray.py", "test_connection.py", "test_heal.py", "test_misbehaving_storage.py", "test_run.py"),
+    *("test_lost_ray.py", "test_connection.py", "test_repair.py", "test_misbehaving_storage.py", "test_run.py"),
 )
 """Files that take half a minute and more."""
 PORT_TRIES = 3

@@ -34,7 +34,7 @@ _MARK = _SEAL.encode() + b"\x18\x40"
 """The key and the header of a text of 64 bytes, in Thrift's compact protocol."""
 _MAGIC, _END = b"PAR1", 8
 _EXTENSION = tuple(b64encode(bytes(shift) + b"ARROW:extension")[2 * shift : -4] for shift in range(3))
-"""The metadata key of every extension type, in base64. The three variants are for its three possible alignments."""
+"""First letters of the metadata keys of extension types, in base64. The three variants are the possible alignments."""
 
 
 @contextmanager

@@ -6,8 +6,8 @@ different chains at the same time. But the folders are not known in advance, and
 (`Delimiter="/"`) costs pages too. So a listing works like this:
 
 1. It starts as one chain of plain pages.
-2. Every `PLAIN_PAGES` pages, if the last page shows that folders follow, it requests the names of these folders and
-   lists the folders with chains of their own.
+2. Every `PLAIN_PAGES` pages it looks at the last page. If that page has folders of at least `FOLDER_KEYS` keys on
+   average, it requests the names of the folders that follow, and lists these folders with chains of their own.
 3. One chain reads several neighbouring folders, as many as fill about `CHAIN_PAGES` pages. One chain for each folder
    would cost one request for each small folder.
 4. A chain that reaches twice `CHAIN_PAGES` pages is split again.
