@@ -100,7 +100,7 @@ class ModelDescription:
 
 
 DESCRIPTION = TypeAdapter(ModelDescription)
-EARLIER_NAMES = {"require_head": "require_head"}
+EARLIER_NAMES = {"headed": "require_head"}
 """Fields as earlier versions wrote them -> their names now."""
 
 

@@ -109,7 +109,7 @@ def test_a_proxy_whose_password_would_be_asked_as_a_server_is_refused_without_sh
 ):
     monkeypatch.setenv(name, address.format(letter))
     s3.client.cache_clear()
-    with pytest.raises(ConfigError, match=f"^got {name} in the environment [^\n]+ write %2F") as caught:
+    with pytest.raises(ConfigError, match=f"^got {name} in the environment [^\n]+ percent-encode it as %2F") as caught:
         Location("s3://bucket/a.jpg", "http://127.0.0.1:9").read_bytes()
     assert not any(part in caught.value.message for part in ("12", "cret", "open", "sesame", "p@", "me:"))
 
