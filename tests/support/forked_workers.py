@@ -13,6 +13,7 @@ import json
 import os
 import random
 import runpy
+import select
 import shutil
 import signal
 import socket
@@ -69,7 +70,8 @@ def forking_python() -> Iterator[Path]:
         )
     )
     python.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
+    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert server.stdin is not None
     assert server.stdout is not None
     try:
         assert server.stdout.readline() == b"ready\n"
@@ -77,6 +79,7 @@ def forking_python() -> Iterator[Path]:
     finally:
         server.kill()
         server.wait()
+        server.stdin.close()
         server.stdout.close()
         shutil.rmtree(folder)
 
@@ -89,13 +92,13 @@ def started_with(python: Path) -> Iterator[None]:
 
 
 def serve(address: str) -> None:
-    """Hand each command that comes to the process of its job."""
+    """Hand each command that comes to the process of its job, until who has started this process is gone."""
     jobs: dict[str, socket.socket] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(address)
         listening.listen(64)
         print("ready", flush=True)
-        while True:
+        while listening in select.select([listening, sys.stdin], [], [])[0]:
             asking, _ = listening.accept()
             with asking:
                 command, files = receive(asking)
