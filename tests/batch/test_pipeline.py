@@ -126,7 +126,7 @@ def test_what_no_upload_is_to_blame_for_ends_the_run_as_it_would_here(uploads, o
     failed = [failure(3, error("s3://clinic: access denied"))]
     hand_on(monkeypatch, failed)
     with pytest.raises(kind, match="the run stopped: s3://clinic: access denied; what is written stays"):
-        pipeline._run(pipeline_job(night_over(uploads, out, model), out), [3, 4], Workers(), lambda done: None, 0)
+        pipeline._run(pipeline_job(night_over(uploads, out, model)), [3, 4], Workers(), lambda done: None, 0)
 
 
 def hand_on(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> None:
