@@ -16,7 +16,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from spermseg.batch.pool import Pool, Waiting, Workers, pool_for
 from spermseg.batch.worker.fetch import fetch_jobs
 from spermseg.batch.worker.loss_limits import CRASHED, NOT_TRIED, LossCount, Losses, LossLimits, Trial
-from spermseg.batch.worker.messages import DecodeUnits, FetchUnits, Tell, open_plan
+from spermseg.batch.worker.messages import (
+    DecodeUnits,
+    FailedUnit,
+    FetchUnits,
+    IsolatedPicture,
+    Tell,
+    WrittenUnit,
+    open_plan,
+)
 from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.worker.settings import SegmentSettings
@@ -78,7 +86,7 @@ class UnitDone:
     """What it took."""
 
 
-def unit_done(row: dict[str, Any]) -> UnitDone:
+def unit_done(row: WrittenUnit) -> UnitDone:
     """Return what the last stage says of a unit that is written."""
     return UnitDone(ok=row["ok"], rejected=row["rejected"], worker=row["worker"], spent=Spent(**row["spent"]))
 
@@ -133,16 +141,18 @@ def _run(
     waiting = Waiting(_workers_of_this_job, lambda: (ray.cluster_resources(), ray.available_resources()))
     try:
         with waiting.told(), heard(ray) as tell:
-            for row in _pipeline(job, units, workers, waiting, tell, isolated=number == SHARED_PASSES).iter_rows():
-                if row["failure"]:
+            rows = _pipeline(job, units, workers, waiting, tell, isolated=number == SHARED_PASSES).iter_rows()
+            row: WrittenUnit | IsolatedPicture | FailedUnit
+            for row in rows:
+                if row["kind"] == "failed":
                     failures.append(row["failure"])
                     at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
                     none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
                     _check_failure(row, at_first=at_first and none_to_blame)
                     continue
                 waiting.progress()
-                if "isolated" in row:
-                    isolated.update(kind for kind in (CRASHED, NOT_TRIED) if row["isolated"].startswith(kind))
+                if row["kind"] == "isolated":
+                    isolated.update(kind for kind in (CRASHED, NOT_TRIED) if row["reason"].startswith(kind))
                 else:
                     left.discard(row["unit"])
                     on_unit(unit_done(row))
@@ -160,7 +170,7 @@ def _tell_isolated(kinds: Counter[str]) -> None:
         )
 
 
-def _check_failure(row: dict[str, Any], *, at_first: bool) -> None:
+def _check_failure(row: FailedUnit, *, at_first: bool) -> None:
     """Raise where a failure is no upload's fault, and would be that of every unit."""
     if row["refused"]:
         raise _stopped(row["failure"], StorageRefusedError)

@@ -172,7 +172,7 @@ def test_a_gpu_that_cannot_be_used_is_told_with_its_machine_by_the_first_unit(up
     monkeypatch.setattr("spermseg.batch.worker.segment.open_plan", lambda plan: None)
     night = night_over(uploads, out, model)
     segmenting = pipeline_job(night).segmenting(Workers(), use_gpu=True)
-    rows = list(SegmentUnit(RunFolder(out, "night-1"), segmenting, 1)({"unit": 3, "failure": ""}))
+    rows = list(SegmentUnit(RunFolder(out, "night-1"), segmenting, 1)({"kind": "fetched", "unit": 3}))
     hand_on(monkeypatch, rows)
     with pytest.raises(ConfigError, match=r"the GPU of \S+ cannot be used: Found no NVIDIA driver") as caught:
         pipeline._run(pipeline_job(night), [3, 4], Workers(), lambda done: None, 0)

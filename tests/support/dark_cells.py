@@ -182,8 +182,9 @@ def run_in_process(
     for number in units:
         (row,) = FetchUnits(job.run.plan, job.source)({"units": [number]})
         *_, done = segment(row)
-        if done["failure"]:
+        if done["kind"] == "failed":
             raise RunError(f"the run stopped: {done['failure']}")
+        assert done["kind"] == "written"
         on_unit(unit_done(done))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -20,16 +20,86 @@ from spermseg.storage.patience import be_patient, patience
 from spermseg.table.plan import Plan
 
 Tell = Callable[[str], None]
-Row = dict[str, Any]
-"""A unit on its way. Where `failure` says what failed, the stages that follow hand it on as it is."""
+SpentTimes = dict[str, Any]
+"""`asdict` of a `Spent`."""
 
 
-def failure(unit: int, error: Exception) -> Row:
+class UnitNumbers(TypedDict):
+    """Units to fetch, one after the other."""
+
+    units: list[int]
+
+
+class FetchedUnit(TypedDict):
+    """A unit whose bytes are read."""
+
+    kind: Literal["fetched"]
+    unit: int
+    spent: SpentTimes
+    data: list[bytes]
+    """The bytes of each micrograph."""
+    reasons: list[str]
+    """Why a micrograph could not be read; empty where it was."""
+
+
+class PackedPicture(TypedDict):
+    """A decoded micrograph as text, numbers and bytes."""
+
+    row: str
+    height: int
+    width: int
+    pixels: bytes
+
+
+class DecodedUnit(TypedDict):
+    """A unit whose pictures are decoded."""
+
+    kind: Literal["decoded"]
+    unit: int
+    spent: SpentTimes
+    decoded: list[PackedPicture]
+
+
+class FailedUnit(TypedDict):
+    """A unit that failed. The stages that follow hand it on as it is."""
+
+    kind: Literal["failed"]
+    unit: int
+    failure: str
+    outage: bool
+    """The storage failed."""
+    refused: bool
+    """The storage refused whoever asked."""
+    unusable: bool
+    """The process cannot segment at all."""
+
+
+class IsolatedPicture(TypedDict):
+    """A micrograph of a unit in isolation, told before its unit is written."""
+
+    kind: Literal["isolated"]
+    unit: int
+    reason: str
+    """Why it is rejected; empty where it is not."""
+
+
+class WrittenUnit(TypedDict):
+    """A unit whose rows are written."""
+
+    kind: Literal["written"]
+    unit: int
+    ok: int
+    rejected: int
+    worker: str
+    spent: SpentTimes
+
+
+def failure(unit: int, error: Exception) -> FailedUnit:
     """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
     outage, unusable = isinstance(error, StorageError), isinstance(error, ConfigError)
     said = first_line(error) if outage or unusable else f"{type(error).__name__}: {first_line(error)}"
     refused = isinstance(error, StorageRefusedError)
-    return {"unit": unit, "failure": said, "outage": outage, "refused": refused, "unusable": unusable}
+    return FailedUnit(kind="failed", unit=unit, failure=said, outage=outage, refused=refused, unusable=unusable)
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +121,7 @@ class FetchUnits:
         self.plan, self.source = plan, source
         self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
 
-    def __call__(self, row: Row) -> Iterator[Row]:
+    def __call__(self, row: UnitNumbers) -> Iterator[FetchedUnit | FailedUnit]:
         """Fetch some units, one after the other."""
         be_patient(self.patience)
         number = row["units"][0]
@@ -65,12 +135,12 @@ class FetchUnits:
                 spent = Spent(fetch_s=time.perf_counter() - started, fetched_bytes=sum(len(one.data) for one in unit))
                 reasons = [one.reason or "" for one in unit]
                 data = [one.data for one in unit]
-                yield {"unit": number, "failure": "", "spent": asdict(spent), "data": data, "reasons": reasons}
+                yield FetchedUnit(kind="fetched", unit=number, spent=asdict(spent), data=data, reasons=reasons)
         except Exception as error:  # noqa: BLE001 (it is told as data)
             yield failure(number, error)
 
 
-def unpack_fetched(row: Row) -> list[Fetched]:
+def unpack_fetched(row: FetchedUnit) -> list[Fetched]:
     """Return what `FetchUnits` has put into a row."""
     return [Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)]
 
@@ -90,9 +160,9 @@ class DecodeUnits:
         self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
         self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
 
-    def __call__(self, row: Row) -> Row:
+    def __call__(self, row: FetchedUnit | FailedUnit) -> DecodedUnit | FailedUnit:
         """Decode one unit."""
-        if row["failure"]:
+        if row["kind"] == "failed":
             return row
         _limit_memory_once(self.memory)
         be_patient(self.patience)
@@ -105,7 +175,7 @@ class DecodeUnits:
                     decoded.append(pack_decoded(self.decoder.decode(one, fetched)))
         except Exception as error:  # noqa: BLE001 (it is told as data)
             return failure(row["unit"], error)
-        return {"unit": row["unit"], "failure": "", "spent": row["spent"], "decoded": decoded}
+        return DecodedUnit(kind="decoded", unit=row["unit"], spent=row["spent"], decoded=decoded)
 
 
 @lru_cache(maxsize=1)
@@ -113,14 +183,14 @@ def _limit_memory_once(more: int) -> None:
     limit_memory(more)
 
 
-def pack_decoded(one: Decoded) -> Row:
+def pack_decoded(one: Decoded) -> PackedPicture:
     """Return a decoded micrograph as what travels between processes: text, numbers and bytes."""
     height, width = (0, 0) if one.pixels is None else one.pixels.shape[:2]
     pixels = b"" if one.pixels is None else one.take_pixels().tobytes()
     return {"row": json.dumps(one.row), "height": height, "width": width, "pixels": pixels}
 
 
-def unpack_decoded(packed: list[Row]) -> Iterator[Decoded]:
+def unpack_decoded(packed: list[PackedPicture]) -> Iterator[Decoded]:
     """Yield what `pack_decoded` has packed; the pixels are views of its bytes."""
     for one in packed:
         shape = (one["height"], one["width"], 3)

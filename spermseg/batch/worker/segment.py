@@ -9,7 +9,17 @@ from dataclasses import asdict
 
 from spermseg.batch.worker.isolation import IsolatedSegmenter, in_order
 from spermseg.batch.worker.loss_limits import Losses
-from spermseg.batch.worker.messages import Row, failure, open_plan, unpack_decoded, unpack_fetched
+from spermseg.batch.worker.messages import (
+    DecodedUnit,
+    FailedUnit,
+    FetchedUnit,
+    IsolatedPicture,
+    WrittenUnit,
+    failure,
+    open_plan,
+    unpack_decoded,
+    unpack_fetched,
+)
 from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.timing import Spent
@@ -45,9 +55,11 @@ class SegmentUnit:
     def _start(self, segmenting: Segmenting, threads: int) -> UnitSegmenter | IsolatedSegmenter:
         return segmenting.start(threads)
 
-    def __call__(self, row: Row) -> Iterator[Row]:
+    def __call__(
+        self, row: FetchedUnit | DecodedUnit | FailedUnit
+    ) -> Iterator[WrittenUnit | IsolatedPicture | FailedUnit]:
         """Segment one unit, and write it; yield what is known of it meanwhile, and at last the unit."""
-        if row["failure"]:
+        if row["kind"] == "failed":
             yield row
             return
         if self.unusable is not None:
@@ -75,16 +87,18 @@ class SegmentUnit:
         except ConfigError:
             os._exit(BROKEN)
 
-    def _segment(self, row: Row) -> Generator[Row, None, list[ResultRow]]:
+    def _segment(self, row: FetchedUnit | DecodedUnit) -> Generator[IsolatedPicture, None, list[ResultRow]]:
         """Return the rows of a unit; yield what is to be told of each before."""
+        if row["kind"] == "decoded":
+            if isinstance(self.segmenter, IsolatedSegmenter):
+                raise TypeError("isolated pictures are decoded by the process that may end")
+            return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
         if isinstance(self.segmenter, IsolatedSegmenter):
             known = []
             for place, one in self.segmenter.segment_each(self.plan.unit(row["unit"]), unpack_fetched(row)):
                 known.append((place, one))
-                yield {"unit": row["unit"], "failure": "", "isolated": one["reason"] or ""}
+                yield IsolatedPicture(kind="isolated", unit=row["unit"], reason=one["reason"] or "")
             return in_order(known)
-        if "decoded" in row:
-            return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
         return self.segmenter.segment(self.plan.unit(row["unit"]), unpack_fetched(row))
 
     def _write(self, unit: int, rows: list[ResultRow]) -> Spent:
@@ -115,11 +129,11 @@ class IsolateUnit(SegmentUnit):
         return IsolatedSegmenter(segmenting, self._losses)
 
 
-def _done(unit: int, rows: list[ResultRow], spent: Spent) -> Row:
+def _done(unit: int, rows: list[ResultRow], spent: Spent) -> WrittenUnit:
     ok = sum(one["status"] == OK for one in rows)
     return {
+        "kind": "written",
         "unit": unit,
-        "failure": "",
         "ok": ok,
         "rejected": len(rows) - ok,
         "worker": f"{socket.gethostname()}:{os.getpid()}",

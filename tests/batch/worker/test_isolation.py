@@ -165,8 +165,8 @@ def test_each_picture_of_an_isolated_unit_is_told_of_before_the_unit_is_done(seg
     run = RunFolder(out, segmenting.run_id)
     run.plan.write_bytes(encode_plan([planned], {})[0])
     data = {"data": [one.data for one in fetched], "reasons": [f"{CRASHED}: x", "gone"]}
-    told = IsolateUnit(run, segmenting, 1)({"unit": 0, "failure": "", "spent": asdict(Spent()), **data})
-    assert [next(told)["isolated"] for _ in planned] == data["reasons"]
+    told = IsolateUnit(run, segmenting, 1)({"kind": "fetched", "unit": 0, "spent": asdict(Spent()), **data})
+    assert [next(told)["reason"] for _ in planned] == data["reasons"]
     assert not list_units(out)
     assert [one["rejected"] for one in told] == [len(planned)]
     assert list_units(out)

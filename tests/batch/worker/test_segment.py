@@ -10,7 +10,7 @@ from spermseg.errors import ConfigError
 from spermseg.storage.filesystem import Location
 from spermseg.table.run_folder import RunFolder
 
-UNIT = {"unit": 3, "failure": "", "data": [], "reasons": [], "spent": {}}
+UNIT = {"kind": "fetched", "unit": 3, "data": [], "reasons": [], "spent": {}}
 
 
 class Ended(BaseException):
