@@ -124,8 +124,10 @@ def test_pictures_that_end_their_process_are_rejected_and_their_neighbours_are_n
 
 
 def test_a_picture_is_not_blamed_for_what_an_earlier_one_did_to_the_child(isolated):
-    planned, fetched = unit_of(picture(3), marked(picture(4), b"poison"), picture(5))
-    assert [row["n_cells"] for row in isolated.segment(planned, fetched)] == [3, 4, 5]
+    """The second fails its brief trial for the first, and harms the fourth in its full one."""
+    poisons = [marked(picture(cells), b"poison") for cells in (3, 4, 5)]
+    planned, fetched = unit_of(*poisons, picture(6))
+    assert [row["n_cells"] for row in isolated.segment(planned, fetched)] == [3, 4, 5, 6]
 
 
 def test_a_fault_of_the_software_is_the_reason_of_the_one_picture_that_shows_it(isolated):
