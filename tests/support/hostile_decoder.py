@@ -48,6 +48,8 @@ def fail() -> None:
 
 
 def poison() -> None:
+    if _poisoned:
+        os.abort()
     _poisoned.append(True)
 
 
