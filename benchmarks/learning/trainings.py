@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import work_of
 
 from spermseg.model.folded import CellProbability
 from spermseg.model.saved import SavedModel, load_model
 from spermseg.storage.filesystem import Location
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
+from limits import work_of
 
 COLUMNS = ("dice", "cldice", "head", "tail", "threshold")
 

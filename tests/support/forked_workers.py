@@ -154,6 +154,7 @@ def run_worker(command: dict[str, Any], files: list[int]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(command["environment"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(command["folder"])
     for number, file in zip(STDIO, files, strict=True):
         os.dup2(file, number)
