@@ -1,6 +1,6 @@
 """A first look at a few pictures with arrays and a data frame: no Ray, no table, no annotations.
 
-    python examples/first_look.py                # synthetic micrographs, drawn into a temporary folder
+    python examples/first_look.py                # synthetic micrographs in a temporary folder
     python examples/first_look.py my/pictures    # a folder of your own
 
 The marks `# %%` make it a notebook in VS Code, Spyder and Jupytext.
