@@ -47,7 +47,7 @@ class Calibrate:
     """Whether a piece that is connected to no head is dropped: loose tails, and those of cells outside of the
     picture. It needs a model that has learned heads."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

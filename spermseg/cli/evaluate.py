@@ -36,15 +36,14 @@ EMPTY_MASK_RULE = "neither mask has a pixel: every score is 1; just one of them 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Hold a model against annotated pictures: IoU, Dice, precision, recall, F1, clDice, surface Dice.
+    """Compare the predictions of a model with annotations: IoU, Dice, precision, recall, F1, clDice, surface Dice.
 
-    Both pooled over all pixels and per image (mean, median, 95 % bootstrap interval over groups), at the native
-    resolution and at the network's, for the whole cell and for every part that is both annotated and learned; and how
-    well heads and cells are counted. Writes metrics.json, metrics.md, overlays.png (best, median, worst pictures) and,
-    of a model, confidence.png: what it expected of its own masks, and what came.
+    Scores are pooled over all pixels, and per image (mean, median, 95 % bootstrap interval over groups). They are given
+    at the native resolution and at the network's, for the whole cell and for each part that is both annotated and
+    learned, with the errors of counting. Writes metrics.json, metrics.md, overlays.png (best, median and worst
+    pictures) and confidence.png (the Dice that the model expected, and the Dice that it had).
 
-    In place of a model, a method that does not learn (--baseline), or another rater's dataset of the same pictures
-    (--rater), is compared with the same annotations.
+    --baseline evaluates a method that does not learn, and --rater another rater's dataset of the same pictures.
 
     Example: spermseg evaluate --model run/model.safetensors --dataset dataset --split test --out evaluation
     """
@@ -62,23 +61,23 @@ class Evaluate:
     split: str = "test"
     """train, val or test."""
     threshold: ModelFloat = None
-    """Probability from which a pixel is a cell's."""
+    """Least probability of a pixel in the mask."""
     tolerance: float = TOLERANCE
-    """Of the surface Dice: how far outlines may lie apart, px."""
+    """Tolerance of the surface Dice: how far outlines may lie apart, px."""
     forgive_border: bool = False
-    """Do not count what is found at the edge of a picture where nothing is annotated: for annotations that skip cells
-    which the edge cuts."""
+    """Ignore predictions at the edge of a picture where nothing is annotated. For annotations that skip cells which
+    the edge cuts."""
     require_head: ModelSwitch = None
     """Whether pieces that are connected to no head are dropped before scoring: loose tails, and those of cells outside
     of the picture. It needs a model that has learned heads."""
     flips: bool = False
-    """Read each picture four times, flipped along each axis and along both, and take the mean (a model only)."""
+    """Test-time augmentation: the mean over each picture and its three flips (a model only)."""
     device: str = "auto"
-    """`auto` (the GPU when there is one), `cpu` or `cuda`."""
+    """`auto` (a GPU if there is one), `cpu` or `cuda`."""
     examples: int = 2
     """Pictures of each kind (best, median, worst) in the figure."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

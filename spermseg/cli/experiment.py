@@ -64,7 +64,7 @@ class Experiment:
     address: Address = None
     """Ray cluster to train on."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

@@ -37,7 +37,7 @@ class Export:
     finished: bool = False
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

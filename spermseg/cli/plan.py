@@ -45,7 +45,7 @@ class Plan:
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures would be rejected."""
     endpoint_url: EndpointUrl = None
-    """S3 server of the uploads and the model, where it is not AWS."""
+    """S3 server of the uploads and the model, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

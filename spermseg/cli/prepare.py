@@ -37,17 +37,17 @@ class Prepare:
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
     seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
     labels: dict[str, str] | None = None
     """Label and part, in pairs: `--labels Head head Kopf head Dirt ignore`. Without it every label is its own part."""
     label_attribute: OptionalText = None
     """VIA only: the region attribute that holds the label."""
     strict: bool = False
-    """Stop at the first picture that cannot be used, rather than leave it out and say so."""
+    """Stop at the first picture that cannot be used, instead of leaving it out and saying so."""
     overwrite: bool = False
-    """Replace a dataset that is there."""
+    """Replace an existing dataset."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

@@ -43,7 +43,7 @@ class Preview:
     width: int = 2000
     """Outlined pictures are at most so wide, px."""
     endpoint_url: EndpointUrl = None
-    """S3 server, where it is not AWS."""
+    """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

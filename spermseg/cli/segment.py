@@ -44,25 +44,24 @@ from spermseg.table.receipt import Receipt
 
 GB = 2**30
 SHOW_LISTING_AFTER_S = 3
-"""A listing that ends before needs no bar."""
+"""A shorter listing needs no progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Segment uploads into a table: one Parquet row a micrograph, found or rejected with a reason.
+    """Segment uploads into a table: one Parquet row for each micrograph, its cells or why it was rejected.
 
-    Run it every night with the same arguments: what has a row is left alone, a run that was cut off is completed, and
-    new uploads are added as a run of their own. With another model, or another setting that decides a mask, everything
-    is segmented again, beside the old rows. Reads JPEG, PNG, TIFF and BMP, as files and inside .zip, .tar and .tar.gz
+    Run the same command every night. Uploads that have a row are left alone, an interrupted run is completed, and new
+    uploads become a run of their own. With another model, or another setting that decides a mask, all uploads are
+    segmented again, and the old rows stay. Reads JPEG, PNG, TIFF and BMP, as files and in .zip, .tar and .tar.gz
     archives.
 
-    Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (what was there to do)
-    and OUT/runs/<run>/receipt.json (the run is finished; what came of it). While it works it holds and renews
-    OUT/lock.json: one job at a time on a table.
+    Writes OUT/results/run=<run>/unit-<digest>.parquet (the table), OUT/runs/<run>/plan.parquet (the uploads of a run)
+    and OUT/runs/<run>/receipt.json (the proof of a finished run). A job holds OUT/lock.json: one job at a time works on
+    a table.
 
-    Exits with 0 when every upload has its row, with 1 when a run stopped (the same command goes on), with 2 when
-    something about the arguments must be mended first, with 3 when another job works on this table, and with 4 when
-    every upload has its row and more were rejected than --max-rejected.
+    Exit status: 0, every upload has its row; 1, a run stopped, and the same command goes on; 2, the arguments must be
+    changed; 3, another job works on this table; 4, every upload has its row, and more than --max-rejected are rejected.
 
     Example: spermseg segment s3://clinic/uploads --model model.safetensors --out s3://clinic/results
     """
@@ -72,65 +71,63 @@ class Segment:
     out: str
     """The table: a folder or s3://bucket/prefix, outside the uploads."""
     model: ModelFile = None
-    """The model file that `spermseg train` wrote. The bundled one has seen synthetic micrographs only:
-    good enough to begin with, and beaten by any that has learned from your own."""
+    """The model file that `spermseg train` wrote. The bundled model has seen synthetic micrographs
+    only. It is a start; a model that has learned from your own pictures is better."""
     threshold: ModelFloat = None
-    """Probability from which a pixel is a cell's."""
+    """Least probability of a pixel in the mask."""
     min_area: ModelInt = None
     """Least area of a cell, px."""
     require_head: ModelSwitch = None
-    """Drop pieces that are connected to no head: loose tails, and those of cells outside of the picture."""
+    """Drop pieces that are connected to no head: loose tails, and tails of cells outside the picture."""
     um_per_px: OptionalFloat = None
-    """Pixel size of these micrographs in micrometres, where known: adds areas in um2."""
+    """Pixel size of these micrographs in micrometres. Adds areas in um2."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures are rejected."""
     max_megapixels_per_group: OptionalFloat = None
-    """The most that a run takes of one group: once its pictures, in the order of their paths, have more, the rest of
-    the group is rejected, and --retry-rejected with a higher limit takes it. All of every group, unless given."""
+    """Most megapixels of one group in a run (default: no limit). Pictures are counted in the order of their paths. The
+    rest of the group is rejected; --retry-rejected with a higher limit takes it."""
     max_unpacked_gb: float = MAX_UNPACKED / GB
-    """What one archive may unpack to, in GiB; what is in it beyond is rejected."""
+    """Most that one archive may unpack to, GiB. Members beyond that are rejected."""
     max_rejected: str = "50%"
     """Exit with 4 when a run rejects more: a share (20%) or a count (500) of its uploads. Its rows are written."""
     check_files: bool = False
-    """Read every byte that the runs of this model and these settings wrote, and segment again what is damaged. Without
-    it, that is done where a listing shows other files than the run's receipt tells."""
+    """Read every byte that runs of this model and these settings wrote, and segment again what is damaged. Without this
+    option, only files that differ from the receipt in a listing are read."""
     retry_rejected: bool = False
-    """Segment again what was rejected and still is there, and nothing else. Each new row replaces the rejected one."""
+    """Segment rejected uploads again that are still there, and no others. A new row replaces the rejected one."""
     take_over: bool = False
-    """For the impatient. The table of a job that was killed is taken over unasked: at once where its process is known
-    to be gone, else when it has not renewed its lock for 3 minutes. With this it is not waited for, unless its process
-    is known to run. Left-over workers do no harm, since a result is written once; a job that runs after all stops at
-    its next step, because it sees that the lock is no longer its own."""
+    """Take the table over at once. Without this option, the table of a killed job is taken over when its process is
+    known to be gone, or when its lock was not renewed for 3 minutes. A job whose process is known to run is never
+    interrupted. A job that does run elsewhere sees that it lost the lock, and stops; nothing is written twice."""
     engine: EngineName = "auto"
-    """What runs the network: `torch`, `openvino` (on CPUs; the extra spermseg[openvino]), or the faster one of those
-    that are installed."""
+    """Inference engine: `torch`, `openvino` (on CPUs; the extra spermseg[openvino]), or `auto`, the faster one."""
     precision: Precision = "auto"
-    """What the network computes in: `float32`, `bfloat16`, or bfloat16 where the machine is fast at it and the model's
-    masks were found to stay the same."""
+    """Precision of the network: `float32`, `bfloat16`, or `auto`: bfloat16 if the machine is fast at it and the model
+    file says that its masks stay the same."""
     batch_megapixels: float = 2.0
-    """What the network reads at once, at its working resolution; changes speed and memory only."""
+    """Batch size in megapixels at the working resolution. Changes speed and memory, and no result."""
     workers: OptionalInt = None
-    """Processes that hold a model each. Unless given: on this machine one a GPU, or one a CPU where there is none; on a
-    cluster as many as there is work for, and it gives."""
+    """Processes that segment, each with a model. Default on this machine: one for each GPU, or else for each CPU.
+    Default on a cluster: as many as there is work for and the cluster gives."""
     max_workers: int = MAX_WORKERS
-    """Processes that a cluster, and its autoscaler, is asked for at most where --workers is not given."""
+    """Most processes that a cluster and its autoscaler are asked for, if --workers is not given."""
     gpu: Gpu = "auto"
-    """One GPU a worker: `auto` when the cluster has them now, `always` to wait for those of an autoscaler or of another
-    job, or `never`."""
+    """One GPU for each worker: `auto` if the cluster has them now, `always` to wait for those of an autoscaler or of
+    another job, or `never`."""
     decode_threads: int = 2
-    """Threads that decode, and as many that measure, in each worker."""
+    """Threads that decode in each worker, and as many that measure."""
     decode_apart: bool = False
-    """Decode in tasks of their own, on any machine of the cluster, rather than in the workers' threads: for GPUs that
-    outrun the CPUs beside them. --profile tells."""
+    """Decode in tasks of their own, on any machine of the cluster, instead of in the workers' threads. For GPUs that
+    are faster than the CPUs beside them; --profile shows it."""
     forecast: bool = True
-    """Before a run of 500 uploads or more, segment 16 of them in a process of its own and note what the run will take;
-    the receipt then says both."""
+    """Before a run of 500 uploads or more, segment 16 of them and forecast the run. The receipt has the forecast beside
+    what the run took."""
     profile: bool = False
-    """At the end, show where the time went, stage by stage, and which stage is the bottleneck."""
+    """At the end, show the time of each stage, and which stage is the bottleneck."""
     address: Address = None
     """Ray cluster to segment on."""
     endpoint_url: EndpointUrl = None
-    """S3 server of the uploads, the table and the model, where it is not AWS."""
+    """S3 server of the uploads, the table and the model, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

@@ -46,15 +46,15 @@ from spermseg.training.losses import LossName
 from spermseg.training.optimizers import OptimizerName
 
 OF_ANNOTATED = ("ignore_border", "ignore_loose", "expansion", "places", "superpose")
-"""Options that say nothing of synthetic micrographs: these are annotated whole, and each tile of an epoch is new."""
+"""Options for annotated pictures only. Synthetic pictures are annotated completely, and no tile is seen twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a model on a dataset that `spermseg prepare` wrote.
 
-    Writes OUT/model.safetensors (of the epoch with the best Dice on the validation split), history.csv, curves.png,
-    model_card.md, settings.json and TensorBoard files; a checkpoint an epoch, from which --resume goes on.
+    Writes OUT/model.safetensors (the epoch with the best Dice on the validation split), history.csv, curves.png,
+    model_card.md, settings.json and TensorBoard files. Each epoch writes a checkpoint, from which --resume goes on.
 
     Example: spermseg train --dataset dataset --out run --recipe paper
     """
@@ -68,87 +68,87 @@ class Train:
     synthetic: bool = False
     """Learn from synthetic micrographs, new ones every epoch, instead of a dataset."""
     pictures: OptionalInt = None
-    """Train on so many pictures of the dataset, chosen at random; with --synthetic, draw so many an epoch (1000)."""
+    """Number of training pictures, chosen from the dataset at random; with --synthetic, pictures in an epoch (1000)."""
     ignore_border: int = 0
-    """Leave what has no annotation, and is nearer to the edge of its picture than this, out of the loss and of the
-    validation scores, px: for annotations that skip cells which the edge cuts."""
+    """Width of a border in which background is ignored in the loss and in the validation scores, px. For annotations
+    that skip cells which the edge of the picture cuts."""
     ignore_loose: OptionalText = None
-    """A model that knows heads, or `pretrained`: pieces that it finds, nobody has annotated and no head is connected to
-    are left out of the loss and of the validation scores: for annotations that skip cells whose heads are outside."""
+    """A model that has learned heads, or `pretrained`. Pieces that this model finds, that have no annotation and no
+    head, are ignored in the loss and in the validation scores. For annotations that skip cells whose heads lie outside
+    the picture."""
     ignore_cut: RecipeSwitch = None
-    """Learn nothing from cells whose heads a tile cuts off: they look like the tails, from cells outside of the
-    picture, that annotations skip. It needs `cell` and `head` among the classes."""
+    """Ignore cells whose heads a tile cuts off in the loss. They look like tails of cells outside the picture, which
+    annotations skip. Needs the classes `cell` and `head`."""
     init: OptionalText = None
-    """What to start from: a model, whose network, classes and view are taken over; `pretrained`, the bundled one;
-    or `scratch` (paper: scratch; clinic: pretrained, and scratch where the network is told to be another or
-    --synthetic draws)."""
+    """First weights: a model file, `pretrained` (the bundled model) or `scratch`. The network, classes and view of a
+    model are taken over. (paper: scratch; clinic: pretrained, but scratch with --synthetic or another network.)"""
     recipe: RecipeName = "paper"
     """`paper`: the whole picture at 256 x 256, as Melendez et al. 2021; `clinic`: tiles at a quarter of
     the resolution."""
     epochs: RecipeInt = None
-    """Times that the training split is seen (paper: 30)."""
+    """Passes over the training split (paper: 30)."""
     batch_size: RecipeInt = None
-    """Pictures a step, over all workers (paper: 4)."""
+    """Pictures in one step, over all workers (paper: 4)."""
     optimizer: Annotated[OptimizerName | None, RECIPES] = None
-    """What moves the weights: `adam`, the paper's; or `muon`, which learns as much in fewer steps."""
+    """Optimiser: `adam`, as in the paper, or `muon`, which learns as much in fewer steps."""
     learning_rate: RecipeFloat = None
-    """Of the optimiser; the highest one of a schedule (paper: 3e-4; clinic: 0.001, and 0.003 from scratch)."""
+    """Learning rate; with a schedule, its maximum (paper: 3e-4; clinic: 0.001, and 0.003 from scratch)."""
     schedule: Annotated[ScheduleName | None, RECIPES] = None
-    """Of the learning rate (paper: constant; clinic: constant, and one-cycle from scratch)."""
+    """Schedule of the learning rate (paper: constant; clinic: constant, and one-cycle from scratch)."""
     weight_decay: RecipeFloat = None
-    """Share of the weights taken off, times the learning rate, every step."""
+    """Decoupled weight decay, as in AdamW."""
     ema_decay: RecipeFloat = None
-    """Decay of the exponential moving average (EMA) of the weights, as 0.998, and less at first. The EMA is
-    what is kept; 0 has none."""
+    """Decay of the exponential moving average (EMA) of the weights, as 0.998; it is shorter at first. The EMA is
+    scored and kept. 0 turns it off."""
     precision: Annotated[PrecisionName | None, RECIPES] = None
-    """Of the convolutions on a CPU."""
+    """Precision of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None
-    """What is minimised."""
+    """Loss function."""
     soft_labels: RecipeSwitch = None
-    """Learn how much of each pixel is cell, instead of whether at least half of it is."""
+    """Learn the coverage of each pixel (0 to 1) instead of a binary mask."""
     filters: RecipeInts = None
     """Filters of each encoder level (paper: 16 32 48 64)."""
     bridge: RecipeInt = None
     """Filters of the bridge (paper: 64)."""
     residual: bool = False
-    """Let the second convolution of each level add to what it sees."""
+    """Add a skip connection around the second convolution of each level."""
     subpixel: RecipeInt = None
-    """Pixels along each axis that go into the network, and come out of it, as channels of one."""
+    """Block size n: the network reads and writes blocks of n x n pixels as channels (pixel unshuffle and shuffle)."""
     scale: RecipeFloat = None
-    """Working resolution over native resolution, where the recipe has tiles (clinic: 0.25)."""
+    """Working resolution divided by native resolution, for recipes with tiles (clinic: 0.25)."""
     tile: RecipeInt = None
-    """Side of a tile, or of the whole picture, that the network learns from, px (paper: 256)."""
+    """Side of a training tile, or of the resized whole picture, px (paper: 256)."""
     augment: Annotated[AugmentName | None, RECIPES] = None
-    """Variants that an epoch sees of each picture: `none`; the `paper`'s five; `symmetries` of a square; or the recipe
-    `clinic`'s, which also differ in scale, light, stain, blur and noise."""
+    """Augmentation: `none`; `paper`, its five transforms; `symmetries` of a square; or `clinic`, which also changes
+    scale, light, stain, blur and noise."""
     expansion: RecipeInt = None
-    """Pictures that an epoch makes of each: itself and its variants (paper: 6)."""
+    """Variants of each picture in an epoch, the picture itself included (paper: 6)."""
     places: RecipeInt = None
-    """Squares of a picture that are tried for a tile: the one with the most cells is taken."""
+    """Candidate squares for each tile. The one with the most cell pixels is taken."""
     superpose: RecipeFloat = None
-    """Share of the tiles of a dataset that another one is laid on, as two smears on one slide: cells cross, and faint
-    tails lie on the ground of other pictures; 0 has none."""
+    """Share of the training tiles that a second tile is laid on, as if two smears lay on one slide. Cells cross, and
+    faint tails lie on other backgrounds. 0 turns it off."""
     seed: RecipeInt = None
-    """Of the first weights, the order and the variants."""
+    """Seed of the first weights, the order and the augmentation."""
     freeze_batch_norm: bool = False
-    """Keep the statistics of batch normalisation as they are."""
+    """Freeze the statistics of batch normalisation."""
     classes: RecipeParts = None
-    """Parts to learn, one output each; `cell` is the whole cell (paper: cell; clinic: those of cell, head, acrosome,
+    """Classes to learn, one output each; `cell` is the whole cell (paper: cell; clinic: those of cell, head, acrosome,
     midpiece and tail that are annotated)."""
     snapshots: tuple[int, ...] = ()
-    """Epochs whose models are kept, too, as OUT/model-epoch-N.safetensors."""
+    """Epochs whose models are also kept, as OUT/model-epoch-N.safetensors."""
     resume: bool = False
-    """Go on with the training that lies in OUT."""
+    """Go on with the training in OUT."""
     workers: int = 1
-    """Processes that train together, data-parallel; they share the batch."""
+    """Data-parallel processes. They share the batch."""
     gpu: Gpu = "auto"
-    """One GPU a worker: `auto` when the cluster has them now, `always` to wait for an autoscaler's, or `never`."""
+    """One GPU for each worker: `auto` if the cluster has them now, `always` to wait for an autoscaler, or `never`."""
     max_failures: int = 3
-    """Times that lost workers are replaced."""
+    """How often lost workers are replaced."""
     address: Address = None
     """Ray cluster to train on."""
     endpoint_url: EndpointUrl = None
-    """S3 server of the dataset and the run, where it is not AWS."""
+    """S3 server of the dataset and the run, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:

@@ -43,7 +43,7 @@ class Verify:
     model: OptionalText = None
     """The model that segmented, where it no longer lies where it did; only runs of this model are sampled."""
     endpoint_url: EndpointUrl = None
-    """S3 server of the table, and with --deep of the uploads and the model, where it is not AWS."""
+    """S3 server of the table, and with --deep of the uploads and the model, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
