@@ -17,7 +17,8 @@ from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Planned
 
 HEADER_BYTES = 1 << 16
-"""Read of a file to find its header; where it is not in there, as in many a TIFF, all of the file is read."""
+"""Bytes read from the start of a file to find its header. If the header lies elsewhere, as in many TIFF files, the
+whole file is read."""
 
 
 def within_group_limit(
@@ -48,7 +49,7 @@ def within_group_limit(
 
 
 def _beginning(one: Planned) -> Planned:
-    """Return an upload cut to its beginning, where that can be read by itself."""
+    """Return an upload cut to its first bytes, if its packing allows to read them alone."""
     if one.reason or one.packing not in ("", TAR):
         return one
     size = min(one.size, HEADER_BYTES)
@@ -56,7 +57,7 @@ def _beginning(one: Planned) -> Planned:
 
 
 def _megapixels(one: Planned, fetched: Fetched, source: Location) -> float:
-    """Return the size of a picture; none where there is none, which is for the decoder to say."""
+    """Return the size of a picture. An upload without a readable header has size 0; the decoder rejects it."""
     if fetched.reason:
         return 0.0
     try:

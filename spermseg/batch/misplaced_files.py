@@ -36,11 +36,11 @@ class WholeUnits:
     """What can be read of the units in a run's folder."""
 
     own: dict[str, list[Planned]] = field(default_factory=dict)
-    """Right name of a unit whose rows name this run -> as far as rows tell how it was planned."""
+    """Right file name of a unit whose rows name this run -> its plan, as far as the rows tell it."""
     runs: set[str] = field(default_factory=set)
-    """That rows name."""
+    """Ids of the runs that the rows name."""
     makers: set[tuple[str, ...]] = field(default_factory=set)
-    """(Model, settings) that rows name."""
+    """(Model, settings) pairs that the rows name."""
 
 
 def whole_units(run: RunFolder) -> WholeUnits:

@@ -41,18 +41,20 @@ from spermseg.table.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 RETRIES = 2
-"""Times that a task whose process died is tried again; Ray's default is for ever."""
+"""Retries of a task whose process died. Ray's default is to retry for ever."""
 SHARED_PASSES = 2
-"""Times that a unit is tried by a process that segments many units; then its pictures are segmented in isolation."""
+"""Passes in which one process segments many units. After them, each picture is segmented in its own process."""
 NO_PROGRESS_S = 1800
-"""A pipeline that finishes nothing for so long, and longer than its storage may be away, is not left to hang."""
+"""Seconds without a finished unit, beyond the patience with the storage, after which the pipeline is stopped."""
 FAILURES_AT_FIRST = 8
-"""When so many units failed in the first pass of a run and none is done, no micrograph is to blame. In the second, or
-in a run that goes on, one may be: units that failed come first, or alone. In isolation it is the machine that fails."""
+"""More failed units than this, and none done, stop the first pass of a new run: no single micrograph is the cause.
+The limit does not apply in the second pass or in a run that goes on: units that failed before come first there, so a
+micrograph may be the cause. It applies again in isolation, where only the machine can be the cause."""
 MOST_BLOCKS = 1000
-"""That a pass begins as. Each costs the driver 3 ms before the first unit is done; a task fetches the units of one."""
+"""Most Ray Data blocks at the start of a pass. Each block costs the driver 3 ms before the first unit is done. One task
+fetches the units of one block."""
 FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
-"""CPUs of the stages: different, so that Ray does not fuse them, and never all that there are."""
+"""CPUs of the stages. They differ, so that Ray does not fuse the stages. None asks for all CPUs that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

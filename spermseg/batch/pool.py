@@ -20,13 +20,13 @@ from spermseg.model.predict import PredictConfig
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 64
-"""That are asked for of a cluster at most, unless told otherwise: the limit on what a mistake can cost."""
+"""Most workers that a run asks a cluster for by default. The limit bounds the cost of a mistake."""
 SAY_EVERY_S = 60.0
 LOOK_WAITS_S = 10.0
-"""For a look at the cluster that is under way when the work ends."""
+"""Seconds to wait, when the work ends, for a query of the cluster that is still running."""
 Resources = Mapping[str, float]
 Actor = Mapping[str, Any]
-"""A line of Ray's table of actors."""
+"""A row of Ray's actor table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class Pool:
     """The processes that segment."""
 
     gpu: bool
-    """Whether each has one."""
+    """Whether each process has a GPU."""
     fewest: int
-    """To start with: there is room for them now, or an autoscaler makes it for the first."""
+    """Processes at the start. The cluster has room for them now, or its autoscaler makes room for the first."""
     most: int
 
     @property
     def resource(self) -> str:
-        """What each of them waits for."""
+        """The Ray resource that each process waits for."""
         return "GPU" if self.gpu else "CPU"
 
 
@@ -119,9 +119,9 @@ class Waiting:
     """Says about once a minute what is waited for while no unit is done, and at the end why some are not."""
 
     actors: Callable[[], Iterable[Actor]]
-    """Returns the processes that segment, as Ray's table has them."""
+    """Returns the processes that segment, as rows of Ray's actor table."""
     there: Callable[[], tuple[Resources, Resources]]
-    """Returns (what the cluster has, what of it is free)."""
+    """Returns (resources of the cluster, its free resources)."""
     pool: Pool | None = None
     """What segments, once that is known."""
     timed_out: bool = False
@@ -136,7 +136,7 @@ class Waiting:
         self._since, self._since_when, self._up = time.monotonic(), datetime.now(UTC), True
 
     def look(self) -> str:
-        """Return what is waited for, in a line; nothing where a worker is up, or nobody knows."""
+        """Return a line that says what the run waits for. It is empty if a worker is up or the state is unknown."""
         actors = self._look_at_actors()
         if self.pool is None or actors is None or any(actor["State"] == "ALIVE" for actor in actors):
             return ""

@@ -12,31 +12,31 @@ from typing import Protocol
 from spermseg.errors import ConfigError
 
 CRASHED = "crashed the decoder"
-"""How the reason of a picture begins that ended a process which had segmented nothing else."""
+"""Start of the reject reason of a picture that ended a process which had segmented no other picture."""
 STRANGE = "could not be segmented"
-"""How the reason of a picture begins that shows a fault of the software."""
+"""Start of the reject reason of a picture that shows a fault of the software."""
 BRIEFLY_TRIED = "not tried for long"
-"""How the reason of a picture begins that failed a brief trial, and was given no other one for want of time."""
+"""Start of the reject reason of a picture that failed a brief trial and got no full trial, for lack of time."""
 NOT_TRIED = "not tried"
-"""How the reason of a picture begins that was given no trial at all. It begins the other one, too."""
+"""Start of the reject reason of a picture that got no trial. `BRIEFLY_TRIED` begins with the same words."""
 KEPT_SHARE = 0.5
-"""Of the time of a run, what is kept for groups that have lost little."""
+"""Share of a run's time limit that is reserved for groups that have lost little time."""
 LITTLE_SHARE = 0.1
-"""Of the time of a group, what is little."""
+"""Share of a group's time limit below which the group has lost little time."""
 
 
 class Trial(StrEnum):
-    """How a picture is tried by itself: each of a unit briefly, and those that fail once more at length."""
+    """How a picture is tried in isolation. Each picture of a unit gets a brief trial, then a full one if it fails."""
 
     BRIEF = "brief"
     FULL = "full"
 
 
 class Tried(IntEnum):
-    """How far a rejected picture was tried by itself: what was tried less is to be tried first the next time."""
+    """How far a rejected picture was tried in isolation. The next retry begins with those that were tried least."""
 
     NEVER = 0
-    """There was no time for it, or it does no harm: it may be whole."""
+    """There was no time for a trial, or the picture does no harm. It may be whole."""
     BRIEFLY = 1
     AT_LENGTH = 2
 
@@ -57,9 +57,9 @@ class LossLimits:
     """
 
     group_s: float = 600
-    """Of one group; beyond, its pictures that would have to be isolated are rejected."""
+    """Limit of one group. Beyond it, pictures of the group that need isolation are rejected."""
     run_s: float = 1800
-    """Of all groups, by all workers together."""
+    """Limit of all groups and all workers together."""
 
     def __post_init__(self) -> None:
         if not (self.group_s > 0 and self.run_s > 0):

@@ -1,4 +1,4 @@
-"""Bounds of a process in time and memory: nothing else ends a decoder that hangs, or takes all there is."""
+"""Time and memory limits of a process. Nothing else ends a decoder that hangs or takes all memory."""
 
 import faulthandler
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 MEGAPIXELS_OF_A_LIMIT = 20
-"""What any machine segments in the time that one picture may take to decode."""
+"""Megapixels that any machine segments in the time that one picture may take to decode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +16,9 @@ class Limits:
     """How long a step may take before the process is taken to hang."""
 
     decode_s: float
-    """Waiting for a picture to be decoded."""
+    """Seconds to wait for a decoded picture."""
     segment_s: float
-    """All else that is done with a picture."""
+    """Seconds for all other work on a picture."""
 
     @classmethod
     def of(cls, hang_s: float, max_megapixels: float) -> "Limits":
@@ -45,12 +45,12 @@ class Watch:
         self._limits = limits
 
     def decoding(self) -> None:
-        """From now on a picture is waited for."""
+        """Start the time limit for decoding."""
         if self._limits:
             faulthandler.dump_traceback_later(self._limits.decode_s, exit=True)
 
     def segmenting(self) -> None:
-        """From now on a picture is worked on."""
+        """Start the time limit for all other work on a picture."""
         if self._limits:
             faulthandler.dump_traceback_later(self._limits.segment_s, exit=True)
 

@@ -25,7 +25,7 @@ from spermseg.table.plan import Planned
 from spermseg.table.results import OK, ResultRow
 
 MAPS_AHEAD, MAPS_BYTES = 4, 2**28
-"""Probability maps that wait to be measured, and the bytes of all of them; a larger one is alone."""
+"""Most probability maps that wait to be measured, and most bytes of all of them. A larger map waits alone."""
 
 Item = TypeVar("Item")
 
@@ -80,7 +80,7 @@ class UnitSegmenter:
         )
 
     def segment_decoded(self, decoded: Iterable[Decoded]) -> list[ResultRow]:
-        """Return the result rows of micrographs of which some are decoded and the others rejected, in order."""
+        """Return the result rows of decoded and rejected micrographs, in order."""
         started, waited_s, network_s = time.perf_counter(), 0.0, self._predictor.network_s
         waiting: deque[Decoded] = deque()
 
@@ -108,7 +108,7 @@ class UnitSegmenter:
         return _share_time(rows, network_s)
 
     def _watched(self, items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
-        """Yield each item and the seconds that it was waited for, under the watch for decoders that hang."""
+        """Yield each item and the seconds that the caller waited for it. The watch ends a decoder that hangs."""
         rest = iter(items)
         while True:
             asked = time.perf_counter()

@@ -15,20 +15,20 @@ class Spent:
     """Seconds, bytes and megapixels of some units of work. Stages that work in threads count the seconds of each."""
 
     fetch_s: float = 0.0
-    """In the tasks that fetch bytes."""
+    """Time in the tasks that fetch bytes."""
     fetched_bytes: float = 0.0
     idle_s: float = 0.0
-    """That a worker waited for the bytes of its next unit."""
+    """Time that a worker waited for the bytes of its next unit."""
     wait_s: float = 0.0
-    """That the network waited for decoded pictures."""
+    """Time that the network waited for decoded pictures."""
     decode_s: float = 0.0
-    """In the threads that decode."""
+    """Time in the threads that decode."""
     network_s: float = 0.0
-    """In the network."""
+    """Time in the network."""
     measure_s: float = 0.0
-    """In the threads that find and measure cells."""
+    """Time in the threads that find and measure cells."""
     segment_s: float = 0.0
-    """From the first byte of a unit to its last row."""
+    """Time from the first byte of a unit to its last row."""
     write_s: float = 0.0
     written_bytes: float = 0.0
     megapixels: float = 0.0
