@@ -31,7 +31,7 @@ COUNTED = (
 
 
 UNITS_AT_ONCE = 4
-"""Result files that are read at once."""
+"""Result files that are read in parallel."""
 LINES_AT_ONCE = 1 << 16
 """Lines that are digested at once."""
 _one_line = json.JSONEncoder(separators=(",", ":")).encode
@@ -49,7 +49,7 @@ class Count:
     megapixels: float = 0.0
     """Of the pictures that are ok."""
     cells: int = 0
-    """Found in them."""
+    """Cells found in the pictures that are ok."""
     counted_heads: int = 0
     """Of the pictures in which heads were looked for."""
     uncounted: int = 0

@@ -29,12 +29,12 @@ from spermseg.table.lease_holder import HELD, Found, Holder, encode_holder, find
 logger = logging.getLogger(__name__)
 
 BEATS = 12
-"""Renewals in the time that a lease lasts: some may fail."""
+"""Renewals in the time that a lease lasts. Some of them may fail."""
 LOOKS = 36
 """Looks at another's lease in that time, at least."""
 LONGEST_LOOK_S = 2.0
 TELL_AFTER_S = 3.0
-"""Whoever waits for longer is told what for."""
+"""A process that waits longer than this logs what it waits for."""
 
 
 class Lease:
