@@ -1,4 +1,4 @@
-"""What every process of ours tells Ray before it starts. Imports no Ray."""
+"""Environment variables, options and signal handlers that are set before Ray starts. Imports no Ray."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ STARTING = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
 }
-"""Times that Ray waits for its own processes to start: on a busy machine its defaults of some seconds are too short."""
+"""Ray's time limits for the start of its own processes. Its defaults of seconds are too short on a busy machine."""
 
 
 def _quiet_environment(*, own_cluster: bool) -> None:
@@ -66,13 +66,13 @@ def configure_ray_data(context: Any) -> None:
         context: `ray.data.DataContext.get_current()`, after `ray.init`, which sets the level of Ray's loggers.
     """
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # what was found wrong, not Ray's words around it
+    context.raise_original_map_exception = True  # the original error, not Ray's wrapper
     for name in ("ray.data", "ray.train"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
-                handler.setLevel(logging.CRITICAL)  # of those that show lines, Ray's own: others may hang there, too
+                handler.setLevel(logging.CRITICAL)  # not handlers of others
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Workers that wait for a storage: what they say is heard where the person is. Imports no Ray.
+"""Messages of workers that wait for the storage, shown by the driver. Imports no Ray.
 
-The log of a worker lies in Ray's files. What one says while it waits goes to a note beside the driver, and the driver
-says it, as one line for all of them.
+The log of a worker lies in Ray's files. So a waiting worker sends its message to an
+actor (`Note`) on the driver's node. The driver polls that actor and logs one line for all workers.
 """
 
 import threading
@@ -21,7 +21,7 @@ class Note:
         self._line = ""
 
     def write(self, line: str) -> None:
-        """Put a line in the place of the last one."""
+        """Replace the stored line."""
         self._line = line
 
     def take(self) -> str:
@@ -31,7 +31,7 @@ class Note:
 
 
 class Teller:
-    """Takes lines to the note, from whatever process it travels to.
+    """Sends lines to the note from any process. It can be pickled.
 
     Args:
         note: the actor that keeps it.
@@ -41,14 +41,14 @@ class Teller:
         self._note = note
 
     def __call__(self, line: str) -> None:
-        """Take one line there; where the note is gone, so is who would read it."""
+        """Send one line. A lost note is ignored: its reader is lost, too."""
         with suppress(Exception):
             self._note.write.remote(line)
 
 
 @contextmanager
 def heard(ray: Any, look_every_s: float = LOOK_EVERY_S) -> Iterator[Callable[[str], None]]:
-    """Yield what takes lines from workers of this Ray, to be said by this process until the block ends.
+    """Yield a function that workers of this Ray call with a line. This process logs the lines until the block ends.
 
     Args:
         ray: the module, connected, with `ray.util.scheduling_strategies`.
