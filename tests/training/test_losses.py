@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceLoss
+from monai.losses.cldice import soft_skel
 from skimage.morphology import skeletonize
 
-from spermseg.training.losses import IGNORED, LOSSES, segmentation_loss, soft_centreline
+from spermseg.training.losses import IGNORED, LOSSES, THINNINGS, segmentation_loss, soft_centreline
 
 
 def test_the_paper_loss_is_binary_cross_entropy_and_dice_adds_what_is_missed():
@@ -104,3 +106,15 @@ def test_a_loss_of_soft_labels_is_least_where_the_probability_is_the_label(name)
     losses = [float(segmentation_loss(exact + shift, share, name)) for shift in (-1.0, -0.2, 0.0, 0.2, 1.0)]
     assert min(losses) == losses[2]
     assert losses[0] > losses[1] > losses[2] < losses[3] < losses[4]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_dice_and_the_soft_centreline_are_those_of_monai(soft):
+    seeded = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 48, 64, generator=seeded)
+    target = torch.rand(3, 2, 48, 64, generator=seeded)
+    target = target if soft else (target > 0.7).float()
+    ours = segmentation_loss(logits, target, "bce+dice") - segmentation_loss(logits, target, "bce")
+    theirs = DiceLoss(sigmoid=True, batch=True, smooth_nr=1, smooth_dr=1, soft_label=soft)(logits, target)
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-4)
+    torch.testing.assert_close(soft_centreline(target), soft_skel(target, THINNINGS))
