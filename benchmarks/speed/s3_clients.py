@@ -1,8 +1,8 @@
 """Is obstore, the client of Rust's object_store, faster than our backend over boto3? Both do the same work in turn.
 
     pip install obstore==0.12.1
-    python benchmarks/s3_clients.py --server moto
-    python benchmarks/s3_clients.py --server radosgw --upload-mb 48
+    python benchmarks/speed/s3_clients.py --server moto
+    python benchmarks/speed/s3_clients.py --server radosgw --upload-mb 48
 
 The server is a process of its own: CPU seconds are the client's alone. Prints a table, and as its last line one JSON
 object.
@@ -28,7 +28,7 @@ from typing import Any, Literal
 import boto3
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import obstore
 from conftest import KEYS, RADOSGW
 from obstore.store import S3Store
