@@ -1,1 +1,1 @@
-"""What is in a mask: cells and their measures."""
+"""From probability maps to masks, instances, measures and confidence."""

@@ -1,8 +1,8 @@
-"""How good a mask is, told without the truth: the Dice that a model expects of a mask of its own.
+"""Confidence: the Dice that a model predicts for its own mask, without ground truth.
 
-A mask is stable where it stays as it is when the threshold is moved a little up and down (the stability score of
-Kirillov et al., Segment Anything, ICCV 2023). A line turns stability into Dice; it is fitted where the truth is known
-(`training.confidence`).
+A mask is stable where it hardly changes when the threshold moves a little up and down (the stability score of Kirillov
+et al., Segment Anything, ICCV 2023). A line maps stability to Dice. `evaluation.reliability` fits the line on annotated
+pictures.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from scipy.special import expit, logit
 from spermseg.errors import ConfigError
 
 SHIFT = 2.0
-"""By which the threshold is moved each way, in logits, at a temperature of 1."""
+"""How far the threshold moves up and down, in logits, at a temperature of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """How a model judges its masks. As it is, unfitted, it takes stability for Dice."""
+    """How a model predicts the Dice of its masks. The defaults, which are not fitted, take stability as the Dice."""
 
     temperature: float = 1.0
-    """What logits are divided by, so that probabilities are as often right as they say (Guo et al., ICML 2017)."""
+    """Divisor of the logits that calibrates the probabilities (Guo et al., ICML 2017)."""
     slope: float = 1.0
-    """Dice gained from a mask that changes wholly to one that does not change."""
+    """Increase of the Dice from a stability of 0 to a stability of 1."""
     offset: float = 0.0
-    """Dice of a mask that changes wholly."""
+    """Dice at a stability of 0."""
 
     def __post_init__(self) -> None:
         numbers = (self.temperature, self.slope, self.offset)
@@ -37,7 +37,7 @@ class Confidence:
             )
 
     def judge(self, probability: NDArray[np.float32], threshold: float) -> float:
-        """Return the Dice, 0-1, that is expected of the mask that a threshold cuts from a map (Y, X), 0-1."""
+        """Return the expected Dice, 0-1, of the mask that a threshold gives of a probability map (Y, X)."""
         strict, lenient = moved_thresholds(threshold, self.temperature)
         stable = stability(*(int(np.count_nonzero(probability >= one)) for one in (strict, lenient)))
         return float(np.clip(self.offset + self.slope * stable, 0, 1))
@@ -47,13 +47,13 @@ UNFITTED = Confidence()
 
 
 def moved_thresholds(threshold: float, temperature: float) -> tuple[float, float]:
-    """Return a threshold, 0-1, moved up and moved down by `SHIFT` x temperature logits."""
+    """Return (strict, lenient): a threshold, 0-1, moved up and moved down by `SHIFT` x temperature logits."""
     shift = SHIFT * temperature
     return float(expit(logit(threshold) + shift)), float(expit(logit(threshold) - shift))
 
 
 def stability(inner: int, outer: int) -> float:
-    """Return the Dice of two masks, one within the other, of so many pixels; of two empty ones it is 1.
+    """Return the Dice of two masks from their pixel counts, where one mask lies within the other; 1 for empty masks.
 
     >>> stability(30, 50), stability(0, 0)
     (0.75, 1.0)

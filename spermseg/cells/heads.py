@@ -1,7 +1,7 @@
-"""A cell has a head: what is connected to no head is not counted as a cell.
+"""Components without a head are not counted as cells.
 
-Tails that come in over the edge of a picture, and loose ones, look like the tails of cells. A network that looks 100 px
-around a pixel cannot tell them apart; who annotates leaves them out, and who counts does not count them.
+Loose tails, and tails that enter over the edge of a picture, look like the tails of cells. A network that sees 100 px
+around a pixel cannot distinguish them. Annotators leave them out, and so do people who count cells.
 """
 
 import cv2
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAP = 16
-"""Pieces this near to each other, native px, are connected: a faint tail has gaps."""
+"""Components this near to each other, native px, are connected: a faint tail has gaps."""
 LEAST_HEAD = 256
-"""Pixels of a head, native; fewer are a speck."""
+"""Least area of a head, native px; a smaller component is a speck."""
 RIM = 8
-"""Native px around what is dropped that are dropped, too: they are its edge."""
+"""Width of the rim around a dropped component that is dropped, too, native px: the rim is the component's edge."""
 
 
 def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.bool_]:
-    """Return where (Y, X) a map finds a cell that has no head.
+    """Return a mask (Y, X) of the components that have no head, and of their rims.
 
     Args:
         cell: (Y, X), 0-1: the probability of the whole cell.
-        head: (Y, X), 0-1: that of a head.
-        threshold: probability from which a pixel is a cell's or a head's.
+        head: (Y, X), 0-1: the probability of a head.
+        threshold: least probability of a pixel of a cell, and of a head.
         scale: resolution of the maps over the native one (`View.scale`).
     """
     found, groups = cell >= threshold, _groups(cell, threshold, scale)
@@ -35,13 +35,13 @@ def headless(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: fl
 
 
 def count_heads(cell: NDArray[np.float32], head: NDArray[np.float32], threshold: float, scale: float) -> int:
-    """Return how many heads are connected to cells that a map finds; the arguments are those of `headless`."""
+    """Return the number of heads that are connected to cells; the arguments are those of `headless`."""
     heads = _heads(head, threshold, scale)[_groups(cell, threshold, scale) > 0]
     return int(np.count_nonzero(np.unique(heads)))
 
 
 def _groups(cell: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
-    """Return the connected pieces of a map (Y, X), and a little around them, as instances; 0 is background."""
+    """Return the connected components of a map (Y, X), dilated so that small gaps close, as labels; 0 is background."""
     gap = at_scale(GAP, scale)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap + 1, gap + 1))
     _, groups = cv2.connectedComponents(cv2.dilate((cell >= threshold).astype(np.uint8), disc), connectivity=8)
@@ -49,7 +49,7 @@ def _groups(cell: NDArray[np.float32], threshold: float, scale: float) -> NDArra
 
 
 def _heads(head: NDArray[np.float32], threshold: float, scale: float) -> NDArray[np.int32]:
-    """Return the heads that a map (Y, X) finds, as instances: 0 is background, or a speck."""
+    """Return the heads in a map (Y, X) as labels; 0 is background or a speck."""
     _, labels, figures, _ = cv2.connectedComponentsWithStats((head >= threshold).astype(np.uint8), connectivity=8)
     is_speck = figures[:, cv2.CC_STAT_AREA] < LEAST_HEAD * scale**2
     return np.where(is_speck[labels], np.int32(0), labels)

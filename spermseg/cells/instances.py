@@ -16,11 +16,12 @@ class CellConfig:
     """What counts as a cell."""
 
     threshold: float = 0.5
-    """Probability from which a pixel is in the mask, 0-1."""
+    """Least probability of a pixel of the mask, 0-1."""
     min_area: int = 64
-    """Connected components below this are dropped from the cells and from the mask, px at native resolution."""
+    """Smaller connected components are dropped from the cells and from the mask, px at native resolution."""
     require_head: bool = False
-    """Whether a piece that is connected to no head is dropped: a loose tail, or that of a cell outside the picture."""
+    """Whether a component that is connected to no head is dropped: a loose tail, or the tail of a cell outside the
+    picture."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -42,7 +43,7 @@ def label_cells(mask: NDArray[np.bool_], min_area: int = 0) -> NDArray[np.int32]
     >>> label_cells(np.array([[1, 0, 1], [1, 0, 0]], bool), min_area=2).tolist()
     [[1, 0, 0], [1, 0, 0]]
     """
-    # OpenCV's components are no faster when their areas are wanted, and numbered by pairs of rows
+    # OpenCV is no faster where areas are needed, too, and it does not number components in reading order
     labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
     keep = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
     keep[0] = False

@@ -12,22 +12,22 @@ from spermseg.errors import ShapeError
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell as found, in px of the native picture. The fields are those of the results contract."""
+    """One predicted cell, in px of the native picture. The fields are those of the results contract."""
 
     x: int
     """Left edge of the bounding box, px."""
     y: int
     """Top edge of the bounding box, px."""
     width: int
-    """Of the bounding box, px."""
+    """Width of the bounding box, px."""
     height: int
-    """Of the bounding box, px."""
+    """Height of the bounding box, px."""
     area: int
     """Pixels of the cell."""
     area_um2: float | None
-    """The same in the sample, um2; None where the pixel size is unknown."""
+    """Area of the cell in the sample, um2; None where the pixel size is unknown."""
     touches_border: bool
-    """A part of the cell may lie outside the picture."""
+    """Whether the bounding box touches the edge of the picture, so that a part of the cell may lie outside."""
     confidence: float
     """Mean probability of the cell's pixels, 0-1."""
     mask: str
@@ -42,13 +42,13 @@ def measure_cells(
     Args:
         labels: (Y, X) int32 instances, 0 is background.
         probability: (Y, X) float32, 0-1.
-        um_per_px: pixel size; without it areas are in px only.
+        um_per_px: pixel size; without it, areas are in px only.
 
     Returns:
-        One cell a label, in the order of the labels; a number that labels nothing is passed over.
+        One cell a label, in the order of the labels. Numbers that label no pixel are skipped.
 
     Raises:
-        ShapeError: the labels and the probability are not of one shape.
+        ShapeError: the labels and the probability differ in shape.
     """
     if labels.shape != probability.shape:
         raise ShapeError(f"got labels {labels.shape} for a probability {probability.shape}; the same shape is needed")
@@ -83,7 +83,7 @@ def _measure(
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> str:
-    """Return a (Y, X) bool mask as a COCO run-length string, which does not tell its shape.
+    """Return a (Y, X) bool mask as a COCO run-length string. The string does not hold the shape.
 
     >>> decode_mask(encode_mask(np.eye(3, dtype=bool)), (3, 3)).tolist() == np.eye(3, dtype=bool).tolist()
     True

@@ -1,1 +1,1 @@
-"""What has learned: the network, the model file, the predictor."""
+"""The network, the model file and the predictor."""

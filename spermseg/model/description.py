@@ -1,8 +1,8 @@
-"""What a model file says of itself, and whether that is true: told without PyTorch, which takes seconds to import.
+"""The description in a model file, and the checks of the file. This module does not import the slow PyTorch.
 
-A model is one file: safetensors weights with their description as JSON in the file's own metadata. No pickle. The JSON
-also has the digest of the description and the weights, so a damaged file is told from a whole one. It is no signature:
-who can write the file can write the digest.
+A model is one file: safetensors weights, with their description as JSON in the file's own metadata. It has no pickle.
+The JSON also has a digest of the description and the weights, so a damaged file is recognised. The digest is not a
+signature: anyone who can write the file can write the digest.
 """
 
 import hashlib
@@ -23,31 +23,31 @@ from spermseg.storage.filesystem import Location
 
 FORMAT_VERSION = 1
 METADATA_KEY = "spermseg"
-"""The one key of the metadata: with several, safetensors would not write the same bytes twice."""
+"""The only key of the metadata. With several keys, safetensors does not always write the same bytes."""
 RGB = 3
 DIGEST = "sha256"
 """Name of the digest beside the description's own fields."""
 MESSAGE_LENGTH = 120
 """Characters of a parser's message that are shown."""
 MODEL_BYTES = 512 * 2**20
-"""Largest model file that is read; the paper's has 1.6 MB."""
+"""Largest model file that is read. The file of the paper's network has 1.6 MB."""
 HEADER_BYTES = 4 * 2**20
-"""Largest header of the file, which holds the description, escaped, and the places of the tensors."""
+"""Largest header of the file. The header holds the escaped description and the offsets of the tensors."""
 DESCRIPTION_BYTES = 2**20
-"""Largest description; more is not parsed."""
+"""Largest description that is parsed."""
 DEPTH = 32
-"""How deeply the settings of a training may be nested; ours are 3 deep."""
+"""Deepest nesting of the settings of a training. The recipes nest 3 levels."""
 WINDOW_BYTES = 8 * 2**30
 """Most memory that one window may take in the network."""
 TYPES = {"F32": "torch.float32", "I64": "torch.int64", "F16": "torch.float16", "BF16": "torch.bfloat16"}
-"""Type of a tensor in the file -> what PyTorch calls it; a network has no others than the first two."""
+"""Type of a tensor in the file -> its name in PyTorch. A network has only the first two."""
 Stored = tuple[str, str, list[int], bytes | memoryview]
 """Name, type as PyTorch calls it, shape and bytes of a tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """What a model file says of itself."""
+    """The description in a model file."""
 
     network: UNetConfig
     """The network's shape."""
@@ -58,36 +58,36 @@ class ModelDescription:
     min_area: Annotated[int, Field(ge=0, le=10**9)]
     """Least area of a cell, px at native resolution."""
     require_head: bool = False
-    """Whether a piece that is connected to no head is dropped; it needs the class `head`."""
+    """Whether a component that is connected to no head is dropped; it needs the class `head`."""
     recipe: str
-    """Name of the recipe that trained it."""
+    """Name of the recipe that trained the model."""
     settings: dict[str, Any]
     """Every setting of the training."""
     training_data_sha256: str
-    """Digest of the dataset that it was trained on."""
+    """Digest of the training dataset."""
     um_per_px: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Pixel size of the pictures that it was trained on; None where unknown."""
+    """Pixel size of the training pictures; None where unknown."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Scores on the validation split, at network resolution; those that are no number are left out of the file."""
+    """Scores on the validation split, at network resolution. The file has no scores that are NaN or infinite."""
     mask_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    """IoU of its masks in bfloat16 with those in float32, on the validation split (`model.precision`); None where
-    unknown."""
+    """IoU of the model's masks in bfloat16 with those in float32, on the validation split (`model.precision`); None
+    where unknown."""
     confidence: Confidence = field(default_factory=Confidence)
-    """How it judges its masks."""
+    """How the model predicts the Dice of its masks."""
     calibration_data_sha256: str = ""
     """Digest of the data that threshold, mask agreement and confidence are fitted to."""
     version: str = ""
-    """Version of spermseg that trained it."""
+    """Version of spermseg that trained the model."""
     format: int = FORMAT_VERSION
     """Version of this description."""
 
     def cells(
         self, *, threshold: float | None = None, min_area: int | None = None, require_head: bool | None = None
     ) -> CellConfig:
-        """Return what counts as a cell: as the model has it, but for what is given.
+        """Return what counts as a cell. An argument that is None takes the model's own value.
 
         Raises:
-            ConfigError: a number is out of its range, or heads are asked for that the network has not learned.
+            ConfigError: a number is out of its range, or heads are required and the network has not learned heads.
         """
         cells = CellConfig(
             threshold=self.threshold if threshold is None else threshold,
@@ -101,15 +101,15 @@ class ModelDescription:
 
 DESCRIPTION = TypeAdapter(ModelDescription)
 EARLIER_NAMES = {"headed": "require_head"}
-"""Fields as earlier versions wrote them -> their names now."""
+"""Name of a field in files of earlier versions -> its present name."""
 
 
 def read_model(location: Location) -> bytes:
     """Return the bytes of a model file, for `decode_model`.
 
     Raises:
-        ModelFileError: it is larger than any model.
-        ObjectMissingError: it is not there.
+        ModelFileError: the file is larger than any model.
+        ObjectMissingError: there is no such file.
     """
     size = location.stat().size
     if size > MODEL_BYTES:
@@ -118,15 +118,15 @@ def read_model(location: Location) -> bytes:
 
 
 def describe_model(data: bytes, name: str = "the model") -> ModelDescription:
-    """Return what a model file says of itself, once the file is found to be whole, and its weights to fit.
+    """Return the description of a model file, after checking that the file is whole and its weights fit.
 
     Args:
-        data: its bytes.
-        name: for error messages.
+        data: the bytes of the file.
+        name: of the model, for error messages.
 
     Raises:
-        ModelFileError: not a safetensors file, damaged, not of spermseg, of a newer format, not to be used, or its
-            weights do not fit.
+        ModelFileError: the file is not a safetensors file, is damaged, is not of spermseg, has another format, has a
+            description that cannot be used, or has weights that do not fit.
     """
     weights, text = _read_safetensors(data, name)
     fields, digest = _read_fields(text, name)
@@ -159,7 +159,7 @@ def _read_safetensors(data: bytes, name: str) -> tuple[list[Stored], str | None]
             for one, its in deserialize(data)  # type: ignore[no-untyped-call]
         ]
         return weights, json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
-    except Exception as error:  # safetensors' own, and whatever else untrusted bytes lead to
+    except Exception as error:  # untrusted bytes: besides its own errors, safetensors may raise others
         raise ModelFileError(
             f"{name} is not a model file or is damaged ({_brief(error)}); a .safetensors file written by "
             "`spermseg train` is needed"
@@ -190,7 +190,7 @@ def _read_fields(text: str | None, name: str) -> tuple[dict[str, Any], Any]:
 
 
 def _is_deep(fields: dict[str, Any]) -> bool:
-    """Whether JSON is nested so deeply that what walks through it may run out of calls."""
+    """Return whether JSON is nested so deeply that a recursive function may exceed Python's recursion limit."""
     level: list[Any] = [fields]
     for _ in range(DEPTH):
         containers = [item for item in level if isinstance(item, dict | list)]
@@ -208,11 +208,15 @@ def _read_description(fields: dict[str, Any], name: str) -> ModelDescription:
 
 
 def _check_view(description: ModelDescription, name: str) -> None:
-    """See that the network can read what the view shows it, in memory that a machine has."""
+    """Check that the network can read the windows of the view, and that a window fits in memory.
+
+    Raises:
+        ModelFileError: it cannot, or a window needs more than `WINDOW_BYTES`.
+    """
     network, view = description.network, description.view
     if network.in_channels != RGB:
         raise ModelFileError(f"{name} reads pictures of {network.in_channels} channels; {RGB} are needed")
-    side = view.tile if isinstance(view, WholeFrame) else 4 * LONGEST_SIDE  # of a picture larger than any window
+    side = view.tile if isinstance(view, WholeFrame) else 4 * LONGEST_SIDE  # a picture larger than any window
     try:
         layout = view.layout((side, side), reach=network.reach, window_px=1, multiple=network.multiple)
         network.check_size(*layout.window)
@@ -227,6 +231,6 @@ def _check_view(description: ModelDescription, name: str) -> None:
 
 
 def _brief(said: object) -> str:
-    """Return what a file or a parser said, fit for one line: some list all that they would have taken."""
+    """Return a text of a file or a parser, cut to fit in one line: some parsers list every token that they accept."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(said))
     return text if len(text) <= MESSAGE_LENGTH else f"{text[:MESSAGE_LENGTH]}..."

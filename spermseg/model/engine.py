@@ -1,4 +1,4 @@
-"""What runs a network, and how precisely: PyTorch, or OpenVINO, which is faster on CPUs, where it is installed."""
+"""Engines that run a network, and their precision: PyTorch, or OpenVINO, which is faster on CPUs."""
 
 import importlib.util
 import socket
@@ -18,16 +18,16 @@ from spermseg.model.unet import UNet
 EngineName = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16"]
 LEAST_AGREEMENT = 0.999
-"""IoU of the masks in bfloat16 with those in float32, from which on bfloat16 is taken of its own accord."""
+"""`auto` takes bfloat16 where the IoU of the masks in bfloat16 with those in float32 is at least this."""
 Engine = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Tiles (N, Y, X, 3) uint8 -> probabilities (N, Y, X) float32, in memory of its own."""
+"""Tiles (N, Y, X, 3) uint8 -> probabilities (N, ..., Y, X) float32, in an array of their own."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
     """Return the device: `auto` is the GPU when there is one.
 
     Raises:
-        ConfigError: no such device, or a GPU was asked for and there is none.
+        ConfigError: there is no such device.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
@@ -39,10 +39,10 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def check_gpu() -> None:
-    """See that PyTorch can use the GPU of this machine: Ray counts those that have a driver.
+    """Check that PyTorch can use the GPU of this machine. Ray counts every GPU that has a driver.
 
     Raises:
-        ConfigError: it cannot; the message says why, and on which machine.
+        ConfigError: PyTorch cannot use the GPU; the message says why, and on which machine.
     """
     try:
         torch.zeros(1, device="cuda")
@@ -54,10 +54,10 @@ def check_gpu() -> None:
 
 
 def choose_engine(name: EngineName, device: torch.device) -> EngineName:
-    """Return `torch` or `openvino`: `auto` is OpenVINO on a CPU, where it is installed.
+    """Return `torch` or `openvino`: `auto` is OpenVINO on a CPU, where OpenVINO is installed.
 
     Raises:
-        ConfigError: no such engine, OpenVINO is asked for and not installed, or asked to use a GPU.
+        ConfigError: there is no such engine, or OpenVINO is not installed, or OpenVINO would have to use a GPU.
     """
     if name not in get_args(EngineName):
         raise ConfigError(f"got engine {name!r}; one of {', '.join(get_args(EngineName))} is needed")
@@ -72,15 +72,18 @@ def choose_engine(name: EngineName, device: torch.device) -> EngineName:
 
 
 def choose_precision(precision: Precision, device: torch.device, mask_agreement: float | None) -> torch.dtype:
-    """Return the type to compute in: `auto` is bfloat16 where the machine is fast at it and it changes no mask.
+    """Return the type to compute in.
+
+    `auto` is bfloat16 where the device computes fast in bfloat16 and the model's masks hardly change
+    (`LEAST_AGREEMENT`).
 
     Args:
-        precision: what was asked for.
+        precision: the name of the precision.
         device: where the network runs.
         mask_agreement: of the model (`precision.mask_agreement`); None is unknown.
 
     Raises:
-        ConfigError: no such precision.
+        ConfigError: there is no such precision.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"got precision {precision!r}; one of {', '.join(get_args(Precision))} is needed")
@@ -90,7 +93,7 @@ def choose_precision(precision: Precision, device: torch.device, mask_agreement:
 
 
 def runs_bfloat16_fast(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; others take longer over it than over float32."""
+    """Return whether a device has instructions for bfloat16. Without them, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
@@ -100,7 +103,7 @@ def runs_bfloat16_fast(device: torch.device) -> bool:
 def make_engine(
     network: UNet, name: EngineName, device: torch.device, dtype: torch.dtype, *, gives: Gives = "cell"
 ) -> Engine:
-    """Return what runs a network, from what the functions above have chosen. It has as many threads as PyTorch has."""
+    """Return an engine for a network, from the choices of the functions above. It uses as many threads as PyTorch."""
     module = CellProbability(network, half=dtype == torch.bfloat16, gives=gives)
     return OpenVinoEngine(module, dtype) if name == "openvino" else TorchEngine(module, device, dtype)
 

@@ -1,9 +1,8 @@
-"""The network as it is run: the same logits by less arithmetic.
+"""The network for inference: the same logits by less arithmetic.
 
-What is folded away: the division of the input by 255 and every batch normalisation go into the weights of the
-convolution beside them; what a residual level adds is a 1 in the middle of a kernel; and where a decoder level
-convolves what was just doubled in size, each output sees only 2 x 2 different values, so that a transposed convolution
-of 4 x 4 does in 4 products what the 3 x 3 one does in 9.
+Three things are folded into the weights of the neighbouring convolutions. The first is the division of the input by 255
+and every batch normalisation. The second is a residual connection, which becomes a 1 in the middle of a kernel. The
+third is the doubling in size of a decoder level, which becomes a transposed convolution (`unet.doubled_kernel`).
 """
 
 from collections.abc import Sequence
@@ -12,28 +11,29 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from spermseg.annotation.annotation import HEAD, WHOLE_CELL
-from spermseg.model.unet import DoubleConvolution, UNet, doubled_kernel
+from spermseg.model.unet import DoubleConvolution, EncoderDecoder, UNet, doubled_kernel
 from spermseg.model.unet_config import UNetConfig
 
 WHITE = 255
 """The largest value of a pixel."""
 Gives = Literal["cell", "cell and head", "parts"]
-"""What is asked of a network: the cell, (N, Y, X); with its head, (N, 2, Y, X); or all classes, (N, classes, Y, X)."""
+"""The maps that a network returns: the cell, (N, Y, X); the cell and its head, (N, 2, Y, X); all classes,
+(N, classes, Y, X)."""
 
 
 class CellProbability(nn.Module):
-    """Tiles -> how probable it is that a pixel is a cell's, by a network that is run and not trained.
+    """Tiles -> the probability that a pixel belongs to a cell. This network runs and does not learn.
 
-    Where the whole cell is none of the classes, they are its parts, and its probability is the largest of theirs.
+    Where the whole cell is not one of the classes, the classes are its parts. The probability of the cell is then the
+    largest of theirs.
 
     Args:
-        network: as it was trained; it stays as it is.
-        half: whether it is to run in bfloat16.
-        gives: of what it is to give the probability.
+        network: the trained network; it is not changed.
+        half: whether the network will run in bfloat16.
+        gives: the maps to return.
     """
 
     def __init__(self, network: UNet, *, half: bool = False, gives: Gives = "cell") -> None:
@@ -58,21 +58,19 @@ class CellProbability(nn.Module):
 
 
 def cell_channel(config: UNetConfig) -> int | None:
-    """Return which class is the whole cell; None where it is none of them."""
+    """Return the index of the class of the whole cell; None where there is no such class."""
     return config.classes.index(WHOLE_CELL) if WHOLE_CELL in config.classes else None
 
 
-class FoldedUNet(nn.Module):
+class FoldedUNet(EncoderDecoder):
     """A copy of a network without batch normalisation, for pixel values of 0 to 255."""
 
     def __init__(self, network: UNet) -> None:
-        super().__init__()
         config = network.config
-        self.subpixel = config.subpixel
+        super().__init__(config.subpixel)
         levels = [_folded(level) for level in network.encoder]
         levels[0] = _scaled(levels[0], 1 / WHITE)
         self.encoder = nn.ModuleList(_with_relu(level) for level in levels)
-        self.pool = nn.MaxPool2d(2)
         self.bridge = _with_relu(_folded(network.bridge))
         below = (config.bridge, *config.filters[:0:-1])
         self.decoder = nn.ModuleList(
@@ -81,26 +79,13 @@ class FoldedUNet(nn.Module):
         self.head = _copy(network.head)
         self.eval().requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes, Y, X) of pixels (N, C, Y, X), 0 to 255."""
-        x = functional.pixel_unshuffle(x, self.subpixel)
-        skips = []
-        for level in self.encoder:
-            x = level(x)  # (N, filters, Y / 2**k, X / 2**k)
-            skips.append(x)
-            x = self.pool(x)
-        x = self.bridge(x)  # (N, bridge, Y / 2**levels, X / 2**levels)
-        for level, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = level(x, skip)
-        return functional.pixel_shuffle(self.head(x), self.subpixel)
-
 
 class _PixelConvolution(nn.Conv2d):
-    """A convolution of pixels in bfloat16, each of its weights, and its bias, the sum of a number and a remainder.
+    """A convolution of pixels in bfloat16. Each weight, and the bias, is the sum of a rounded number and a remainder.
 
-    A bright field is a large number that is the same in all pixels, and the bias takes most of it away again. What
-    rounding does to either does not average out, and this one layer would make most of the difference between half and
-    full precision.
+    The bright background has the same large value in all pixels, and the bias subtracts most of it again. Rounding
+    errors of the two do not average out. Without the remainders, this layer alone would cause most of the difference
+    between half and full precision.
     """
 
     def __init__(self, exact: nn.Conv2d) -> None:
@@ -114,7 +99,7 @@ class _PixelConvolution(nn.Conv2d):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the exact convolution gives, of (N, C, Y, X)."""
+        """Return the output of the exact convolution for (N, C, Y, X)."""
         return super().forward(torch.cat([x, x, torch.ones_like(x[:, :1])], dim=1))
 
 
@@ -124,7 +109,7 @@ class _FoldedLevel(nn.Module):
     def __init__(self, convolutions: Sequence[nn.Conv2d], above: int) -> None:
         super().__init__()
         first, second = convolutions
-        kernel = first.weight.detach()  # (outputs, above + skip, 3, 3); what comes from above is first
+        kernel = first.weight.detach()  # (outputs, above + skip, 3, 3); the channels of the coarser level come first
         outputs, inputs = kernel.shape[:2]
         self.up = nn.ConvTranspose2d(above, outputs, kernel_size=4, stride=2, padding=1, bias=False)
         self.up.weight.data = doubled_kernel(kernel[:, :above])
@@ -134,13 +119,13 @@ class _FoldedLevel(nn.Module):
         self.rest = nn.Sequential(nn.ReLU(), second, nn.ReLU())
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Return (N, skip's channels, Y, X) of what is above (N, above, Y / 2, X / 2) and beside it."""
+        """Return (N, outputs, Y, X) of the coarser level (N, above, Y / 2, X / 2) and the skip (N, channels, Y, X)."""
         done: Tensor = self.rest(self.up(x) + self.skip(skip))
         return done
 
 
 def _folded(block: nn.Module) -> list[nn.Conv2d]:
-    """Return copies of a block's convolutions, with what is behind them folded in: normalisation, and what is added."""
+    """Return copies of a block's convolutions, with batch normalisation and residual connection folded in."""
     if not isinstance(block, DoubleConvolution):
         raise TypeError(f"got a {type(block).__name__}; a DoubleConvolution is needed")
     first, second = (
@@ -154,7 +139,7 @@ def _folded(block: nn.Module) -> list[nn.Conv2d]:
 
 
 def _scaled(convolutions: list[nn.Conv2d], factor: float) -> list[nn.Conv2d]:
-    """Let the first convolution take inputs that are larger by 1 / factor."""
+    """Scale the weights of the first convolution, for inputs that are larger by 1 / factor."""
     convolutions[0].weight.data = convolutions[0].weight.data * factor
     return convolutions
 

@@ -1,4 +1,4 @@
-"""How much bfloat16 changes: a model's masks in half precision against those in float32, on any machine."""
+"""How much bfloat16 changes a model's masks. Any machine can measure this."""
 
 from collections.abc import Callable, Iterable
 
@@ -18,13 +18,14 @@ BATCH_PX = 2**20
 def mask_agreement(network: UNet, view: View, threshold: float, pictures: Iterable[NDArray[np.uint8]]) -> float:
     """Return the IoU of the masks in bfloat16 with those in float32, pooled over pictures; 1 where both are empty.
 
-    A machine without bfloat16 is slow at it or rounds elsewhere, so it is imitated: every weight, and what every
-    convolution gives, is rounded to bfloat16; sums are kept in float32, as the instructions do.
+    A machine without instructions for bfloat16 is slow or rounds in other places, so this function imitates them. It
+    rounds every weight, and the output of every convolution, to bfloat16, and keeps sums in float32, as the
+    instructions do.
 
     Args:
         network: the network.
-        view: how it sees a picture.
-        threshold: probability from which a pixel is in the mask, 0-1.
+        view: how the network sees a picture.
+        threshold: least probability of a pixel of the mask, 0-1.
         pictures: (Y, X, 3) uint8, at the working resolution.
     """
     exact, rounded = CellProbability(network), _rounded(CellProbability(network, half=True))
@@ -41,7 +42,7 @@ def mask_agreement(network: UNet, view: View, threshold: float, pictures: Iterab
 
 
 def forward_here(module: CellProbability) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return what runs a network in this process, on the CPU: tiles (N, Y, X, C) uint8 -> maps (N, Y, X)."""
+    """Return a function that runs a network in this process, on the CPU: tiles (N, Y, X, C) uint8 -> maps (N, Y, X)."""
 
     @torch.inference_mode()
     def forward(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -52,7 +53,7 @@ def forward_here(module: CellProbability) -> Callable[[NDArray[np.uint8]], NDArr
 
 
 def _rounded(module: CellProbability) -> CellProbability:
-    """Round all weights, and what each layer that has some gives."""
+    """Round all weights, and the output of each layer that has weights."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             for parameter in layer.parameters():

@@ -1,4 +1,4 @@
-"""Decoded micrographs -> probability maps, windows of many pictures sharing full batches. No Ray."""
+"""Decoded micrographs -> probability maps. Windows of several pictures share full batches. No Ray."""
 
 import json
 import time
@@ -28,25 +28,25 @@ from spermseg.storage.prefetch import map_ahead
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Tiles (N, Y, X, 3) uint8 -> maps (N, ..., Y, X) float32."""
 Run = Callable[[Forward, Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.float32]]]
-"""What maps batches by a network, such as `map`."""
+"""Applies a network to batches, as `map` does."""
 MOST_BATCH = 1000
-"""Megapixels; more would not fit any memory."""
+"""Megapixels; a larger batch would not fit in memory."""
 GPU_BATCHES = 2
-"""That a GPU has at a time, so that it never waits while windows are cut and maps are stitched."""
+"""Batches that a GPU has at a time, so that it does not wait while the CPU cuts windows and stitches maps."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Waiting:
-    """A picture whose windows are under way."""
+    """A picture of which the network has not returned all windows."""
 
     layout: Layout
     done: int = 0
-    """Windows that are back."""
+    """Windows that the network has returned."""
     whole: NDArray[np.float32] | None = None
     """The map (..., Y, X), filled core by core."""
 
     def take(self, tiles: NDArray[np.float32]) -> int:
-        """Place as many of these windows as are this picture's next ones; return how many."""
+        """Place those of these windows that belong to this picture; return how many."""
         taken = min(len(tiles), len(self.layout) - self.done)
         if self.whole is None and taken:
             self.whole = np.empty((*tiles.shape[1:-2], *self.layout.shape), tiles.dtype)
@@ -64,16 +64,16 @@ class _Batch:
     tiles: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def fits(self, layout: Layout) -> bool:
-        """Whether windows of a layout may join those that wait."""
+        """Return whether windows of a layout have the shape of those that wait."""
         return not self.tiles or self.tiles[0].shape[:2] == layout.window
 
     @property
     def is_full(self) -> bool:
-        """Whether one window more would be more pixels than the network may read at once."""
+        """Whether one more window would exceed the pixels that the network may read at once."""
         return bool(self.tiles) and (len(self.tiles) + 1) * self.tiles[0][..., 0].size > self.most_px
 
     def take(self) -> NDArray[np.uint8]:
-        """Return the windows (N, Y, X, 3) as one array; none wait any more."""
+        """Return the windows as one array (N, Y, X, 3), and empty the batch."""
         tiles = np.stack(self.tiles)
         self.tiles.clear()
         return tiles
@@ -90,10 +90,10 @@ def predict_working(
 
     Args:
         forward: the network.
-        layout: the windows of a picture of a shape.
+        layout: shape of a picture -> its windows.
         pictures: (Y, X, 3) uint8, at the working resolution; read only as far ahead as a batch needs.
-        batch_px: pixels that the network reads at once, from as many pictures as it takes; one window at least.
-        run: maps batches by the network, in order; it may read ahead.
+        batch_px: pixels that the network reads at once, from one or more pictures; at least one window.
+        run: applies the network to batches, in order; it may read ahead.
     """
     waiting: deque[_Waiting] = deque()
 
@@ -119,10 +119,9 @@ def predict_working(
 
 
 def window_layout(view: View, network: UNetConfig, window_px: int) -> Callable[[Shape], Layout]:
-    """Return the windows of pictures, by their shape, for a network.
+    """Return a function from the shape of a picture to its windows for a network.
 
-    Raises, when it is called:
-        ShapeError: windows are of a size that the network cannot read.
+    The function raises ShapeError where the network cannot read windows of that size.
     """
 
     def layout(shape: Shape) -> Layout:
@@ -135,16 +134,17 @@ def window_layout(view: View, network: UNetConfig, window_px: int) -> Callable[[
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How the network is run. None of it changes a mask by more than rounding."""
+    """How the network is run. These settings change masks only by rounding."""
 
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu`, `cuda`, or one of several GPUs such as `cuda:1`."""
     engine: EngineName = "auto"
     """`torch`, `openvino` (CPU only, the extra spermseg[openvino]); `auto` is the faster one of those installed."""
     precision: Precision = "auto"
-    """`float32`, `bfloat16`; `auto` is bfloat16 where the machine is fast at it and the model's masks stay the same."""
+    """`float32`, `bfloat16`; `auto` is bfloat16 where the device computes fast in it and the model's masks stay the
+    same."""
     batch_megapixels: float = 2.0
-    """What the network reads at once, at its working resolution."""
+    """Megapixels that the network reads at once, at its working resolution."""
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_megapixels <= MOST_BATCH:
@@ -155,12 +155,12 @@ class PredictConfig:
 
     @property
     def batch_px(self) -> int:
-        """The same in px."""
+        """`batch_megapixels` in px."""
         return int(self.batch_megapixels * 1e6)
 
     @property
     def text(self) -> str:
-        """All of it as JSON: what `read_predict_config` reads."""
+        """All settings as JSON, for `read_predict_config`."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -168,7 +168,7 @@ def read_predict_config(text: str) -> PredictConfig:
     """Return the config of `PredictConfig.text`.
 
     Raises:
-        ConfigError: it is no such text.
+        ConfigError: the text is not one of `PredictConfig.text`.
     """
     try:
         return TypeAdapter(PredictConfig).validate_json(text)
@@ -177,14 +177,14 @@ def read_predict_config(text: str) -> PredictConfig:
 
 
 class Predictor:
-    """A model made ready to run on its device.
+    """A model that is ready to run on its device.
 
     Args:
-        saved: the model; its network stays as it is.
-        view: how pictures are read; usually the model's own.
+        saved: the model; its network is not changed.
+        view: how the network sees pictures; usually the model's own.
         config: how the network is run.
-        parts: whether `predict_parts` is wanted, rather than the others.
-        heads: whether maps are to be (2, Y, X), of the whole cell and of heads.
+        parts: whether maps have all classes, as `predict_parts` needs.
+        heads: whether maps are (2, Y, X), of the whole cell and of heads.
 
     Raises:
         ConfigError: the machine has no such device or engine, or the network has not learned heads.
@@ -201,7 +201,7 @@ class Predictor:
     ) -> None:
         self.view = view
         self.classes = saved.network.config.classes
-        """What the network has learned."""
+        """The classes of the network."""
         self._cell = cell_channel(saved.network.config)
         if heads:
             check_knows_heads(self.classes)
@@ -210,7 +210,7 @@ class Predictor:
         self.dtype = choose_precision(config.precision, device, saved.description.mask_agreement)
         self.batch_px = config.batch_px
         self.network_s = 0.0
-        """Seconds in the network so far."""
+        """Seconds spent in the network so far."""
         self._layout = window_layout(view, saved.network.config, self.batch_px)
         gives: Gives = "parts" if parts else "cell and head" if heads else "cell"
         self._engine = make_engine(saved.network, self.engine, device, self.dtype, gives=gives)
@@ -220,7 +220,7 @@ class Predictor:
         """Yield the probability map (Y, X) of the whole cell for each picture, at native resolution.
 
         Args:
-            pictures: as decoded, reduced ones among them, or whole ones (Y, X, 3).
+            pictures: decoded micrographs, which may be reduced, or arrays (Y, X, 3) at native resolution.
         """
         shapes: deque[Shape] = deque()
 
@@ -236,7 +236,7 @@ class Predictor:
     def predict_parts(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return class -> probability map (Y, X) of one picture (Y, X, 3), both at the working resolution.
 
-        The whole cell is among them.
+        The result always has the whole cell.
         """
         (maps,) = self.predict_working([picture])  # (classes, Y, X)
         cell = maps.max(axis=0) if self._cell is None else maps[self._cell]
@@ -245,7 +245,7 @@ class Predictor:
     def predict_working(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         """Yield the probability map (Y, X) of the whole cell for each picture (Y, X, 3) at the working resolution.
 
-        With `heads` a map is (2, Y, X), with `parts` (classes, Y, X).
+        With `heads`, a map is (2, Y, X). With `parts`, a map is (classes, Y, X).
         """
         return predict_working(self._forward, self._layout, pictures, self.batch_px, self._run)
 

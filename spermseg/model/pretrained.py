@@ -1,4 +1,4 @@
-"""The bundled model. It has learned from synthetic micrographs alone: no patient is in it."""
+"""The bundled model. It was trained on synthetic micrographs only: it has seen no data of patients."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ PRETRAINED = Path(__file__).with_name("pretrained.safetensors")
 
 
 def model_location(given: str | None, endpoint_url: str | None) -> Location:
-    """Return where a model file is: the one that was given, else the bundled one."""
+    """Return the location of a model file; None is the bundled model."""
     return Location(str(PRETRAINED)) if given is None else Location(given, endpoint_url)

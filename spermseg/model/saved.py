@@ -1,4 +1,4 @@
-"""A network and its model file (`model.description`)."""
+"""A network and its model file. `model.description` has the format."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from spermseg.storage.filesystem import Location
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedModel:
-    """A network with its description and name."""
+    """A network with its description and the digest of its file."""
 
     network: UNet
     """In evaluation mode, on the CPU."""
@@ -36,10 +36,10 @@ class SavedModel:
 
 
 def encode_model(weights: dict[str, Tensor], description: ModelDescription) -> bytes:
-    """Return the bytes of a model file; the same weights and description give the same bytes.
+    """Return the bytes of a model file. The same weights and description give the same bytes.
 
     Raises:
-        ConfigError: a setting in the description is not what JSON can hold.
+        ConfigError: JSON cannot hold a setting in the description.
     """
     finite = {name: score for name, score in description.scores.items() if math.isfinite(score)}
     try:
@@ -52,7 +52,7 @@ def encode_model(weights: dict[str, Tensor], description: ModelDescription) -> b
 
 
 def stored(tensors: dict[str, Tensor]) -> Iterator[Stored]:
-    """Yield tensors, on the CPU and contiguous, as they stand in a model file."""
+    """Yield contiguous tensors on the CPU in the form that `digest_of` reads."""
     for name, tensor in tensors.items():
         yield name, str(tensor.dtype), list(tensor.shape), tensor.flatten().view(torch.uint8).numpy().data
 
@@ -61,8 +61,9 @@ def load_model(location: Location) -> SavedModel:
     """Read a model file.
 
     Raises:
-        ModelFileError: not a safetensors file, damaged, not of spermseg, of a newer format, or its weights do not fit.
-        ObjectMissingError: it is not there.
+        ModelFileError: the file is not a safetensors file, is damaged, is not of spermseg, has another format, or has
+            weights that do not fit.
+        ObjectMissingError: there is no such file.
     """
     return decode_model(read_model(location), location.uri)
 
@@ -71,10 +72,10 @@ def decode_model(data: bytes, name: str = "the model") -> SavedModel:
     """Read the bytes of a model file; `name` is for error messages.
 
     Raises:
-        ModelFileError: as `load_model`.
+        ModelFileError: as in `load_model`.
     """
     description = describe_model(data, name)
-    with torch.device("meta"):  # no memory is taken: the weights bring theirs
+    with torch.device("meta"):  # takes no memory; `assign` below uses the tensors of the file
         network = UNet(description.network)
     network.load_state_dict(load(data), assign=True)
     return SavedModel(network=network.eval(), description=description, sha256=hashlib.sha256(data).hexdigest())

@@ -1,4 +1,4 @@
-"""The shape of a network and of its weights, told without PyTorch, which takes seconds to import."""
+"""The shape of a network and of its weights. This module does not import PyTorch, which takes seconds."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from spermseg.annotation.annotation import HEAD
 from spermseg.errors import ConfigError, ShapeError
 
 MAX_LEVELS = 8
-"""More would halve a tile to nothing."""
+"""With more levels, pooling would leave nothing of a tile."""
 MAX_FILTERS = 4096
 MAX_SUBPIXEL = 8
 MAX_CLASSES = 32
@@ -31,10 +31,10 @@ class UNetConfig:
     classes: tuple[str, ...] = ("cell",)
     """One output channel a class, in this order."""
     residual: bool = False
-    """Whether the second convolution of each level adds to what it sees (He et al., CVPR 2016)."""
+    """Whether the second convolution of each level has a residual connection (He et al., CVPR 2016)."""
     subpixel: int = 1
-    """Pixels along each axis that go in, and come out, as channels of one (Shi et al., CVPR 2016): with 2, every level
-    works at half of its resolution."""
+    """Pixels along each axis that go in, and come out, as channels of one pixel (Shi et al., CVPR 2016). With 2, every
+    level works at half of its resolution."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.filters) <= MAX_LEVELS:
@@ -58,10 +58,11 @@ class UNetConfig:
 
     @property
     def reach(self) -> int:
-        """What is farther than this from a pixel, along either axis, has no part in its logits, px.
+        """Greatest distance, along either axis, of a pixel that influences the logits of another one, px.
 
-        The convolutions see 6 x `multiple` - 4 px, and pooling joins whole blocks of `multiple` px; where a subpixel
-        is one of several, so many times as much, and its neighbours within.
+        In pixels of the finest level, with B = 2**levels: the convolutions reach 6 B - 4, and pooling joins blocks of
+        B, which adds B - 1. With `subpixel` s, each of these pixels is s px wide, and the pixels that share it add
+        s - 1.
 
         >>> UNetConfig().reach
         107
@@ -84,7 +85,7 @@ class UNetConfig:
 
     @property
     def bytes_a_pixel(self) -> float:
-        """What the widest level holds at once for a pixel of the input, before and after a convolution, and the maps.
+        """Memory a pixel of the input: the widest level before and after a convolution, and the logits, in float32.
 
         >>> UNetConfig().bytes_a_pixel
         132.0
@@ -103,7 +104,7 @@ class UNetConfig:
 
 
 PAPER = UNetConfig()
-"""That of Melendez et al., CBMS 2021."""
+"""The network of Melendez et al., CBMS 2021."""
 
 
 def _double_convolution(name: str, in_channels: int, out_channels: int) -> Named:
@@ -120,7 +121,7 @@ def _convolution(name: str, in_channels: int, out_channels: int, side: int) -> N
 
 
 def check_knows_heads(classes: Iterable[str]) -> None:
-    """Raise ConfigError where heads are none of the classes that a network has learned."""
+    """Raise ConfigError where a network has not learned the class of heads."""
     if HEAD not in classes:
         raise ConfigError(
             f"got a network that has learned {', '.join(classes)}; dropping what has no head needs {HEAD}"
