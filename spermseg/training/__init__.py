@@ -1,1 +1,1 @@
-"""How it learns: dataset, augmentation, losses, metrics, the loop, and Ray Train."""
+"""Training: data, augmentation, losses, optimisers, the loop, calibration, and Ray Train."""

@@ -1,4 +1,4 @@
-"""What is fitted to the validation split after the weights: threshold, confidence, the check of half precision."""
+"""Calibration on the validation split, after training: threshold, confidence, and the check of half precision."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,19 +23,19 @@ from spermseg.training.data.sampling import WorkingExample
 from spermseg.training.data.source import TrainingData
 
 AGREEMENT_PICTURES = 20
-"""Of the validation split, on which half precision is compared with full precision."""
+"""Pictures of the validation split on which half precision is compared with full precision."""
 LEVELS = 100
-"""Thresholds that are tried are multiples of 1 / LEVELS."""
+"""Candidate thresholds are multiples of 1 / LEVELS."""
 LEAST, MOST = 10, 90
-"""Of them: what lies beyond is noise."""
+"""The lowest and the highest candidate, in units of 1 / LEVELS. Beyond them, the Dice is mostly noise."""
 COARSE = 5
-"""Steps between them where each takes a look at which cells have heads."""
+"""Step between candidates, in units of 1 / LEVELS, where heads are required: each candidate then takes longer."""
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What is fitted after the weights. The fields are those of the model's description."""
+    """The result of a calibration. The fields are those of the model's description."""
 
     threshold: float
     mask_agreement: float
@@ -44,26 +44,25 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibrator:
-    """Fits to a validation split what is not learned in training.
+    """Fits threshold and confidence to a validation split.
 
-    Raises, whatever it is asked:
-        DatasetError: there are no validation pictures.
+    Every method raises DatasetError where there are no validation pictures.
     """
 
     network: UNet
     """In evaluation mode."""
     view: View
-    """How it sees a picture."""
+    """How the network sees a picture."""
     data: TrainingData
     cells: CellConfig = field(default_factory=CellConfig)
-    """What counts as a cell; the threshold is another matter."""
+    """What counts as a cell; its threshold is not used."""
     before: Confidence = UNFITTED
-    """How it judged its masks so far."""
+    """The confidence before this calibration."""
     show: Callable[[str], Progress] = lambda _: iter
     """The name of a step -> its progress bar."""
 
     def calibrate(self, threshold: float | None = None) -> Calibration:
-        """Fit everything; a threshold that is given is kept."""
+        """Fit everything; a given threshold is kept."""
         if threshold is None:
             threshold = self.choose_threshold()
         return Calibration(
@@ -73,9 +72,9 @@ class Calibrator:
         )
 
     def choose_threshold(self) -> float:
-        """Return the probability from which a pixel is a cell's that gives the best mean Dice of the pictures.
+        """Return the threshold with the best mean Dice of the pictures.
 
-        The Dice is that of the whole cell at the native resolution; among thresholds as good, the one nearest to 0.5.
+        The Dice is of the whole cell, at the native resolution. Among equally good thresholds, the nearest to 0.5 wins.
         """
         classes = judged_classes(self.network)
         levels = np.arange(LEAST, MOST + 1, COARSE if self.cells.require_head else 1)
@@ -88,7 +87,7 @@ class Calibrator:
         return float(good[np.argmin(np.abs(good - LEVELS // 2))] / LEVELS)
 
     def fit_confidence(self, threshold: float) -> Confidence:
-        """Return `training.confidence.fit_confidence` of the pictures: the Dice is that of native masks."""
+        """Return `evaluation.reliability.fit_confidence` of the pictures, with the Dice of native masks."""
         classes = judged_classes(self.network)
 
         def judged() -> Iterator[JudgedMap]:
@@ -99,7 +98,7 @@ class Calibrator:
         return fit_confidence(judged(), threshold, self.before)
 
     def half_precision_agreement(self, threshold: float) -> float:
-        """Return `mask_agreement` of pictures spread over the split."""
+        """Return `mask_agreement` of pictures that are evenly spread over the split."""
         names = self.data.names("val")
         some = names[:: -(-len(names) // AGREEMENT_PICTURES)]
         progress = self.show("checking half precision")
@@ -110,8 +109,8 @@ class Calibrator:
     def _dice_curve(
         self, maps: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return the Dice of a picture at each of some levels: which cells have heads depends on the level."""
-        if not self.cells.require_head:  # at all levels at once: specks below the least area decide none of them
+        """Return the Dice of a picture at each of these levels."""
+        if not self.cells.require_head:  # all levels at once; components below the least area hardly change the Dice
             return dice_curve(to_native(maps[0], truth.shape), truth)[levels]
         return np.array([confusion(self._mask(maps, truth.shape, one), truth).dice for one in levels / LEVELS])
 
@@ -122,7 +121,10 @@ class Calibrator:
         return Interpretation.of(given, native, config=config, view=self.view, judge=self.before).mask
 
     def _maps(self, step: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.bool_]]]:
-        """Yield each picture's name, the map (1, Y, X) of its cells, or (2, Y, X) with that of heads, and the mask."""
+        """Yield the name, the maps and the ground truth (Y, X) of each picture, at the working resolution.
+
+        The maps are (2, Y, X), of cells and heads, where heads are required, else (1, Y, X), of cells.
+        """
         forward = forward_here(
             CellProbability(self.network, gives="cell and head" if self.cells.require_head else "cell")
         )
@@ -153,12 +155,12 @@ def dice_curve(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> ND
 
 
 def judged_classes(network: UNet) -> tuple[str, ...]:
-    """Return what must be annotated where a network is calibrated: the cell, or the parts that are a cell to it."""
+    """Return the classes whose union is the whole cell: the class `cell`, or all classes where there is none."""
     classes = network.config.classes
     return (WHOLE_CELL,) if WHOLE_CELL in classes else classes
 
 
 def whole_cell(example: WorkingExample, classes: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Return the mask (Y, X) of the whole cell of an example: its own, or the union of the parts."""
+    """Return the mask (Y, X) of the whole cell of an example: its own mask, or the union of its parts."""
     mask = covered(example.coverage)
     return np.asarray(mask[..., classes.index(WHOLE_CELL)] if WHOLE_CELL in classes else mask.any(axis=-1))

@@ -1,6 +1,6 @@
-"""A training's state as one file in a folder, read without running code from them."""
+"""The state of a training as one file in a folder. Reading the file runs no code from it."""
 
-import pickle  # for the name of its error only
+import pickle  # only for UnpicklingError
 from pathlib import Path
 
 import torch
@@ -17,10 +17,10 @@ def write_state(state: FitState, folder: Path) -> None:
 
 
 def read_state(folder: Path) -> FitState:
-    """Read a state; `weights_only` refuses everything but tensors and plain containers.
+    """Read a state. `weights_only` refuses everything except tensors and plain containers.
 
     Raises:
-        ModelFileError: it is damaged.
+        ModelFileError: the file is damaged.
     """
     try:
         content = torch.load(folder / FILE, map_location="cpu", weights_only=True)

@@ -17,41 +17,44 @@ class TrainConfig:
     """How the network learns. The defaults are the paper's."""
 
     epochs: int = 30
-    """Times that the training split is seen, each with its variants."""
+    """Passes over the training split; each pass has `expansion` variants of each picture."""
     batch_size: int = 4
     """Pictures a step, over all workers."""
     optimizer: OptimizerName = "adam"
-    """`muon` moves the kernels of convolutions by Muon, and the rest by Adam (`training.optimizers`)."""
+    """`muon` trains the kernels of convolutions with Muon, and the rest with Adam (`training.optimizers`)."""
     learning_rate: float = 3e-4
-    """Of the optimisers; the highest one of a schedule."""
+    """Learning rate; the highest one where a schedule changes it."""
     schedule: ScheduleName = "constant"
-    """Of the learning rate: `one-cycle` rises for a third of the steps and falls to nothing (Smith and Topin, 2019)."""
+    """Learning rate schedule: `one-cycle` rises for a third of the steps, then falls to almost 0 (Smith and Topin,
+    2019)."""
     weight_decay: float = 0.0
-    """Share of the weights taken off, times the learning rate, every step, apart from the gradient (AdamW)."""
+    """Decoupled weight decay (AdamW): each step subtracts this share of the weights, times the learning rate."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average (EMA) of the weights, as 0.998, and less at first. The EMA is scored and
-    kept. 0 keeps the weights themselves."""
+    """Decay of the exponential moving average (EMA) of the weights, for example 0.998; it is lower in the first steps.
+    The EMA is scored and saved. With 0, there is no EMA, and the weights themselves are scored and saved."""
     precision: PrecisionName = "float32"
-    """Of the convolutions on a CPU, with weights in float32; `auto` is bfloat16 where the machine is fast at it. A GPU
-    computes in bfloat16 either way."""
+    """Precision of the convolutions on a CPU, with weights in float32; `auto` is bfloat16 where the CPU has
+    instructions for it. A GPU always computes in bfloat16."""
     loss: LossName = "bce"
-    """`bce` is binary cross-entropy; see `training.losses`."""
+    """`bce` is binary cross-entropy; `training.losses` has all of them."""
     soft_labels: bool = False
-    """Learn how much of each pixel is cell, instead of whether at least half of it is."""
+    """Whether the targets are soft: the share of each pixel that is cell, instead of 0 or 1."""
     augment: AugmentName = "paper"
     """`paper` is its five transforms, `symmetries` those of a square, `clinic` a stronger mixture, `none` nothing."""
     expansion: int = 6
-    """Pictures that an epoch makes of each: itself and its variants."""
+    """Variants of each picture in an epoch, the picture itself included."""
     places: int = 1
-    """Squares of a picture that are tried for a tile; the one with the most cells is taken: hard tiles, more often."""
+    """Random squares of a picture that are tried for a tile. The one with the most cell pixels is taken, so tiles with
+    many cells are seen more often."""
     superpose: float = 0.0
-    """Share of the tiles of annotated pictures that another one is laid on (`training.data.superpose`)."""
+    """Share of the tiles of annotated pictures that get a second tile laid on them (`training.data.superpose`)."""
     ignore_cut: bool = False
-    """Learn nothing from cells whose heads a tile cuts off, where heads are learned (`data.ignored_regions`)."""
+    """Whether the loss ignores cells whose heads lie outside the tile, where heads are a class
+    (`training.data.ignored_regions`)."""
     seed: int = 0
-    """Of the first weights, the order and the variants."""
+    """Seed of the first weights, the order and the variants."""
     freeze_batch_norm: bool = False
-    """Keep the statistics of batch normalisation as they are: for fine-tuning with small batches."""
+    """Whether the statistics of batch normalisation stay fixed, for fine-tuning with small batches."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
@@ -63,9 +66,9 @@ class TrainConfig:
             raise ConfigError(f"got {self.places} places for a tile; 1 or more is needed")
         if not 0 <= self.ema_decay < 1 or not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(
-                f"got EMA decay {self.ema_decay:g} and weight decay {self.weight_decay:g}; 0 up to, but not, 1, and "
-                "0 or more, are needed"
+                f"got EMA decay {self.ema_decay:g} and weight decay {self.weight_decay:g}; an EMA decay of 0 or more "
+                "and below 1, and a weight decay of 0 or more, are needed"
             )
         if not 0 <= self.superpose <= 1:
-            raise ConfigError(f"got {self.superpose:g} of the tiles to lay another one on; 0 to 1 is needed")
+            raise ConfigError(f"got {self.superpose:g} as the share of superposed tiles; 0 to 1 is needed")
         check_expansion(self.augment, self.expansion)

@@ -1,4 +1,4 @@
-"""Data-parallel training on Ray Train: what runs where. The loop itself is `fit.py`."""
+"""Data-parallel training on Ray Train. The training loop itself is in `fit.py`."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,21 +32,21 @@ from spermseg.training.progress import Board, seldom, shown
 LOAD_TASKS = 32
 """Most tasks that decode the dataset."""
 TILES_A_TASK = 4
-"""Made by one task."""
+"""Synthetic tiles that one task draws."""
 SYNTHETIC_CPUS = 0.5
-"""Reserved for such a task: where the network takes all but one, two tasks draw while it waits."""
+"""CPUs reserved for a task that draws tiles. Where the network takes all CPUs but one, two tasks can still run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Over what it is spread."""
+    """The resources of a training."""
 
     workers: int = 1
-    """Processes that train together; the batch size is shared out among them."""
+    """Processes that train together; each takes an equal share of every batch."""
     gpu: bool | None = None
-    """One GPU a worker; None takes them when the cluster has them now."""
+    """Whether each worker has a GPU; None takes GPUs where the cluster has enough at the start."""
     max_failures: int = 3
-    """Times that lost workers are replaced, going on from the last epoch's checkpoint."""
+    """How often lost workers are replaced; the training then resumes from the last epoch's checkpoint."""
     address: str | None = None
     """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
 
@@ -56,16 +56,16 @@ class Scaling:
 
 
 def train_on_ray(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[StepReport], None]) -> FitState:
-    """Train, or go on with the training that lies in `run`, and return its last state.
+    """Train, or resume the training in `run`, and return its last state.
 
     Args:
-        job: what is to be trained.
-        run: the folder of this training; its checkpoints lie in `run/checkpoints`.
-        scaling: over what it is spread.
+        job: what is trained.
+        run: the folder of this training; its checkpoints are in `run/checkpoints`.
+        scaling: the resources.
         on_report: called in a thread of this process, about twice a second.
 
     Raises:
-        ConfigError: the batch cannot be shared out among the workers.
+        ConfigError: the batch size is not a multiple of the number of workers.
         DatasetError: the dataset is missing or damaged.
         StorageError: the dataset could not be read.
         RunError: the training failed more often than `max_failures`.
@@ -102,7 +102,7 @@ def _train(job: TrainJob, run: Location, scaling: Scaling, on_report: Callable[[
 
 
 def cause_of(error: ray.train.TrainingFailedError) -> str:
-    """Return what went wrong, in a line: that of the first worker, where workers failed."""
+    """Return the cause of a failed training in one line. Where several workers failed, it is the first one's."""
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     failure = failures[min(failures)]
     lines = str(failure).strip().splitlines()
@@ -121,7 +121,7 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=use_gpu,
-            # a little less than there is: workers that take every CPU starve what Ray runs beside them
+            # one CPU less than there are: Ray's own tasks need CPUs beside the workers
             resources_per_worker={"CPU": max(0.75, threads - 1), **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=ray.train.RunConfig(
@@ -132,13 +132,13 @@ def _trainer(job: TrainJob, run: Location, scaling: Scaling, board: Any) -> ray.
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         datasets=datasets,
-        # every worker sees all examples, in shared memory: which of them it takes is the sampler's to say
+        # every worker sees all examples, in shared memory; its sampler chooses among them
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
 
 
 def room_for_trainings(scaling: Scaling) -> int:
-    """Return how many such trainings the cluster has room for side by side; a cluster of one's own has room for one.
+    """Return how many such trainings the cluster can run at the same time; a local cluster of this process runs one.
 
     Raises:
         RunError: the cluster does not answer.
@@ -153,7 +153,7 @@ def room_for_trainings(scaling: Scaling) -> int:
 
 
 def _resources(scaling: Scaling) -> tuple[bool, int]:
-    """Return (whether each worker has a GPU, CPU threads of a worker), never more than one machine can give."""
+    """Return (whether each worker has a GPU, CPU threads of a worker); no more threads than one machine has CPUs."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cpus = (int(sum(one.get(kind, 0) for one in machines)) for kind in ("GPU", "CPU"))
     use_gpu = gpus >= scaling.workers if scaling.gpu is None else scaling.gpu
@@ -162,7 +162,7 @@ def _resources(scaling: Scaling) -> tuple[bool, int]:
 
 
 def _load_split(split: str, job: TrainJob) -> "ray.data.Dataset":
-    """Decode a split once, in parallel tasks, to the working resolution, and keep it in the object store."""
+    """Decode a split once to the working resolution, in parallel tasks, into Ray's object store."""
     rows = [{"name": name} for name in job.data.names(split)]
     blocks = min(len(rows), LOAD_TASKS)
     loaded = ray.data.from_items(rows, override_num_blocks=blocks).map(LoadExample(job), num_cpus=1)
@@ -171,7 +171,7 @@ def _load_split(split: str, job: TrainJob) -> "ray.data.Dataset":
 
 @dataclass(frozen=True, kw_only=True)
 class _SyntheticBatches:
-    """Batches of tiles that tasks draw, on whatever CPUs are free, while the network learns from those before."""
+    """Batches of synthetic tiles. Tasks draw them on free CPUs while the network trains on earlier batches."""
 
     job: TrainJob
     data: SyntheticData
@@ -197,7 +197,7 @@ class _SyntheticBatches:
 
 
 def _read_examples(split: str, job: TrainJob) -> list[WorkingExample]:
-    """Return all examples of a split as views of the object store's memory, in the order of their names."""
+    """Return all examples of a split, in the order of their names, as views of the object store's memory."""
     shard = ray.train.get_dataset_shard(split)
     found: list[tuple[str, WorkingExample]] = []
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -250,7 +250,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _report(state: FitState, rank: int) -> None:
-    """Report the epoch; every worker must, and the first one brings the checkpoint."""
+    """Report the epoch. Ray Train needs a report of every worker; only the first one has a checkpoint."""
     if rank:
         ray.train.report(state.history[-1])
         return
@@ -260,7 +260,7 @@ def _report(state: FitState, rank: int) -> None:
 
 
 def _board_beside_driver() -> Any:
-    """Start a board on the node of this process: on any other it would end with that node, and the progress with it."""
+    """Start a board on the node of this process, so that the board does not end when another node is lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
@@ -268,6 +268,6 @@ def _board_beside_driver() -> Any:
 def _read(board: Any) -> StepReport | None:
     try:
         report: StepReport | None = ray.get(board.read.remote())
-    except ray.exceptions.RayError:  # what became of the board, or of all of Ray, is told where it matters
+    except ray.exceptions.RayError:  # `_train` reports a lost cluster; the progress alone is not worth an error
         return None
     return report

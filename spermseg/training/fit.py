@@ -23,7 +23,7 @@ from spermseg.training.losses import leave_out, segmentation_loss
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """The workers that train together; torch.distributed is set up where there are several."""
+    """The workers that train together. Where there are several, torch.distributed is set up."""
 
     rank: int = 0
     size: int = 1
@@ -39,55 +39,56 @@ class ProcessGroup:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitState:
-    """All that a training needs to go on."""
+    """The state that a training resumes from."""
 
     epoch: int = 0
-    """Epochs done."""
+    """Finished epochs."""
     weights: Weights = field(default_factory=dict)
-    """That learn."""
+    """The weights that are trained."""
     ema: Weights = field(default_factory=dict)
-    """Their EMA, where there is one."""
+    """The EMA of the weights; empty where there is none."""
     optimizers: dict[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
+    """The epoch with the highest Dice on the validation split."""
     best_weights: Weights = field(default_factory=dict)
-    """Those of the epoch with the highest Dice on the validation split."""
+    """The weights of the best epoch, or their EMA where there is one."""
     snapshots: Mapping[int, Weights] = field(default_factory=dict)
-    """Epoch -> weights, of the epochs that are to be kept, too."""
+    """Epoch -> weights, of the epochs that are kept in addition to the best."""
     history: tuple[dict[str, float], ...] = ()
     """One record an epoch: epoch, train_loss, val_loss, train_iou, val_iou, train_dice, val_dice ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Where a training is, for a progress bar."""
+    """The progress of a training, for a progress bar."""
 
     epoch: int
-    """Under way, from 1."""
+    """The current epoch, from 1."""
     step: int
-    """Done in this epoch."""
+    """Finished steps of this epoch."""
     steps: int
-    """Of an epoch."""
+    """Steps of an epoch."""
     loss: float
-    """Mean over the steps of this epoch so far."""
+    """Mean loss over the steps of this epoch so far."""
     history: tuple[dict[str, float], ...]
-    """The epochs that are done."""
+    """Records of the finished epochs, as in `FitState`."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Fit:
-    """One training: network, examples and settings, with `run` to train it."""
+    """One training: network, examples and settings. `run` trains the network."""
 
     network_config: UNetConfig
     view: View
     config: TrainConfig
     train: Batches
     val: Sequence[WorkingExample]
-    """This worker scores its share of them."""
+    """All validation examples; this worker scores its share of them."""
     threshold: float = 0.5
     snapshots: Sequence[int] = ()
-    """Epochs whose weights are kept, beside the best."""
+    """Epochs whose weights are kept in addition to the best."""
     first_weights: Weights | None = None
-    """Where to start; None starts from scratch."""
+    """Weights to start from; None starts from scratch."""
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Fit:
         """Train until the last epoch.
 
         Args:
-            state: where to go on; None starts.
+            state: the state to resume from; None starts at the first epoch.
             on_epoch: called on every worker after every epoch.
             on_step: called on every worker after every step.
         """
@@ -180,11 +181,11 @@ class Fit:
         return logits
 
     def _target(self, coverage: Tensor) -> Tensor:
-        """Return what is to be learned (N, classes, Y, X) of a coverage (N, Y, X, classes)."""
+        """Return the target (N, classes, Y, X) of a coverage (N, Y, X, classes)."""
         return target_of(coverage, soft=self.config.soft_labels).permute(0, 3, 1, 2)
 
     def _record(self, split: str, loss_sum: float, terms: int, counts: Sequence[float]) -> dict[str, float]:
-        """Sum losses and counts over the workers before any ratio is taken."""
+        """Return the record of a split. Losses and counts are summed over the workers before any ratio is taken."""
         loss_sum, terms_sum, *counts = self.process_group.sum([loss_sum, terms, *counts])
         tp, fp, fn, tn = (int(n) for n in counts)
         total = Confusion(tp=tp, fp=fp, fn=fn, tn=tn)

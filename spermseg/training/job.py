@@ -1,4 +1,4 @@
-"""What is to be trained, and its examples as rows that travel between processes."""
+"""The job of a training, and its examples as rows that travel between processes."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from spermseg.training.learner import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What is to be trained, on what."""
+    """Everything that defines a training: data, network, view and settings."""
 
     data: TrainingData
     network: UNetConfig
@@ -29,12 +29,12 @@ class TrainJob:
     config: TrainConfig
     threshold: float
     snapshots: tuple[int, ...] = ()
-    """Epochs whose weights are kept, beside the best."""
+    """Epochs whose weights are kept in addition to the best ones."""
     first_weights: Weights | None = None
-    """Where to start; None starts from scratch."""
+    """Weights to start from; None starts from scratch."""
 
     patience: Patience = field(default_factory=patience)
-    """With a storage that fails in a way that may pass: it travels to those who load examples."""
+    """How long to retry a storage that fails; the workers that load examples use it, too."""
 
     def __post_init__(self) -> None:
         epochs = self.config.epochs
@@ -44,14 +44,14 @@ class TrainJob:
 
 
 class LoadExample:
-    """The name of an example -> its pixels and mask at the working resolution, as bytes."""
+    """The name of an example -> its pixels and coverage at the working resolution, as bytes."""
 
     def __init__(self, job: TrainJob) -> None:
         """Load for a training."""
         self.job = job
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the row of a row with the name."""
+        """Return the row of an example; `row` has its name."""
         be_patient(self.job.patience)
         loaded = self.job.data.load(row["name"], self.job.view, self.job.network.classes)
         pixels, coverage = loaded.pixels.tobytes(), loaded.coverage.tobytes()
@@ -59,14 +59,14 @@ class LoadExample:
 
 
 class DrawTile:
-    """The number of a tile of an epoch's share -> its pixels and mask."""
+    """The number of a tile in a worker's share of an epoch -> its pixels and coverage."""
 
     def __init__(self, job: TrainJob, data: SyntheticData, epoch: int, rank: int, size: int) -> None:
         """Draw for worker `rank` of `size` in an epoch."""
         self.job, self.data, self.epoch, self.rank, self.size = job, data, epoch, rank, size
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tile of a row with its number, `id`."""
+        """Return a tile; `row` has its number, `id`."""
         batch = self.job.config.batch_size
         step, place = divmod(row["id"], batch // self.size)
         slot = (step * batch + place * self.size + self.rank) % self.data.pictures
@@ -77,7 +77,7 @@ class DrawTile:
 
 
 def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExample]]:
-    """Yield the name and the content of rows that `LoadExample` made, as views of their memory."""
+    """Yield the name and the example of each row that `LoadExample` made, as views of the table's memory."""
     columns = [table[name] for name in ("name", "height", "pixels", "coverage")]
     for name, height, pixels, coverage in zip(*columns, strict=True):
         shape = (height.as_py(), -1)
@@ -91,10 +91,10 @@ def examples_of(table: pa.Table, classes: int) -> Iterator[tuple[str, WorkingExa
 
 
 def _take_what_is_left() -> None:
-    """Let this thread run only on what others leave of the CPUs, where the system knows how (Linux).
+    """Let this thread run only on CPUs that are idle otherwise, where the system has such a policy (Linux).
 
-    A network whose threads wait for each other loses far more by a CPU that is taken from one of them than is taken.
-    Only root could take it back, so it is a thread's to end with.
+    The threads of a network wait for each other, so one thread that loses its CPU delays all others. Only root can undo
+    this policy, so the policy is set for a thread that ends after its task.
     """
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

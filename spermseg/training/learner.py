@@ -1,4 +1,4 @@
-"""One network that learns: its optimisers, their learning rate, and the EMA of its weights."""
+"""One network in training: its optimisers, learning rate schedule, and the EMA of its weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,11 +22,11 @@ from spermseg.training.optimizers import make_optimizers
 Weights = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 EMA_RISE = 10
-"""After n steps the EMA of the weights spans the last n / 10 or so, until it has its full length."""
+"""After n steps, the EMA decay is at most (1 + n) / (EMA_RISE + n): an early EMA spans about the last n / 10 steps."""
 
 
 class Learner:
-    """Takes the steps. `network` learns; `kept` is what is scored and kept: itself, or the EMA of its weights."""
+    """Takes the training steps. `network` is trained; `kept`, which may be its EMA, is scored and saved."""
 
     def __init__(self, network: nn.Module, config: TrainConfig, steps: int, device: torch.device) -> None:
         """Prepare to take `steps` steps an epoch."""
@@ -44,24 +44,24 @@ class Learner:
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is scored and kept."""
+        """The network that is scored and saved."""
         return self.ema.module if self.ema else self.network
 
     def share(self) -> None:
-        """From here on average the gradients, and on GPUs share the batch statistics, with all other workers."""
+        """From now on, average gradients with all other workers; on GPUs, also share batch statistics."""
         wrapped = self.network
         if self.device.type == "cuda":
             wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)  # type: ignore[no-untyped-call]
         self._wrapped = DistributedDataParallel(wrapped, [self.device] if self.device.type == "cuda" else None)
 
     def start_epoch(self) -> None:
-        """Make ready to learn."""
+        """Switch to training mode."""
         self._wrapped.train()
         if self.config.freeze_batch_norm:
             _freeze_batch_norm(self._wrapped)
 
     def step(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Learn from a batch; return its loss and its logits."""
+        """Train on a batch; return its loss and its logits."""
         with self.precision():
             logits = self._wrapped(x)
         loss = segmentation_loss(logits.float(), target, self.config.loss)
@@ -76,9 +76,9 @@ class Learner:
         return loss.detach(), logits.detach()
 
     def agree(self) -> None:
-        """Take over the first worker's statistics of batch normalisation in what is kept: on CPUs each has its own.
+        """Copy the first worker's batch normalisation statistics to the `kept` of all workers.
 
-        So all workers score the network that is written down, whether it has just learned or was resumed.
+        On CPUs, each worker has its own statistics. With the copy, all workers score the network that is saved.
         """
         if self._wrapped is not self.network:
             for buffer in self.kept.buffers():
@@ -91,7 +91,7 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half or self.device.type == "cuda")
 
     def state(self) -> dict[str, Any]:
-        """Return copies of all that learns: `weights`, their `ema` (empty where there is none), `optimizers`."""
+        """Return copies of the training state: `weights`, their `ema` (empty where there is none), `optimizers`."""
         return {
             "weights": _copy(self.network),
             "ema": _copy(self.ema.module) if self.ema else {},
@@ -99,7 +99,7 @@ class Learner:
         }
 
     def go_on(self, *, weights: Weights, ema: Weights, optimizers: dict[str, Any], epochs: int) -> None:
-        """Go on from a state, after so many epochs."""
+        """Resume from a state, after this number of epochs."""
         self.network.load_state_dict(weights)
         if self.ema:
             self.ema.module.load_state_dict(ema)
@@ -109,7 +109,7 @@ class Learner:
         self._schedules = self._start_schedules(epochs)
 
     def _start_schedules(self, epochs_done: int = 0) -> list[LRScheduler]:
-        """Return what moves the learning rates after every step, where they move."""
+        """Return the learning rate schedule of each optimiser; none where the rate is constant."""
         if self.config.schedule == "constant":
             return []
         total = max(self.config.epochs, epochs_done) * self.steps + 1
@@ -119,10 +119,10 @@ class Learner:
 
 
 def _ema_update(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Return the update of an EMA (kept, latest, steps before): it keeps `most` of itself, and less at first."""
+    """Return the update of an EMA, for `AveragedModel`. Its decay rises to `most` (`EMA_RISE`)."""
 
     def move(kept: Tensors, latest: Tensors, steps: Tensor | int) -> None:
-        done = int(steps)  # waits for a GPU, so it is asked once
+        done = int(steps)  # waits for the GPU, so only once
         share = min(most, (1 + done) / (EMA_RISE + done))
         get_ema_multi_avg_fn(share)(kept, latest, steps)  # type: ignore[no-untyped-call]
 
@@ -130,10 +130,10 @@ def _ema_update(most: float) -> Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 def first_weights(begun: SavedModel, config: UNetConfig, seed: int) -> Weights:
-    """Return the weights of a model for a network of the same shape; classes that are new to it start from scratch.
+    """Return the weights of a model for a network of the same shape. Classes that the model lacks start from scratch.
 
     Raises:
-        ConfigError: the shape is another.
+        ConfigError: the shape is not the same.
     """
     if replace(begun.description.network, classes=config.classes) != config:
         begun_with = begun.description.network

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Losses."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,18 +9,18 @@ from torch.nn import functional
 
 LossName = Literal["bce", "bce+dice", "focal-tversky", "bce+dice+cldice"]
 MISSED = 0.7
-"""Weight of a missed pixel against a false one in the Tversky index; the authors'."""
+"""Weight of false negatives in the Tversky index; false positives weigh 1 - MISSED. The authors' value."""
 FOCUS = 0.75
-"""Exponent of 1 - Tversky index; the authors' 1 / gamma with gamma 4/3."""
+"""Exponent of 1 - Tversky index: 1 / gamma, with the authors' gamma of 4/3."""
 THINNINGS = 4
-"""Times that a soft mask is thinned to its centreline: tails are up to 2 x 4 px wide at half the resolution."""
+"""Iterations that thin a soft mask to its centreline: tails are up to 2 x 4 px wide at half the resolution."""
 IGNORED = 2
-"""In a target: nobody knows what the pixel is."""
+"""Value of a target pixel whose class is unknown."""
 NOWHERE = -30.0
-"""Logit of a pixel that is left out: no cell, for certain."""
+"""Logit of an ignored pixel: certainly no cell."""
 PIXELS = (0, 2, 3)
-"""Over what ratios are taken: all pictures of a batch. Taken picture by picture, a part that is missing in most tiles
-would be learned as missing everywhere."""
+"""Axes that are summed before a ratio is taken: the whole batch. With ratios picture by picture, the network would
+learn that a part that is missing in most tiles is missing everywhere."""
 CLDICE_SHARE = 0.3
 """Weight of the centreline in `bce+dice+cldice`."""
 
@@ -30,18 +30,18 @@ def segmentation_loss(logits: Tensor, target: Tensor, name: LossName = "bce") ->
 
     Args:
         logits: (N, classes, Y, X) float.
-        target: (N, classes, Y, X), 0 to 1, or IGNORED. A probability overlaps it by the lesser of the two (Wang et al.,
-            NeurIPS 2023): their product, where the target is 0 or 1.
-        name: `bce` is binary cross-entropy, the paper's. `bce+dice` adds 1 - soft Dice (Milletari et al., 3DV 2016),
-            of all pictures of the batch, averaged over classes; `bce+dice+cldice` also the soft centreline Dice (Shit
-            et al., CVPR 2021). `focal-tversky` is that of Abraham and Khan (ISBI 2019), which weighs what is missed
-            more.
+        target: (N, classes, Y, X), 0 to 1, or IGNORED. The overlap with a probability is the minimum of the two (Wang
+            et al., NeurIPS 2023). Where the target is 0 or 1, this is their product.
+        name: `bce` is binary cross-entropy, the paper's loss. `bce+dice` adds 1 - soft Dice (Milletari et al., 3DV
+            2016) of the whole batch, averaged over classes. `bce+dice+cldice` also adds 1 - soft centreline Dice (Shit
+            et al., CVPR 2021). `focal-tversky` is the loss of Abraham and Khan (ISBI 2019), in which false negatives
+            weigh more.
     """
     return LOSSES[name](*leave_out(logits, target.to(logits.dtype)))
 
 
 def leave_out(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both as if there was no cell, and none was found, where the target is IGNORED."""
+    """Return both, changed where the target is IGNORED: there the target is no cell, and the prediction is right."""
     ignored = target == IGNORED
     return logits.masked_fill(ignored, NOWHERE), target.masked_fill(ignored, 0)
 
@@ -69,13 +69,13 @@ def _focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
     hit = torch.minimum(probability, target).sum(dim=PIXELS)
     missed = target.sum(dim=PIXELS) - hit
     false = probability.sum(dim=PIXELS) - hit
-    # the square root of a loss of nothing has no slope
+    # the slope of x**FOCUS is infinite at 0, hence the clamp
     lost = 1 - (hit + 1) / (hit + MISSED * missed + (1 - MISSED) * false + 1)
     return lost.clamp(min=1e-6).pow(FOCUS).mean()
 
 
 def _cldice(probability: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - the harmonic mean of: how much of our centreline is in the truth, how much of its is in ours."""
+    """Return 1 - the harmonic mean of two shares: of our centreline in the truth, and of the truth's in our mask."""
     ours, truth = soft_centreline(probability), soft_centreline(target)
     precision = ((ours * target).sum(dim=PIXELS) + 1) / (ours.sum(dim=PIXELS) + 1)
     recall = ((truth * probability).sum(dim=PIXELS) + 1) / (truth.sum(dim=PIXELS) + 1)
@@ -83,7 +83,7 @@ def _cldice(probability: Tensor, target: Tensor) -> Tensor:
 
 
 def soft_centreline(mask: Tensor) -> Tensor:
-    """Return what is left of a soft mask (N, C, Y, X), 0-1, when it is thinned, by minima and maxima of neighbours."""
+    """Return the centreline of a soft mask (N, C, Y, X), 0-1. Minima and maxima of neighbours thin the mask."""
     eroded = _eroded(mask)
     line = functional.relu(mask - _dilated(eroded))
     for _ in range(THINNINGS):

@@ -1,4 +1,4 @@
-"""How weights follow their gradients: Adam for all, or Muon for the kernels and Adam for the rest."""
+"""Optimisers: Adam for all weights, or Muon for the kernels and Adam for the rest."""
 
 from collections.abc import Iterable
 from math import sqrt
@@ -10,33 +10,33 @@ from torch.optim import AdamW, Optimizer
 
 OptimizerName = Literal["adam", "muon"]
 ITERATIONS = 5
-"""Of Newton and Schulz; singular values come out between 0.7 and 1.2."""
+"""Newton-Schulz iterations; the singular values come out between 0.7 and 1.2."""
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Of the first, third and fifth power in each of them; the author's."""
+"""Coefficients of the first, third and fifth power in each iteration; the author's values."""
 AS_ADAM = 0.2
-"""Root mean square of Adam's steps, over the learning rate, in practice."""
+"""Typical root mean square of Adam's steps, divided by the learning rate."""
 
 
 class Muon(Optimizer):
-    """Steps that are equally long in all directions of a kernel (Jordan et al., 2024).
+    """Muon: steps that are equally long in all directions of a kernel (Jordan et al., 2024).
 
-    A kernel (O, I, Y, X) is taken as a matrix (O, I Y X), and the singular values of its averaged gradient are brought
-    to about 1: what the pictures seldom ask for is learned as fast as what all of them do. A step is made as large as
-    Adam's (Liu et al., arXiv 2502.16982), so that rate and weight decay mean the same for both.
+    A kernel (O, I, Y, X) is reshaped to a matrix (O, I Y X). The singular values of its momentum are brought to about
+    1, so rare features are learned as fast as frequent ones. A step has the size of Adam's steps (Liu et al., arXiv
+    2502.16982), so learning rate and weight decay mean the same for both.
 
-    PyTorch's own takes matrices alone, and computes in bfloat16, which takes 14 times as long on a processor without
-    instructions for it.
+    `torch.optim.Muon` takes only matrices. It computes in bfloat16, which takes 14 times as long on a CPU without
+    instructions for bfloat16.
     """
 
     def __init__(
         self, kernels: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0, momentum: float = 0.95
     ) -> None:
-        """Take the steps of tensors of two or more axes."""
+        """Prepare to update tensors of two or more axes."""
         super().__init__(kernels, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] # nothing here is computed again
-        """Move every kernel that has a gradient."""
+    def step(self) -> None:  # type: ignore[override] # takes no closure
+        """Update every kernel that has a gradient."""
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is not None:
@@ -55,9 +55,9 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with the singular vectors of another (M, N), and singular values between 0.7 and 1.2.
+    """Return a matrix (M, N) with its singular vectors kept, and its singular values between 0.7 and 1.2.
 
-    Those that are smaller than a hundredth of the root of the sum of squares of all come out smaller.
+    Singular values below a hundredth of the Frobenius norm come out below 0.7.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.T).T
@@ -72,7 +72,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def make_optimizers(
     network: nn.Module, name: OptimizerName, *, learning_rate: float, weight_decay: float
 ) -> dict[str, Optimizer]:
-    """Return what moves the weights: Muon does the kernels of all convolutions but those that give the logits."""
+    """Return the optimisers by name. Muon trains the kernels of all convolutions except the last one, `head`."""
     parameters = dict(network.named_parameters())
     made: dict[str, Optimizer] = {}
     if name == "muon":

@@ -1,4 +1,4 @@
-"""How far a training is, handed from the worker that knows to the process that shows it. No Ray: it is given calls."""
+"""The progress of a training, passed from the first worker to the driver. This module does not import Ray."""
 
 import logging
 import threading
@@ -15,22 +15,22 @@ REPORT_EVERY_S = 0.5
 
 
 class Board:
-    """Where the first worker writes how far it is, and the driver reads it."""
+    """Holds the last report: the first worker writes it, and the driver reads it."""
 
     def __init__(self) -> None:
         self.report: StepReport | None = None
 
     def post(self, report: StepReport) -> None:
-        """Put a report in the place of the last one."""
+        """Replace the last report."""
         self.report = report
 
     def read(self) -> StepReport | None:
-        """Return the last report, where there is one."""
+        """Return the last report; None where there is none."""
         return self.report
 
 
 def seldom(post: Callable[[StepReport], None]) -> Callable[[StepReport], None]:
-    """Return `post` that leaves out what comes too soon after another report; the last step of an epoch never does."""
+    """Return a `post` that skips reports within `REPORT_EVERY_S` of the last one, except the last step of an epoch."""
     last = -REPORT_EVERY_S
 
     def post_seldom(report: StepReport) -> None:
@@ -44,10 +44,10 @@ def seldom(post: Callable[[StepReport], None]) -> Callable[[StepReport], None]:
 
 @contextmanager
 def shown(read: Callable[[], StepReport | None], on_report: Callable[[StepReport], None]) -> Iterator[None]:
-    """Hand what is read to `on_report`, in a thread, until the block ends.
+    """Pass reports to `on_report`, in a thread, until the block ends.
 
     Args:
-        read: returns the last report; None where there is none, or it cannot be read now.
+        read: returns the last report; None where there is none, or where it cannot be read now.
         on_report: called about twice a second.
     """
     done = threading.Event()
@@ -57,7 +57,7 @@ def shown(read: Callable[[], StepReport | None], on_report: Callable[[StepReport
             if (report := read()) is not None:
                 try:
                     on_report(report)
-                except SpermsegError as error:  # the training goes on; what is written of it may be written next time
+                except SpermsegError as error:  # the training goes on, and the next report may be written again
                     logger.warning("the progress could not be written: %s", error.message)
 
     thread = threading.Thread(target=show, daemon=True)

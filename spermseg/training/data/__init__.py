@@ -1,1 +1,1 @@
-"""What a network learns from: datasets and synthetic micrographs, tiles, augmentation, soft labels."""
+"""Training data: datasets and synthetic micrographs, tiles, augmentation, soft targets."""

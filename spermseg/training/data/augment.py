@@ -1,9 +1,9 @@
-"""Augmentation on the fly: an epoch sees each picture, and `expansion - 1` variants of it."""
+"""Augmentation on the fly: an epoch has `expansion` variants of each picture."""
 
 import os
 from typing import Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it must not ask the network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import must not check for updates over the network
 
 import albumentations as A  # noqa: N812 (its documented name)
 import cv2
@@ -15,17 +15,18 @@ from spermseg.training.data.coverage import FULL, UNKNOWN
 
 AugmentName = Literal["none", "symmetries", "paper", "clinic"]
 PAPER_VARIANTS = ("as it is", "centre crop", "rotation by 90", "grid distortion", "horizontal flip", "vertical flip")
-"""Of the augmentation `paper`, in the order of their numbers."""
+"""Names of the variants of `paper`, in the order of their numbers."""
 CROP_SHARE = 0.75
-"""Of each side, kept by the centre crop; the paper does not say how much."""
+"""Share of each side that the centre crop keeps. The paper does not state this share."""
 
 
 class Augmentation:
     """Variants of a picture, each a function of (seed, variant) alone. Not safe to share between threads.
 
-    Variant 0 of `none` and `paper` is the picture itself; the others are the paper's five, one each: CenterCrop
-    (brought back to size), RandomRotate90, GridDistortion, HorizontalFlip, VerticalFlip. Every variant of `symmetries`
-    is drawn anew from those of a square, and every one of `clinic` from these, scale, light, stain, blur and noise.
+    The variants of `none` are the picture itself. Variant 0 of `paper` is the picture itself; the others are the
+    paper's five transforms: CenterCrop (resized to the size of the picture), RandomRotate90, GridDistortion,
+    HorizontalFlip, VerticalFlip. Every variant of `symmetries` is a random symmetry of the square. Every variant of
+    `clinic` adds random scale, rotation, light, stain, blur and noise to such a symmetry.
     """
 
     def __init__(self, name: AugmentName, size: int) -> None:
@@ -46,7 +47,7 @@ class Augmentation:
             return pixels, coverage
         transform = self._transforms[variant % len(self._transforms)]
         transform.set_random_seed(seed)
-        unknown = coverage == UNKNOWN  # no amount of cell, so it must not be averaged with one
+        unknown = coverage == UNKNOWN  # not an amount of cell, so interpolation must not mix it with amounts
         if not unknown.any():
             changed = transform(image=pixels, mask=coverage)
             return changed["image"], changed["mask"].reshape(coverage.shape)
@@ -57,14 +58,14 @@ class Augmentation:
 
 
 def check_expansion(name: AugmentName, expansion: int) -> None:
-    """Refuse an expansion that the augmentation cannot give.
+    """Check an expansion.
 
     Raises:
-        ConfigError: less than 1, or more than 1 without augmentation.
+        ConfigError: the expansion is less than 1, or more than 1 without augmentation.
     """
     if expansion < 1 or (name == "none" and expansion != 1):
         raise ConfigError(
-            f"got expansion {expansion} with augmentation {name!r}; 1 or more, and 1 with none, is needed"
+            f"got expansion {expansion} with augmentation {name!r}; 1 or more is needed, and exactly 1 with 'none'"
         )
 
 
@@ -80,13 +81,13 @@ def _paper_transforms(size: int) -> list[A.BasicTransform]:
 
 
 def _clinic_transforms() -> list[A.BasicTransform]:
-    """Return what no camera would spoil: light that saturates would wipe out faint tails that are annotated."""
+    """Return transforms of moderate strength: saturated light would hide faint tails that are annotated."""
     return [
         A.SquareSymmetry(p=1.0),
         A.Affine(
             scale=(0.8, 1.25),
             rotate=(-20, 20),
-            mask_interpolation=cv2.INTER_LINEAR,  # the coverage is an amount: of the nearest pixel it would be ragged
+            mask_interpolation=cv2.INTER_LINEAR,  # coverage is an amount; the nearest pixel would make edges ragged
             border_mode=cv2.BORDER_REFLECT_101,
             p=0.5,
         ),

@@ -1,7 +1,7 @@
-"""How much of each pixel is cell: annotations at the working resolution, as bytes.
+"""Coverage: the share of each pixel that is cell. Annotations at the working resolution, as bytes.
 
-A pixel of the working resolution covers several of the annotation's. A tail that is 2 to 5 px wide has hardly a pixel
-that is all tail, so how much of each one is (a soft label) says more than whether it is at least half.
+A pixel of the working resolution covers several pixels of the annotation. A tail is 2 to 5 px wide, so hardly any pixel
+is completely tail. The share (a soft target) says more about a tail than whether at least half of a pixel is tail.
 """
 
 import numpy as np
@@ -13,32 +13,32 @@ from spermseg.micrograph.tiling import HALF, View
 from spermseg.training.losses import IGNORED
 
 FULL = 254
-"""All of a pixel is cell; 0: nothing of it."""
+"""Value of a pixel that is completely cell; 0 is no cell."""
 UNKNOWN = 255
-"""Nobody knows what the pixel is."""
+"""Value of a pixel whose class is unknown."""
 
 
 def coverage_of(mask: NDArray[np.bool_], view: View) -> NDArray[np.uint8]:
-    """Return how much of each pixel (Y, X) of the working resolution is in a native mask (Y, X), 0 to FULL."""
+    """Return the coverage (Y, X), 0 to FULL, at the working resolution of a native mask (Y, X)."""
     return np.minimum(view.working_coverage(mask), np.uint8(FULL))
 
 
 def full_coverage(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the coverage of a mask that is at the working resolution."""
+    """Return the coverage of a mask that is already at the working resolution."""
     return mask * np.uint8(FULL)
 
 
 def covered(coverage: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where at least half of a pixel is known to be cell."""
+    """Return a mask of the pixels that are known, and at least half cell."""
     return np.asarray((coverage >= HALF) & (coverage != UNKNOWN))
 
 
 def known(coverage: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the share of each pixel, 0-1, that is known to be in the class."""
+    """Return the share of each pixel, 0-1, that is in the class; 0 where the class is unknown."""
     return np.where(coverage == UNKNOWN, np.float32(0), coverage / np.float32(FULL))
 
 
 def target_of(coverage: Tensor, *, soft: bool) -> Tensor:
-    """Return what is to be learned: float, IGNORED where nobody knows, else 0 or 1, or 0 to 1 with soft labels."""
+    """Return the target: float, IGNORED where the class is unknown, else 0 or 1; 0 to 1 with soft targets."""
     share = coverage / FULL if soft else (coverage >= HALF).float()
     return torch.where(coverage == UNKNOWN, IGNORED, share)

@@ -1,4 +1,4 @@
-"""Cells that are left out, by who annotates or by the edge of a tile: where nothing is to be learned."""
+"""Regions that the loss ignores: cells that are not annotated, or that the edge of a tile cuts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,11 +11,16 @@ from spermseg.cells.heads import at_scale, headless
 from spermseg.training.data.coverage import UNKNOWN, known
 
 NEAR = 12
-"""Native px: what is found this near to an annotated cell is its edge, and no other cell's."""
+"""Native px: a prediction this near to an annotated cell is part of that cell's edge."""
 
 
 def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return where (Y, X) a picture is nearer to its upper and lower edge, or to its sides, than two widths, px."""
+    """Return a mask of the border of a picture of this shape (Y, X).
+
+    Args:
+        shape: of the picture.
+        widths: of the border at top and bottom, and of the border at the sides, px.
+    """
     near = [
         np.minimum(np.arange(length), np.arange(length)[::-1]) < width
         for length, width in zip(shape, widths, strict=True)
@@ -24,14 +29,14 @@ def border(shape: tuple[int, ...], widths: NDArray[np.float64]) -> NDArray[np.bo
 
 
 def forget_cut_off(coverage: NDArray[np.uint8], classes: Sequence[str], scale: float) -> NDArray[np.uint8]:
-    """Return the coverage of a tile in which cells that show no head are UNKNOWN: the tile has cut it off.
+    """Return the coverage of a tile, with UNKNOWN in the cells whose heads lie outside the tile.
 
-    Tails whose heads are outside of a picture are not annotated. What a tile shows of a cell without its head looks
-    just the same, so what it is cannot be learned from this tile.
+    Tails whose heads lie outside a picture are not annotated. A cell whose head lies outside the tile looks the same,
+    so this tile cannot teach whether such a tail counts.
 
     Args:
-        coverage: (Y, X, classes), how much of each pixel is in the class.
-        classes: their names. Without heads among them nothing is known to be cut off, and nothing changes.
+        coverage: (Y, X, classes), the share of each pixel that is in the class.
+        classes: their names. Without the classes of cells and of heads, the coverage is returned as it is.
         scale: resolution of the tile over the native one.
     """
     if not {WHOLE_CELL, HEAD} <= set(classes):
@@ -43,12 +48,12 @@ def forget_cut_off(coverage: NDArray[np.uint8], classes: Sequence[str], scale: f
 def loose_pieces(
     maps: Mapping[str, NDArray[np.float32]], annotated: NDArray[np.bool_], threshold: float, scale: float
 ) -> NDArray[np.bool_]:
-    """Return where (Y, X) a model finds something that nobody has annotated, and that is connected to no head.
+    """Return a mask (Y, X) of the predicted components that are not annotated and have no head.
 
     Args:
         maps: class -> probability (Y, X), 0-1, of the whole cell and of heads.
-        annotated: (Y, X), the cells that are annotated.
-        threshold: from which a pixel is found.
+        annotated: (Y, X), the annotated cells.
+        threshold: least probability of a predicted pixel, 0-1.
         scale: resolution of the maps over the native one.
     """
     side = 2 * at_scale(NEAR, scale) + 1

@@ -1,6 +1,7 @@
-"""Which examples a step sees: a function of (seed, epoch, step) alone.
+"""The examples of each step, a function of only (seed, epoch, step).
 
-So a resumed training sees what an uninterrupted one would have seen, and one worker and many see the same global batch.
+A resumed training therefore sees the same examples as an uninterrupted one. The global batch does not depend on the
+number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class Batches(Protocol):
-    """What an epoch is made of."""
+    """The batches of a training, epoch by epoch."""
 
     @property
     def steps(self) -> int:
@@ -41,22 +42,22 @@ class WorkingExample:
     pixels: NDArray[np.uint8]
     """(Y, X, 3) RGB."""
     coverage: NDArray[np.uint8]
-    """(Y, X, classes), how much of each pixel is in the class (`training.data.coverage`)."""
+    """(Y, X, classes), the share of each pixel that is in the class (`training.data.coverage`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """Cuts the epochs into global batches, and the batches into the shares of the workers."""
+    """Splits epochs into global batches, and each batch into the shares of the workers."""
 
     examples: Sequence[WorkingExample]
     tile: int
-    """Side of what the network reads, px; larger examples are cropped at random, smaller ones mirrored."""
+    """Side of a tile, px; larger examples are cropped at random, smaller ones are padded by mirroring."""
     scale: float
     """Resolution of the examples over the native one."""
     config: TrainConfig
-    """Batch size, seed, and what is done to an example."""
+    """Batch size, seed and augmentation."""
     classes: tuple[str, ...] = ()
-    """What there is coverage of."""
+    """The classes of the coverage."""
     rank: int = 0
     workers: int = 1
 
@@ -74,7 +75,7 @@ class Sampler:
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch: tiles (N, tile, tile, 3), coverage (N, tile, tile, classes).
 
-        The next batch is made in a thread while the network works on this one.
+        A thread makes the next batch while the network trains on this one.
         """
         shares = self.order(epoch)[:, self.rank :: self.workers]
         augmentation = Augmentation(self.config.augment, self.tile)
@@ -100,9 +101,9 @@ class Sampler:
 
 
 def random_tile(example: WorkingExample, tile: int, rng: np.random.Generator, places: int = 1) -> Tile:
-    """Return a random square of an example, mirrored at the edges where the example is smaller.
+    """Return a random square of an example, padded by mirroring where the example is smaller.
 
-    Of several places that are tried, it is the one with the most cell pixels.
+    With several places, the square with the most cell pixels is returned.
     """
     short = [(0, max(0, tile - side)) for side in example.coverage.shape[:2]]
     pixels, coverage = example.pixels, example.coverage

@@ -1,4 +1,4 @@
-"""What a training learns from: annotated micrographs, or synthetic ones without end."""
+"""Sources of training data: annotated micrographs, or synthetic ones in any number."""
 
 import hashlib
 import json
@@ -26,33 +26,33 @@ from spermseg.training.data.ignored_regions import border, forget_cut_off, loose
 from spermseg.training.data.sampling import WorkingExample
 
 SYNTHETIC_VERSION = 5
-"""Counts the changes of synthetic micrographs: part of the digest of synthetic data."""
+"""Version of the generator of synthetic micrographs; part of the digest of synthetic data."""
 FRAME, FRAME_SCALE = (512, 640), 0.5
-"""The synthetic picture for a network that sees the whole picture."""
+"""Size and scale of a synthetic picture for a network that sees the whole picture."""
 FINER = 4
-"""Pixels of a mask, along each axis, in one of a synthetic tile: how much of it is cell is known to a 16th."""
+"""Pixels of a mask along each axis of one pixel of a synthetic tile: coverage is exact to 1/16."""
 HELD_OUT = 2**32 - 1
-"""In place of an epoch, in the seeds of the validation split."""
+"""Stands for the epoch in the seeds of the validation split."""
 
 
 class TrainingData(Protocol):
-    """Examples by split and name. It pickles, so that every worker reads, or draws, its own."""
+    """Examples by split and name. Objects can be pickled, so every worker reads, or draws, its own examples."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name of the data in messages."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What there are masks of."""
+        """The classes that have masks."""
 
     @property
     def sha256(self) -> str:
-        """Digest of everything that can be learned from it."""
+        """Digest of all data that the training sees."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it is, and which of it is seen: JSON."""
+        """Which data the training sees, as JSON values."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -69,7 +69,7 @@ class TrainingData(Protocol):
         """Return an example at the working resolution."""
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
-        """Return the union (Y, X) of some classes of an example, at the resolution at which masks are compared."""
+        """Return the union (Y, X) of some classes of an example, at the resolution of its ground truth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,14 @@ class AnnotatedData:
 
     dataset: Dataset
     limit: int | None = None
-    """Train on so many pictures only, drawn at random: for learning curves."""
+    """Number of training pictures, chosen at random, for learning curves; None takes all."""
     seed: int = 0
-    """Decides which."""
+    """Seed of that choice."""
     ignore_border: int = 0
-    """What has no annotation and is nearer to the edge of its picture than this is left out of loss and scores, px."""
+    """Loss and scores ignore pixels that are nearer than this to the edge of their picture and not annotated, px."""
     scout: SavedModel | None = None
-    """A model that knows heads: what it finds and nobody has annotated is left out, too, where it has no head."""
+    """A model that has learned heads. Loss and scores ignore its predictions that are not annotated and have no
+    head."""
 
     def __post_init__(self) -> None:
         if self.ignore_border < 0:
@@ -94,17 +95,17 @@ class AnnotatedData:
 
     @property
     def name(self) -> str:
-        """Where it lies."""
+        """The URI of the dataset."""
         return self.dataset.location.uri
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the dataset."""
+        """The classes of the dataset."""
         return self.dataset.classes
 
     @property
     def sha256(self) -> str:
-        """The dataset's, where all of it is seen; else also of what is."""
+        """The digest of the dataset. Where the training sees only a part, the digest depends on that part, too."""
         if self.limit is None and not self.ignore_border and self.scout is None:
             return self.dataset.sha256
         scout = [] if self.scout is None else [self.scout.sha256]
@@ -113,7 +114,7 @@ class AnnotatedData:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The dataset's digest, and what is seen of it."""
+        """The digest of the dataset, and the settings that leave some of it out."""
         return {
             "dataset_sha256": self.dataset.sha256,
             "pictures": self.limit,
@@ -123,7 +124,7 @@ class AnnotatedData:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The dataset's."""
+        """Examples in each split that the training sees."""
         counts = self.dataset.description.counts
         return counts if self.limit is None else {**counts, "train": len(self.names("train"))}
 
@@ -144,7 +145,7 @@ class AnnotatedData:
         """Return a micrograph and the coverage of its mask.
 
         Raises:
-            DatasetError: a file of it is missing or has changed.
+            DatasetError: a file of the example is missing or has changed.
         """
         example = self.dataset.example(name)
         coverage = np.stack([coverage_of(self.dataset.read_mask(example, part), view) for part in classes], axis=-1)
@@ -162,7 +163,7 @@ class AnnotatedData:
         """Return the union (Y, X) of some classes, as annotated.
 
         Raises:
-            DatasetError: a file of it is missing or has changed.
+            DatasetError: a file of the example is missing or has changed.
         """
         return np.asarray(
             np.any([self.dataset.read_mask(self.dataset.example(name), part) for part in classes], axis=0)
@@ -180,14 +181,14 @@ class AnnotatedData:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData:
-    """Micrographs that no microscope has seen: new ones for each epoch, and the same ones for validation."""
+    """Synthetic micrographs: new ones for each epoch, and a fixed validation split."""
 
     pictures: int = 1000
-    """Made for an epoch."""
+    """Pictures of an epoch."""
     held_out: int = 48
-    """Of the validation split."""
+    """Pictures of the validation split."""
     seed: int = 0
-    """Decides them all."""
+    """Seed of all pictures."""
 
     def __post_init__(self) -> None:
         if self.pictures < 1:
@@ -195,7 +196,7 @@ class SyntheticData:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name of the data in messages."""
         return "synthetic micrographs"
 
     @property
@@ -210,19 +211,19 @@ class SyntheticData:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How many there are, and the version of the generator."""
+        """The fields of this class, and the version of the generator."""
         return {"synthetic": SYNTHETIC_VERSION, **asdict(self)}
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Examples of an epoch, and those held out."""
+        """Examples of an epoch, and of the validation split."""
         return {"train": self.pictures, "val": self.held_out}
 
     def names(self, split: str) -> Sequence[str]:
-        """Return numbers, as names of one length.
+        """Return numbers of six digits as names.
 
         Raises:
-            DatasetError: there is no such split, or it is made anew for every epoch.
+            DatasetError: the split is not `val`. Pictures of the training split are new in every epoch.
         """
         if split != "val":
             raise DatasetError(f"split {split!r} of {self.name} has no names: it is made anew for every epoch")
@@ -233,11 +234,11 @@ class SyntheticData:
         return draw_example(np.random.default_rng((self.seed, HELD_OUT, int(name))), view, classes)
 
     def native_cells(self, name: str, view: View, classes: tuple[str, ...]) -> NDArray[np.bool_]:
-        """Return the union (Y, X) of some classes, as it was made: there is no other resolution."""
+        """Return the union (Y, X) of some classes at the working resolution, which is the only one."""
         return np.asarray(covered(self.load(name, view, classes).coverage).any(axis=-1))
 
     def draw(self, epoch: int, slot: int, view: View, classes: tuple[str, ...], config: TrainConfig) -> WorkingExample:
-        """Draw a tile to train on, augmented; a function of seed, epoch and slot alone."""
+        """Draw an augmented training tile, a function of only seed, epoch, slot and settings."""
         rng = np.random.default_rng((self.seed, epoch, slot))
         example = draw_example(rng, view, classes)
         augmentation = Augmentation(config.augment, view.tile)
@@ -248,7 +249,7 @@ class SyntheticData:
 
 
 def draw_example(rng: np.random.Generator, view: View, classes: tuple[str, ...]) -> WorkingExample:
-    """Draw a picture of any clinic: of the size of a tile, or as the network sees a whole one."""
+    """Draw a picture of a random clinic, at the working resolution: a tile, or a whole picture for a `WholeFrame`."""
     tiles = isinstance(view, Tiles)
     size, scale = ((view.tile, view.tile), view.scale) if isinstance(view, Tiles) else (FRAME, FRAME_SCALE)
     config = random_draw_config(rng, *size, scale)
