@@ -1,7 +1,7 @@
-"""Segmenting without learning: what the systems do that a network is compared with.
+"""Baselines: segmentation methods without learning, for comparison with a network.
 
-Each takes a picture (Y, X, 3) uint8 RGB and returns the mask (Y, X) bool of what is stained. The papers leave constants
-open; those below were chosen on training pictures.
+Each takes a picture (Y, X, 3) uint8 RGB and returns the mask (Y, X) bool of stained pixels. The papers do not state all
+constants. The constants below were chosen on training pictures.
 """
 
 from collections.abc import Callable
@@ -15,30 +15,30 @@ from spermseg.cells.instances import label_cells
 
 BaselineName = Literal["otsu", "medina", "mostajer"]
 BACKGROUND_SHRINK = 8
-"""The background is found at this fraction of the resolution."""
+"""The background is estimated at 1 / BACKGROUND_SHRINK of the resolution."""
 BACKGROUND_WINDOW = 31
-"""Side of the median's window there, px: larger than any cell."""
+"""Side of the median filter at that resolution, px: larger than any cell."""
 ELEMENT = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-"""Of the morphological operations."""
+"""Structuring element of the morphological operations."""
 MIN_AREA = 200
-"""Smaller regions are dirt, px."""
+"""Smaller components are dropped as debris, px."""
 GAMMA = 2.0
-"""Exponent of the non-linear transform: it spreads what is bright, where thin tails differ from the background."""
+"""Exponent of the non-linear transform. It spreads bright grey levels, where thin tails differ from the background."""
 SPREADS = 7.0
-"""Of the background's peak, in standard deviations of its bright side, that a cell must be darker."""
+"""A cell is darker than the background's peak by this many standard deviations of the peak's bright side."""
 
 
 def otsu(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return what is darker in green than Otsu's threshold (1979) of the whole picture."""
+    """Return the pixels whose green channel is below Otsu's threshold (1979) of the whole picture."""
     return _darker(pixels[..., 1], cv2.THRESH_OTSU)
 
 
 def medina(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return what reflects less than its surroundings (after Medina-Rodriguez et al., CAIP 2015).
+    """Return the pixels that reflect less than their surroundings (after Medina-Rodriguez et al., CAIP 2015).
 
-    A picture is taken for light times reflectance (Lambert). The light is smooth, a median over a window larger than
-    any cell; what remains when it is divided out is thresholded where the flank of the background's peak bends
-    (Zack et al., 1977: Otsu's method finds the heads alone), closed, opened, and rid of what is small.
+    A picture is light times reflectance (Lambert). The light is smooth, so a median over a window larger than any cell
+    estimates it. The picture divided by the light is the reflectance. It is thresholded by the triangle method (Zack et
+    al., 1977), since Otsu's method finds only heads. The mask is closed and opened, and small components are dropped.
     """
     small = cv2.resize(pixels, None, fx=1 / BACKGROUND_SHRINK, fy=1 / BACKGROUND_SHRINK, interpolation=cv2.INTER_AREA)
     light = cv2.resize(cv2.medianBlur(small, BACKGROUND_WINDOW), pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -47,11 +47,12 @@ def medina(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def mostajer(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return what is darker than the background's peak of the histogram (after Mostajer Kheirkhah et al., CMPB 2018).
+    """Return the pixels darker than the histogram's background peak (after Mostajer Kheirkhah et al., CMPB 2018).
 
-    A power of the grey levels spreads what is bright; the background is the highest peak of the histogram, as wide as
-    its bright side, which no cell reaches; what is `SPREADS` of that darker is a cell, once closed, opened, and rid of
-    what is small.
+    A power of the grey levels spreads bright levels. The highest peak of the histogram is the background. No cell is
+    brighter than the peak, so the bright side of the peak gives its standard deviation. A pixel that is darker than the
+    peak by `SPREADS` standard deviations belongs to a cell. The mask is closed and opened, and small components are
+    dropped.
     """
     grey = cv2.GaussianBlur(pixels[..., 1], (0, 0), 1.5).astype(np.float32) / 255
     levels = np.rint(255 * grey**GAMMA).astype(np.uint8)
@@ -75,7 +76,7 @@ def _darker(grey: NDArray[np.uint8], method: int) -> NDArray[np.bool_]:
 
 
 def _tidied(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Close gaps, take away threads, and drop small regions."""
+    """Close gaps, remove thin threads, and drop small components."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, ELEMENT)
     opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, ELEMENT)
     return label_cells(opened > 0, MIN_AREA) > 0

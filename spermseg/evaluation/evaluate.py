@@ -1,4 +1,4 @@
-"""A model, a baseline or a rater against the annotations of a split: scores of every picture, pooled and per image."""
+"""Evaluation of a model, a baseline or a rater on the annotations of a split: scores pooled, and per image."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,16 +24,16 @@ Progress = Callable[[Sequence[Example]], Iterable[Example]]
 
 @dataclass(frozen=True, kw_only=True)
 class PartScores:
-    """One part of the cells of one picture."""
+    """The scores of one part of the cells in one picture."""
 
     counts: Confusion
-    """Of pixels."""
+    """Confusion counts of pixels."""
     cldice: float
     surface_dice: float
 
     @classmethod
     def of(cls, predicted: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> "PartScores":
-        """Score a mask (Y, X) against the truth."""
+        """Score a mask (Y, X) by the ground truth; the tolerance is of the surface Dice, px."""
         return cls(
             counts=confusion(predicted, truth),
             cldice=centreline_dice(predicted, truth),
@@ -53,25 +53,25 @@ class Scored:
     parts: Mapping[str, PartScores]
     """Part -> its scores; the whole cell is among them."""
     instances: InstancePair
-    """Whole cells."""
+    """Instances of whole cells."""
     heads: Detected | None = None
-    """Where heads are both annotated and looked for."""
+    """Counts of heads; None where the annotations or the predictions have no heads."""
     n_heads: int | None = None
-    """As a table counts them, where their source does."""
+    """Number of heads as a table counts them; None where the source has no such count."""
     network: Confusion | None = None
-    """The whole cell at the working resolution, where there is one."""
+    """Confusion counts of the whole cell at the working resolution; None where there is no such resolution."""
     confidence: float | None = None
-    """Dice that their source expected."""
+    """Dice that the source expected; None where the source has no confidence."""
 
     @property
     def native(self) -> Confusion:
-        """The counts of the whole cell."""
+        """The confusion counts of the whole cell."""
         return self.parts[WHOLE_CELL].counts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segmented:
-    """One picture with both masks, at native resolution."""
+    """One picture with ground truth and prediction, at native resolution."""
 
     pixels: NDArray[np.uint8]
     truth: NDArray[np.bool_]
@@ -85,20 +85,20 @@ class Evaluator:
     source: Predictions
     dataset: Dataset
     view: View | None = None
-    """How their source sees pictures, where it has a working resolution."""
+    """How the source sees pictures; None where the source has no working resolution."""
     min_area: int = 0
-    """Instances below this are dropped, px."""
+    """Smaller instances are dropped, px."""
     tolerance: float = TOLERANCE
-    """Of the surface Dice, px."""
+    """Tolerance of the surface Dice, px."""
     forgive_border: bool = False
-    """Whether what is found at the edge of a picture, where nothing is annotated, is taken for a cell that the edge
-    cuts and the annotation skips: neither right nor wrong."""
+    """Whether predicted components that touch the edge of the picture and no annotation are ignored. Annotators skip
+    cells that the edge cuts."""
 
     @classmethod
     def of(
         cls, saved: SavedModel, source: Predictions, dataset: Dataset, *, tolerance: float = TOLERANCE
     ) -> "Evaluator":
-        """Return what compares the predictions of a model with a dataset, by the model's own view and least area."""
+        """Return an evaluator of a model's predictions, with the model's own view and least area."""
         about = saved.description
         return cls(source=source, dataset=dataset, view=about.view, min_area=about.min_area, tolerance=tolerance)
 
@@ -106,7 +106,7 @@ class Evaluator:
         """Score every picture of a split.
 
         Raises:
-            DatasetError: there is no such split, or a file of it is missing.
+            DatasetError: there is no such split, or a file of the split is missing.
         """
         return [self._score(example) for example in progress(self.dataset.examples(split))]
 
@@ -134,7 +134,7 @@ class Evaluator:
         )
 
     def _read(self, example: Example) -> Prediction:
-        """Return what is found in a picture, less what is forgiven."""
+        """Return the prediction for a picture, without the components that `forgive_border` ignores."""
         prediction = self.source.predict(example, self.dataset)
         if not self.forgive_border:
             return prediction
@@ -156,7 +156,7 @@ class Evaluator:
 
 
 def unannotated_at_border(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the connected components (Y, X) of a mask that reach the edge of the picture and meet no annotation."""
+    """Return a mask (Y, X) of the connected components that touch the edge of the picture and no annotation."""
     labels = label_cells(found)
     at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     forgiven = np.setdiff1d(at_edge, [0, *np.unique(labels[truth])])
@@ -164,7 +164,7 @@ def unannotated_at_border(found: NDArray[np.bool_], truth: NDArray[np.bool_]) ->
 
 
 def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:
-    """Return the content of `metrics.json`: scores of the whole cell at native resolution, then all others."""
+    """Return the content of `metrics.json`: scores of the whole cell at native resolution, then all other scores."""
     parts = {part: _summary(scored, [one.parts[part] for one in scored]) for part in scored[0].parts}
     return {
         "split": split,
@@ -179,7 +179,7 @@ def tabulate(scored: Sequence[Scored], split: str) -> dict[str, Any]:
 
 
 def _image(one: Scored) -> dict[str, Any]:
-    """Return the scores of the whole cell in one picture, and what was expected of it."""
+    """Return the scores of the whole cell in one picture, and the confidence where there is one."""
     expected = {} if one.confidence is None else {"confidence": one.confidence}
     return {"image": one.example.image, "group": one.example.group, **one.parts[WHOLE_CELL].scores(), **expected}
 
@@ -192,13 +192,13 @@ def _summary(scored: Sequence[Scored], part: Sequence[PartScores]) -> dict[str, 
 def _both_ways(
     counts: Sequence[Confusion], rows: Sequence[Mapping[str, float]], groups: Sequence[str]
 ) -> dict[str, Any]:
-    """Return scores pooled over the pixels, and over pictures whose scores are `rows`."""
+    """Return scores pooled over pixels, and summaries of the scores of each picture, `rows`."""
     per_image = {name: asdict(summarise([row[name] for row in rows], groups)) for name in rows[0]}
     return {"pooled": pooled(counts).scores(), "per_image": per_image}
 
 
 def _things(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
-    """Yield what is known of things that are counted."""
+    """Yield the scores of objects: heads, count errors and average precision."""
     heads = [one.heads for one in scored if one.heads is not None]
     if heads:
         total = sum(heads, Detected())
@@ -210,7 +210,7 @@ def _things(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
 
 
 def _count_errors(scored: Sequence[Scored]) -> Iterator[tuple[str, float]]:
-    """Yield by how many cells a picture is off, in the mean, where heads are counted, and where outlines are."""
+    """Yield the mean absolute error of the number of cells in a picture, by heads and by outlines."""
     told = [(one, one.heads) for one in scored if one.heads is not None]
     annotated = np.array([heads.tp + heads.fn for _, heads in told])
     found = [heads.tp + heads.fp if one.n_heads is None else one.n_heads for one, heads in told]
@@ -227,12 +227,12 @@ def _network(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
 
 
 def _confidence(scored: Sequence[Scored]) -> Iterator[tuple[str, Any]]:
-    """Yield how well the source foretold its Dice, where it did."""
+    """Yield how well the source's confidence predicts its Dice, where the source has a confidence."""
     said = [(one.confidence, one.native.dice) for one in scored if one.confidence is not None]
     if said:
         yield "confidence", asdict(Reliability.of(*zip(*said, strict=True)))
 
 
 def rank(scored: Sequence[Scored]) -> list[Scored]:
-    """Return the pictures from the best Dice to the worst, by name where equal."""
+    """Return the pictures from the best Dice to the worst; pictures of equal Dice by name."""
     return sorted(scored, key=lambda one: (-one.native.dice, one.example.image))

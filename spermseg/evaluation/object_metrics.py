@@ -1,4 +1,4 @@
-"""Scores of things that are counted: heads that are found, and instances by their overlap."""
+"""Scores of objects: detection of heads, and average precision of instances."""
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,17 +17,17 @@ from spermseg.errors import ShapeError
 
 RunLengths = dict[str, Any]
 MOST_INSTANCES = 1000
-"""Of a picture that count for the average precision, the surest first."""
+"""Most instances of a picture that the average precision takes, the most confident first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detected:
-    """Counts of things."""
+    """Confusion counts of objects."""
 
     tp: int = 0
-    """Annotated and found."""
+    """Annotated and predicted."""
     fp: int = 0
-    """Found only."""
+    """Predicted only."""
     fn: int = 0
     """Annotated only."""
 
@@ -36,12 +36,12 @@ class Detected:
 
     @property
     def precision(self) -> float:
-        """Share of what was found that is annotated; 1 where nothing was found, and nothing is annotated."""
+        """Share of the predicted objects that are annotated; 1 where nothing is predicted and nothing annotated."""
         return self._ratio(self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """Share of what is annotated that was found; 1 where nothing is annotated, and nothing was found."""
+        """Share of the annotated objects that are predicted; 1 where nothing is predicted and nothing annotated."""
         return self._ratio(self.tp + self.fn)
 
     def _ratio(self, whole: int) -> float:
@@ -51,14 +51,16 @@ class Detected:
 
 
 def match_centres(found: NDArray[np.int32], annotated: NDArray[np.int32]) -> Detected:
-    """Count heads: one that was found counts when its centre of mass lies in an annotated one, and each of those once.
+    """Count heads. A predicted head is right when its centre of mass lies in an annotated head.
+
+    An annotated head counts once as a true positive. Further predictions in this head are false positives.
 
     Args:
-        found: (Y, X) int32 instances, 0 is background.
-        annotated: the same.
+        found: predicted instances, (Y, X) int32, 0 is background.
+        annotated: annotated instances, (Y, X) int32, 0 is background.
 
     Raises:
-        ShapeError: they are not of one shape.
+        ShapeError: the two arrays differ in shape.
     """
     if found.shape != annotated.shape:
         raise ShapeError(f"got {found.shape} for annotations {annotated.shape}; the same shape is needed")
@@ -72,20 +74,21 @@ def match_centres(found: NDArray[np.int32], annotated: NDArray[np.int32]) -> Det
 
 @dataclass(frozen=True, kw_only=True)
 class InstancePair:
-    """The instances of one picture, as found and as annotated, as COCO run lengths."""
+    """The predicted and the annotated instances of one picture, as COCO run lengths."""
 
     found: Sequence[RunLengths]
+    """Predicted instances."""
     confidence: Sequence[float]
-    """Of each that was found, 0-1."""
+    """Confidence of each predicted instance, 0-1."""
     annotated: Sequence[RunLengths]
     shape: tuple[int, int]
-    """Of the picture: height and width."""
+    """Height and width of the picture."""
 
     @classmethod
     def of(
         cls, found: NDArray[np.int32], probability: NDArray[np.float32], annotated: NDArray[np.int32]
     ) -> "InstancePair":
-        """Take the instances of label maps (Y, X), 0 is background; how sure one is is its mean probability."""
+        """Take the instances of label maps (Y, X), 0 is background. The confidence of one is its mean probability."""
         numbers = _numbers(found)
         return cls(
             found=[_run_lengths(found == number) for number in numbers],
@@ -97,18 +100,18 @@ class InstancePair:
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecision:
-    """How well instances are found, over all levels of confidence (COCO, 2014)."""
+    """Average precision of instances (COCO, 2014)."""
 
     mean: float
-    """Over the overlaps 0.50, 0.55 ... 0.95 (IoU)."""
+    """Mean over the IoU thresholds 0.50, 0.55 ... 0.95."""
     at_50: float
-    """At an overlap of 0.50."""
+    """At an IoU threshold of 0.50."""
 
 
 def average_precision(pairs: Sequence[InstancePair]) -> AveragePrecision | None:
     """Return the average precision of instances over all pictures, by the reference implementation of COCO.
 
-    None where nothing is annotated: there it has no meaning.
+    Returns None where nothing is annotated, since the average precision is undefined there.
     """
     truth, results = COCO(), []
     annotations: list[dict[str, Any]] = []
@@ -126,7 +129,7 @@ def average_precision(pairs: Sequence[InstancePair]) -> AveragePrecision | None:
         {"id": number, "height": pair.shape[0], "width": pair.shape[1]} for number, pair in enumerate(pairs, start=1)
     ]
     truth.dataset = {"info": {}, "images": images, "categories": [{"id": 1}], "annotations": annotations}
-    with redirect_stdout(StringIO()):  # it says what it does
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         truth.createIndex()
         scores = COCOeval(truth, truth.loadRes(results), "segm")
         scores.params.maxDets = [1, 10, MOST_INSTANCES]

@@ -1,10 +1,11 @@
 """IoU, Dice, precision, recall and F1, from confusion counts that are summed before any ratio is taken.
 
-Pooled scores sum the counts over all pixels of all pictures; per-image scores take the ratios of each picture first.
-On the same pixels F1 and Dice are the same number: the paper's tables differ in them because it averaged differently.
+Pooled scores sum the counts over all pixels of all pictures. Per-image scores take the ratios of each picture first. On
+the same pixels, F1 and Dice are the same number. They differ in the paper's tables because the paper averaged them
+differently.
 
-The empty-mask rule: where neither the truth nor the prediction has a pixel every score is 1; where just one of them has
-none every score is 0.
+The empty-mask rule: where both ground truth and prediction are empty, every score is 1. Where one of them is empty,
+every score is 0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,9 @@ class Confusion:
     tp: int = 0
     """In both masks."""
     fp: int = 0
-    """Predicted only."""
+    """In the prediction only."""
     fn: int = 0
-    """In the truth only."""
+    """In the ground truth only."""
     tn: int = 0
     """In neither."""
 
@@ -83,7 +84,7 @@ def confusion(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusi
 
 
 def check_same_shape(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
-    """Raise ShapeError for two masks that are not of one shape."""
+    """Raise ShapeError where two masks differ in shape."""
     if predicted.shape != truth.shape:
         raise ShapeError(f"got a prediction {predicted.shape} for a truth {truth.shape}; the same shape is needed")
 
@@ -100,18 +101,18 @@ class Summary:
     mean: float
     median: float
     ci95: tuple[float, float] | None
-    """95 % interval of the mean, by bootstrap over groups, since pictures of one group are not independent; None where
-    there is only one group, which says nothing of another."""
+    """95 % interval of the mean, by bootstrap over groups, since pictures of one group are not independent. None where
+    there is only one group, since one group says nothing about others."""
 
 
 def summarise(values: Sequence[float], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0) -> Summary:
-    """Summarise a score over pictures; whole groups are drawn with replacement for the interval.
+    """Summarise a score over pictures. The bootstrap of the interval samples whole groups with replacement.
 
     Args:
         values: one score a picture.
         groups: the group of each picture.
-        rounds: bootstrap rounds.
-        seed: of the draws.
+        rounds: number of bootstrap samples.
+        seed: seed of the bootstrap.
     """
     mean, median = float(np.mean(values)), float(np.median(values))
     names, index = np.unique(np.asarray(groups), return_inverse=True)

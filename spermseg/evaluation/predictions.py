@@ -1,4 +1,4 @@
-"""What is compared with the annotations of a dataset: a model, a method that does not learn, or another rater."""
+"""Sources of predictions to evaluate: a model, a baseline, or another rater."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,47 +20,48 @@ from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import SavedModel
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
-"""Axes along which a picture is flipped."""
+"""Test-time augmentation: the axes along which a picture is flipped, one tuple a pass."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What was found in one picture."""
+    """The prediction for one picture."""
 
     masks: Mapping[str, NDArray[np.bool_]]
-    """Part -> (Y, X), at native resolution; the whole cell is among them."""
+    """Part -> mask (Y, X), at native resolution; the whole cell is among the parts."""
     probability: NDArray[np.float32] | None = None
-    """(Y, X) of the whole cell, at native resolution; None where a pixel is a cell's or it is not."""
+    """Probability (Y, X) of the whole cell, at native resolution; None where the source has only masks."""
     working: NDArray[np.bool_] | None = None
-    """(Y, X) of the whole cell at the working resolution, where there is one."""
+    """Mask (Y, X) of the whole cell at the working resolution; None where there is no such resolution."""
     confidence: float | None = None
-    """Dice that the source expects of its mask of whole cells; None where it expects nothing."""
+    """Dice that the source expects of its mask of whole cells; None where the source has no confidence."""
     n_heads: int | None = None
-    """Heads, as a table counts them; None where the source has no such count."""
+    """Number of heads, as a table counts them; None where the source has no such count."""
 
 
 class Predictions(Protocol):
-    """Finds cells, and parts of them, in the pictures of a dataset."""
+    """Predicts masks of cells, and of their parts, in the pictures of a dataset."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What it finds; the whole cell is among them."""
+        """The parts that have masks; the whole cell is among them."""
 
     def predict(self, example: Example, dataset: Dataset) -> Prediction:
-        """Return what is in a picture of a dataset."""
+        """Return the prediction for a picture of a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPredictions:
-    """A model. Made with `Predictor(..., parts=True)`."""
+    """Predictions of a model."""
 
     predictor: Predictor
+    """The model, as `Predictor(..., parts=True)`."""
     cells: CellConfig
     """What counts as a cell."""
     confidence: Confidence = field(default_factory=Confidence)
-    """How it judges its masks."""
+    """How the model predicts the Dice of its masks."""
     flips: bool = False
-    """Whether it reads each picture four times, flipped along each axis and along both, and takes the mean."""
+    """Whether to use test-time augmentation: the mean over the picture and its flips along each axis and along both."""
 
     @classmethod
     def of(
@@ -72,10 +73,10 @@ class ModelPredictions:
         flips: bool = False,
         device: str = "auto",
     ) -> "ModelPredictions":
-        """Return what reads with a model; threshold and `require_head` are the model's own where none is given.
+        """Return the predictions of a model. Threshold and `require_head` are the model's own where they are None.
 
         Raises:
-            ConfigError: the threshold is no probability, or heads are asked for that the model does not know.
+            ConfigError: the threshold is no probability, or heads are required and the model has not learned heads.
         """
         about = saved.description
         return cls(
@@ -87,11 +88,11 @@ class ModelPredictions:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The cell, and what else the network has learned."""
+        """The whole cell, and the classes of the network."""
         return tuple(dict.fromkeys((WHOLE_CELL, *self.predictor.classes)))
 
     def predict(self, example: Example, dataset: Dataset) -> Prediction:
-        """Return what the network finds, as a table would hold it."""
+        """Return the model's prediction, with the same masks as in a table."""
         view, native = self.predictor.view, (example.height, example.width)
         pixels = dataset.read_working(example, view)
         maps = self._mean_of_flips(pixels) if self.flips else self.predictor.predict_parts(pixels)
@@ -113,7 +114,7 @@ class ModelPredictions:
         )
 
     def _mean_of_flips(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Return part -> (Y, X), the mean of what is found in a picture and in its flips, each flipped back.
+        """Return part -> (Y, X), the mean of the maps of a picture and of its flips, each flipped back.
 
         Args:
             pixels: (Y, X, 3) at the working resolution.
@@ -127,33 +128,33 @@ class ModelPredictions:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinePredictions:
-    """A method that does not learn; it finds whole cells."""
+    """Predictions of a method without learning; it has only whole cells."""
 
     name: BaselineName
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The cell alone."""
+        """Only the whole cell."""
         return (WHOLE_CELL,)
 
     def predict(self, example: Example, dataset: Dataset) -> Prediction:
-        """Return what the method finds."""
+        """Return the method's prediction."""
         return Prediction(masks={WHOLE_CELL: BASELINES[self.name](dataset.read_image(example))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaterPredictions:
-    """Another rater: a dataset of the same pictures, with annotations of his own."""
+    """Annotations of another rater, from a dataset of the same pictures."""
 
     dataset: Dataset
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the rater has annotated."""
+        """The classes that the rater has annotated."""
         return self.dataset.classes
 
     def predict(self, example: Example, dataset: Dataset) -> Prediction:  # noqa: ARG002 (he has seen the pictures)
-        """Return what the other rater has annotated.
+        """Return the annotations of the other rater.
 
         Raises:
             DatasetError: the rater has not annotated this picture.

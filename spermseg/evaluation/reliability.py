@@ -1,4 +1,4 @@
-"""Confidence: fitted where the truth is known, and compared with it."""
+"""Confidence: fitted on annotated pictures, and compared with their Dice."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from scipy.stats import linregress, mannwhitneyu, pearsonr
 from spermseg.cells.confidence import UNFITTED, Confidence, moved_thresholds, stability
 
 STEP, LIMIT = 0.05, 20.0
-"""Pixels are counted by their logits in such steps; those beyond the limit, up or down, with those at it."""
+"""Width of a bin of logits, and the greatest absolute logit; larger logits are counted in the outermost bins."""
 LOGITS = np.arange(-LIMIT + STEP / 2, LIMIT, STEP)
-"""The middle of each step."""
+"""The middle of each bin."""
 TEMPERATURES = (0.2, 10.0)
-"""Between which the temperature is looked for."""
+"""Range in which the temperature is searched."""
 LEAST_PICTURES = 10
-"""To fit a slope to; through fewer, a line says more of luck than of pictures."""
+"""Least number of pictures to fit a slope; with fewer, the slope would be mostly noise."""
 BAD_SHARE = 0.1
-"""The share of the pictures, those with the lowest Dice, that are to be found."""
+"""Share of the pictures that count as bad, those with the lowest Dice."""
 
 JudgedMap = tuple[NDArray[np.float32], NDArray[np.bool_], float]
-"""A probability map and the true mask, both (Y, X) at the working resolution, and the Dice of what was made of it."""
+"""A probability map and the ground truth, both (Y, X) at the working resolution, and the Dice of the final mask."""
 
 
 def fit_confidence(maps: Iterable[JudgedMap], threshold: float, before: Confidence = UNFITTED) -> Confidence:
-    """Return the temperature of the least cross-entropy, and the line of the least squares from stability to Dice.
+    """Return the temperature of the least cross-entropy, and the least-squares line from stability to Dice.
 
-    Where stability says nothing of the Dice, or the reverse, the line is level. Where there are fewer than
-    `LEAST_PICTURES`, it has the slope of before, and only its height is fitted.
+    Where the correlation of stability and Dice is zero or negative, the slope is 0. With fewer than `LEAST_PICTURES`
+    pictures, the slope is taken from `before`, and only the offset is fitted.
 
     Args:
         maps: read once, and not kept.
-        threshold: from which a pixel is in the mask, unless what it belongs to is dropped.
-        before: how the model judged so far; unfitted, it takes stability for Dice.
+        threshold: least probability of a pixel of the mask, before components are dropped, 0-1.
+        before: the confidence before this fit.
     """
     judged = [_CountedMap.of(*one) for one in maps]
     temperature = fit_temperature(*np.sum([(one.every, one.true) for one in judged], axis=0))
@@ -52,11 +52,11 @@ def _slope(stable: Sequence[float], dice: Sequence[float]) -> float:
 
 
 def fit_temperature(every: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Return the temperature at which probabilities have the least cross-entropy with the truth.
+    """Return the temperature at which probabilities have the least cross-entropy with the ground truth.
 
     Args:
-        every: (len(LOGITS),) pixels in each step.
-        true: those of them that are a cell's.
+        every: (len(LOGITS),) number of pixels in each bin.
+        true: (len(LOGITS),) number of those pixels that belong to a cell.
     """
 
     def cross_entropy(logarithm: float) -> float:
@@ -69,7 +69,7 @@ def fit_temperature(every: NDArray[np.int64], true: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _CountedMap:
-    """What is kept of a map: its pixels counted by their logits, and how good its mask is."""
+    """The histograms of a map's logits, and the Dice of its mask."""
 
     every: NDArray[np.int64]
     true: NDArray[np.int64]
@@ -80,7 +80,7 @@ class _CountedMap:
         return cls(every=_count_logits(probability), true=_count_logits(probability[truth]), dice=dice)
 
     def above(self, level: float) -> int:
-        """Return how many pixels have logits of a level or more, to half a step."""
+        """Return how many pixels have at least this logit, exact to half a bin."""
         return int(self.every[level <= LOGITS].sum())
 
 
@@ -91,25 +91,25 @@ def _count_logits(probability: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """How well confidence foretells the Dice of pictures."""
+    """How well confidence predicts the Dice of pictures."""
 
     pearson: float | None
-    """Correlation of the two; None where either is the same for all pictures."""
+    """Correlation of confidence and Dice; None where either is the same for all pictures."""
     auroc: float | None
-    """Of finding the tenth of the pictures with the lowest Dice: how often one of them has less confidence than one of
-    the others; None where all have the same Dice."""
+    """Area under the ROC curve of finding, by confidence, the tenth of the pictures with the lowest Dice; None where all
+    have the same Dice."""
     mean_error: float
-    """Mean distance of confidence from Dice."""
+    """Mean absolute difference of confidence and Dice."""
     risk: tuple[tuple[float, float], ...]
-    """(coverage, risk): the share of the pictures that are kept, those of the most confidence, and 1 minus their mean
-    Dice (El-Yaniv and Wiener, JMLR 2010)."""
+    """(coverage, risk) for each number of kept pictures: the kept share, the most confident first, and 1 minus the mean
+    Dice of the kept pictures (El-Yaniv and Wiener, JMLR 2010)."""
 
     @classmethod
     def of(cls, confidence: Sequence[float], dice: Sequence[float]) -> "Reliability":
-        """Hold the confidence of pictures against their Dice, both 0-1."""
+        """Compare the confidence of pictures with their Dice, both 0-1."""
         said, came = np.asarray(confidence), np.asarray(dice)
         limit = np.quantile(came, BAD_SHARE)
-        bad = came < limit if limit > came.min() else (came == limit) & (came < came.max())  # many may share the lowest
+        bad = came < limit if limit > came.min() else (came == limit) & (came < came.max())  # many may tie as lowest
         varies = len(came) > 1 and np.ptp(said) > 0 and np.ptp(came) > 0
         kept = came[np.argsort(-said, kind="stable")]
         number = np.arange(1, len(kept) + 1)

@@ -1,7 +1,7 @@
-"""Scores of thin structures, where a pixel more or less at the edge weighs as much as a tail that is torn.
+"""Scores for thin structures. In pixel scores, one pixel more along the edge of a tail weighs as much as a torn tail.
 
-Pictures are (Y, X) bool at one resolution. The empty-mask rule is that of `metrics`: where neither mask has a pixel a
-score is 1, where just one of them has none it is 0.
+Masks are (Y, X) bool at the same resolution. The empty-mask rule is that of `pixel_metrics`: where both masks are
+empty, a score is 1; where one of them is empty, a score is 0.
 """
 
 import cv2
@@ -13,18 +13,19 @@ from spermseg.errors import ConfigError
 from spermseg.evaluation.pixel_metrics import check_same_shape
 
 TOLERANCE = 2.0
-"""Of the surface Dice, px at native resolution: a fifth of a tail's width."""
+"""Default tolerance of the surface Dice, px at native resolution: a fifth of a tail's width."""
 
 FARTHEST = 100
-"""Tolerance, px: longer than a head."""
+"""Greatest tolerance, px: longer than a head."""
 
 
 def centreline_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Return the clDice of two masks: how far the centreline of each lies within the other.
+    """Return the clDice of two masks (Shit et al., CVPR 2021).
 
-    The harmonic mean of the share of the prediction's skeleton in the truth and of the truth's in the prediction
-    (Shit et al., CVPR 2021). Skeletons are scikit-image's, as in the authors' own code, after Zhang and Suen, 1984: it
-    deletes a few corners more than their rules do, by which a score may differ by up to 0.04.
+    clDice is the harmonic mean of two shares: the share of the prediction's skeleton that lies in the ground truth, and
+    the share of the ground truth's skeleton that lies in the prediction. Skeletons are scikit-image's (after Zhang and
+    Suen, 1984), as in the authors' code. scikit-image deletes a few corners more than the rules of Zhang and Suen do.
+    This changes a score by up to 0.04.
 
     >>> tail = np.zeros((9, 40), bool)
     >>> tail[3:6, 2:38] = True
@@ -43,10 +44,10 @@ def centreline_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> f
 
 
 def surface_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = TOLERANCE) -> float:
-    """Return the normalised surface Dice: the share of both outlines that lies near the other one.
+    """Return the normalised surface Dice (Nikolov et al., 2018): the share of both outlines that is near the other one.
 
-    Nikolov et al., 2018. An outline is the pixels of a mask that have a side neighbour outside it, beyond the picture
-    included; near is within `tolerance`, between the centres of pixels.
+    An outline is the pixels of a mask that have one of their 4 neighbours outside the mask. Outside the picture counts
+    as outside the mask. Near means at most `tolerance` between the centres of pixels.
 
     Args:
         predicted: (Y, X).
@@ -54,8 +55,8 @@ def surface_dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], toleran
         tolerance: px; 0 to 100.
 
     Raises:
-        ConfigError: the tolerance is another.
-        ShapeError: the masks are not of one shape.
+        ConfigError: the tolerance is out of this range.
+        ShapeError: the masks differ in shape.
     """
     check_same_shape(predicted, truth)
     if not 0 <= tolerance <= FARTHEST:
@@ -75,7 +76,7 @@ def _share_within(skeleton: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float
 
 
 def _skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the skeleton of a mask, thinned one connected component at a time: the fewer pixels, the sooner."""
+    """Return the skeleton of a mask. Each connected component is thinned in its bounding box, which is faster."""
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     skeleton = np.zeros_like(mask)
     for label in range(1, count):
@@ -92,7 +93,7 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _within(distance: float, *, of: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels whose centres lie within a distance of those of some others."""
+    """Return a mask of the pixels whose centres lie within a distance of the centre of a pixel of `of`."""
     reach = int(distance)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     disc = (y**2 + x**2 <= distance**2).astype(np.uint8)

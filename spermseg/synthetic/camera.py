@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Layer = NDArray[np.float32]
-"""(Y, X) float32, or (3, Y, X) where it says so."""
+"""(Y, X) float32, or (3, Y, X) where a docstring says so."""
 
 
 def lamp_light(
@@ -18,11 +18,11 @@ def lamp_light(
     """Return the light that reaches the sensor through an empty slide, (3, Y, X).
 
     Args:
-        rng: decides what differs between the pictures of a slide.
-        slide: decides what they share: the lamp's colour, and where it is brightest.
+        rng: random numbers for what differs between the pictures of a slide.
+        slide: random numbers for what these pictures share: the colour of the lamp, and its brightest place.
         size: height and width of the picture, px.
         unevenness: greatest fall of the light from the brightest place to the darkest, 0-1.
-        variation: how far the colours of lamps differ; 0 is not at all.
+        variation: how far the colours of lamps differ; with 0, they do not differ.
     """
     colour = np.array([225, 227, 231]) + variation * (slide.normal(0, 3, 3) + slide.normal(0, 4))
     drift = 0.1 * smooth_noise(rng, size, hills=3, shrink=8)
@@ -34,11 +34,11 @@ def lamp_light(
 
 
 def focus(rng: np.random.Generator, light: Layer, blur: float, defocus: float, sharpening: float) -> Layer:
-    """Return a picture (3, Y, X) as lens and camera show it: a little soft, sharpened again, in places out of focus.
+    """Return a picture (3, Y, X) after lens and camera: slightly blurred, sharpened, and out of focus in places.
 
     Args:
-        rng: decides which places, if any.
-        light: what there is to see, (3, Y, X).
+        rng: random numbers for the places out of focus.
+        light: the light of the scene, (3, Y, X).
         blur: standard deviation where it is in focus, px.
         defocus: standard deviation where it is most out of focus, px; 0 keeps all in focus.
         sharpening: height of the bright rim around dark things, as a share of the step at their edge.
@@ -55,15 +55,15 @@ def focus(rng: np.random.Generator, light: Layer, blur: float, defocus: float, s
 
 
 def record(rng: np.random.Generator, light: Layer, noise: float) -> NDArray[np.uint8]:
-    """Return what the sensor writes of a picture (3, Y, X): (Y, X, 3) uint8, RGB.
+    """Return the sensor's output, (Y, X, 3) uint8 RGB, for a picture (3, Y, X).
 
-    The noise grows with the root of the light, as the count of photons does. Colour is interpolated between the
-    sensor's pixels, so its noise is coarser than that of brightness.
+    The noise grows with the root of the light, as photon noise does. A camera interpolates colour between the sensor's
+    pixels, so the noise of colour is coarser than the noise of brightness.
 
     Args:
-        rng: decides the noise.
-        light: what falls on the sensor, (3, Y, X); not changed.
-        noise: its standard deviation in the background, grey levels.
+        rng: random numbers for the noise.
+        light: the light that falls on the sensor, (3, Y, X); not changed.
+        noise: standard deviation of the noise in the background, grey levels.
     """
     height, width = light.shape[1:]
     written = []
@@ -78,7 +78,7 @@ def record(rng: np.random.Generator, light: Layer, noise: float) -> NDArray[np.u
 
 
 def through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Return a picture (Y, X, 3) uint8, RGB, as it comes back from a JPEG file of this quality, 1-100."""
+    """Return a picture (Y, X, 3) uint8 RGB after it is written to and read from a JPEG file of this quality, 1-100."""
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
@@ -87,10 +87,10 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], hills: int, sh
     """Return smooth noise of mean 0 and standard deviation about 0.7.
 
     Args:
-        rng: decides it.
+        rng: random numbers for the noise.
         size: height and width of the picture, px.
-        hills: how many fit across its longer side.
-        shrink: the noise is 1 / shrink of that size, rounded up.
+        hills: number of hills along the longer side.
+        shrink: the result has 1 / shrink of that size, rounded up.
     """
     grid = [max(2, round(hills * length / max(size))) + 2 for length in size]
     coarse = rng.standard_normal(grid, dtype=np.float32)
@@ -109,7 +109,7 @@ def soften(layer: Layer, sigma: float) -> Layer:
         return layer
     if sigma < 3:
         return _as_layer(cv2.GaussianBlur(layer, (0, 0), sigma))
-    # Nothing finer than 3 px is left, so a quarter of the pixels says the same.
+    # The blur leaves nothing finer than 3 px, so half of the resolution is enough.
     height, width = layer.shape
     half = cv2.resize(layer, (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
     return enlarge(_as_layer(cv2.GaussianBlur(half, (0, 0), sigma / 2)), layer.shape)

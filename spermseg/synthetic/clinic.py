@@ -1,8 +1,8 @@
 """A small synthetic clinic: annotated micrographs to train on, and one night's uploads, three of them broken.
 
     OUT/training/images/patient-07_field-2.jpg         OUT/training/annotations/patient-07_field-2.json
-    OUT/uploads/patient-13/field-1.jpg ...             plain files: JPEG, PNG, TIFF, BMP; one JPEG lies on its side
-    OUT/uploads/courier.zip, OUT/uploads/archive.tar   a folder a patient inside
+    OUT/uploads/patient-13/field-1.jpg ...             plain files: JPEG, PNG, TIFF, BMP; one JPEG is rotated (EXIF)
+    OUT/uploads/courier.zip, OUT/uploads/archive.tar   archives with a folder for each patient
 
 The same config writes the same bytes.
 """
@@ -23,7 +23,7 @@ from spermseg.errors import ConfigError, ObjectExistsError
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph, labelme_annotation
 
 CLINIC_DRAW = DrawConfig(height=512, width=640, scale=0.8, cells=(1, 7))
-"""Cells large enough in the picture that their tails survive a resize to 256 x 256."""
+"""The cells are so large that their tails survive a resize of the picture to 256 x 256."""
 
 Picture = NDArray[np.uint8]
 """(Y, X, 3) uint8, RGB."""
@@ -34,17 +34,17 @@ class ClinicConfig:
     """How large the clinic is, and what its micrographs look like."""
 
     seed: int = 0
-    """Decides everything else; 0 or more."""
+    """Seed of all random numbers; 0 or more."""
     patients: int = 12
     """Patients with annotated micrographs."""
     fields: int = 4
-    """Annotated micrographs of each."""
+    """Annotated micrographs of each patient."""
     upload_patients: int = 8
-    """Patients who are new tonight; half come as plain files, a quarter in a .zip and the rest in a .tar."""
+    """New patients tonight. Half of them are plain files, a quarter are in a .zip, the rest are in a .tar."""
     upload_fields: int = 5
-    """Micrographs of each."""
+    """Micrographs of each new patient."""
     draw: DrawConfig = CLINIC_DRAW
-    """What a micrograph looks like; each patient has a slide of their own, with its own stain and light."""
+    """What a micrograph looks like. Each patient has one slide, with its own stain and light."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -63,7 +63,7 @@ class ClinicConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Clinic:
-    """Where the clinic's files are, and what should come of them."""
+    """Where the clinic's files are, and the result that a run over them must have."""
 
     images: Path
     """Folder of the annotated micrographs."""
@@ -80,7 +80,7 @@ class Clinic:
 
     @property
     def expected(self) -> dict[str, int]:
-        """The counts that a run over the uploads has to reach."""
+        """The counts that a run over the uploads must have."""
         return {
             "planned": self.uploads_ok + self.uploads_broken,
             "ok": self.uploads_ok,
@@ -96,12 +96,12 @@ def write_clinic(
     """Draw the clinic and write its files.
 
     Args:
-        out: the folder to write to, made where it is missing.
-        config: its size and looks; None takes the defaults.
+        out: the folder to write to; it is made where it is missing.
+        config: size and look of the clinic; None takes the defaults.
         progress: wraps the sequence of all patients, for a progress bar.
 
     Raises:
-        ObjectExistsError: a clinic is there already.
+        ObjectExistsError: the folder has a clinic already.
     """
     config = config or ClinicConfig()
     training, uploads = out / "training", out / "uploads"
@@ -139,16 +139,16 @@ def _write_training(config: ClinicConfig, patient: int, images: Path, annotation
 
 
 def field_config(config: ClinicConfig, patient: int, number: int) -> tuple[int, DrawConfig]:
-    """Return what `draw_micrograph` takes to draw one field of one patient; a patient's fields share a slide.
+    """Return the arguments of `draw_micrograph` for one field of one patient. All fields of a patient share a slide.
 
-    The uploads have no annotations; drawing one again with this gives its exact outlines.
+    The uploads have no annotations. Drawing an upload again with these arguments gives its exact outlines.
     """
     slide = 1000 * config.seed + patient
     return 1000 * slide + number, replace(config.draw, slide=slide)
 
 
 def _draw_uploads(config: ClinicConfig, patient: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of a new patient's micrographs, in all four formats; the first JPEG of all is turned."""
+    """Yield (path, content) of a new patient's micrographs, in all four formats. The clinic's first JPEG is rotated."""
     suffixes = ("jpg", "png", "tif", "bmp", "jpeg")
     for number in range(1, config.upload_fields + 1):
         name = f"patient-{patient:02d}/field-{number}.{suffixes[(number - 1) % len(suffixes)]}"
@@ -160,14 +160,14 @@ def _encode(pixels: Picture, name: str, turned: bool = False) -> bytes:
     """Return a picture as a file of the format that its name ends in.
 
     Args:
-        pixels: as it should be shown.
-        name: its file name.
-        turned: store it lying on its side, with the EXIF orientation that puts it upright again (JPEG only).
+        pixels: the picture in its upright orientation.
+        name: the file name.
+        turned: whether the stored pixels are rotated, with an EXIF orientation that rotates them back (JPEG only).
     """
     file = io.BytesIO()
     exif = Image.Exif()
     if turned:
-        exif[ExifTags.Base.Orientation] = 6  # to be shown turned a quarter clockwise
+        exif[ExifTags.Base.Orientation] = 6  # viewers rotate the picture by 90 degrees clockwise
         pixels = np.rot90(pixels)
     picture = Image.fromarray(pixels)
     match Path(name).suffix:
@@ -185,7 +185,7 @@ def _encode(pixels: Picture, name: str, turned: bool = False) -> bytes:
 
 
 def _break_files(uploaded: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Return the three broken uploads: a JPEG whose transfer broke off, a text and an empty file with a JPEG's name."""
+    """Return three broken uploads: a truncated JPEG, and a text and an empty file with names of JPEG files."""
     folder = Path(uploaded[0][0]).parent.as_posix()
     whole = uploaded[0][1]
     return [
@@ -210,11 +210,11 @@ def _write_uploads(
 
 
 def _write_zip(path: Path, members: list[tuple[str, bytes]]) -> None:
-    """Write an archive with members stored and deflated in turn, each in a folder of a session in its patient's."""
+    """Write an archive. Members are alternately stored and deflated, each in `patient/session-1/`."""
     with zipfile.ZipFile(path, "w") as archive:
         for index, (name, content) in enumerate(members):
             patient, _, file = name.partition("/")
-            # Without a date of its own a member gets the clock's, and the bytes would differ each time.
+            # Without a date, a member would get the current time, and the bytes would differ each time.
             info = zipfile.ZipInfo(f"{patient}/session-1/{file}", date_time=(2026, 3, 14, 9, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED if index % 2 else zipfile.ZIP_STORED
             archive.writestr(info, content)

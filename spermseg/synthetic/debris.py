@@ -1,4 +1,4 @@
-"""What lies on a smear beside the cells: droplets, granules, bacteria, smudges and bubbles. None of it is labelled."""
+"""Debris on a smear: droplets, granules, bacteria, smudges, bubbles and round cells. Debris has no labels."""
 
 from dataclasses import dataclass, field
 
@@ -9,50 +9,50 @@ from spermseg.synthetic.shapes import Points, blob
 
 @dataclass(frozen=True, kw_only=True)
 class Debris:
-    """Everything of one kind of stain: outlines, and how dense each is."""
+    """All objects of one kind of stain."""
 
     outlines: list[Points] = field(default_factory=list)
-    """One (N, 2) polygon a thing, px."""
+    """One (N, 2) polygon an object, px."""
     densities: list[float] = field(default_factory=list)
-    """For each, its share of the stain's full optical density, 0-1."""
+    """Share of the stain's full optical density of each object, 0-1."""
 
     def add(self, outline: Points, density: float) -> None:
-        """Add one thing."""
+        """Add one object."""
         self.outlines.append(outline)
         self.densities.append(density)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FieldDebris:
-    """All debris of one picture, by what it looks like."""
+    """All debris of one picture, by its look."""
 
     pale: Debris = field(default_factory=Debris)
     """Pale blue: droplets, platelets, crumbs of cytoplasm."""
     dark: Debris = field(default_factory=Debris)
     """Dark blue: granules, and bacteria in chains."""
     pink: Debris = field(default_factory=Debris)
-    """Purple smudges of mucus, drawn soft."""
+    """Purple smudges of mucus, with soft edges."""
     bubbles: Debris = field(default_factory=Debris)
-    """Rims of bubbles and of water marks, each as its outer and its inner outline."""
+    """Rims of bubbles and of water marks; each polygon joins the outer and the inner outline."""
 
 
 def scatter_debris(rng: np.random.Generator, height: int, width: int, scale: float, amount: float) -> FieldDebris:
     """Return the debris of one picture.
 
     Args:
-        rng: decides what there is and where.
+        rng: random numbers for kinds and places.
         height: of the picture, px.
         width: of the picture, px.
-        scale: size of things; 1 goes with heads of about 80 px.
+        scale: size of the debris; 1 fits heads of about 80 px.
         amount: 0 is a clean slide, 1 an ordinary one.
     """
     found = FieldDebris()
     if amount == 0:
         return found
-    fields = amount * height * width / (1024 * 1280 * scale**2)  # how many ordinary pictures' worth
+    fields = amount * height * width / (1024 * 1280 * scale**2)  # area, in pictures of the default size
 
     def places(mean: float) -> Points:
-        # Dirt comes in drifts, one field clear and the next full, so counts spread far wider than Poisson's.
+        # Debris clusters: one field is clean and the next is full. So counts vary far more than a Poisson count.
         drawn = int(rng.negative_binomial(1.5, 1.5 / (1.5 + mean * fields)))
         count = min(drawn, round(8 * mean * fields) + 1)
         return rng.uniform(0, 1, (count, 2)) * [width, height]
@@ -78,14 +78,14 @@ def scatter_debris(rng: np.random.Generator, height: int, width: int, scale: flo
 def scatter_round_cells(
     rng: np.random.Generator, height: int, width: int, scale: float, number: tuple[int, int]
 ) -> FieldDebris:
-    """Return leukocytes and unripe germ cells: pale round bodies, with a dark nucleus in one to three lobes.
+    """Return leukocytes and immature germ cells: pale round bodies, with a dark nucleus of one to three lobes.
 
     Args:
-        rng: decides how many, and where.
+        rng: random numbers for number and places.
         height: of the picture, px.
         width: of the picture, px.
-        scale: size of things; 1 goes with heads of about 80 px.
-        number: the least and the most.
+        scale: size of the cells; 1 fits sperm heads of about 80 px.
+        number: the least and the greatest number of cells.
     """
     found = FieldDebris()
     for _ in range(rng.integers(number[0], number[1] + 1)):

@@ -1,6 +1,6 @@
-"""Every clinic at once: synthetic micrographs that differ in stain, light, focus, scale and cells as clinics do.
+"""Domain randomisation: synthetic micrographs that differ in stain, light, focus, scale and cells as clinics do.
 
-A network that has learned from all of them has no clinic to be used to (domain randomisation: Tobin et al., IROS 2017).
+A network that is trained on this variety does not fit to one clinic (Tobin et al., IROS 2017).
 """
 
 from collections.abc import Iterable
@@ -14,30 +14,33 @@ from spermseg.synthetic.draw import DrawConfig, SyntheticMicrograph
 from spermseg.synthetic.shapes import ACROSOME, HEAD, MIDPIECE, TAIL, CellForm, Shape
 
 MARGINS = {"midpiece": 0.8, "tail": 1.6}
-"""px at scale 1; how far outside of what can be seen of a part people draw its outline. With it, midpieces and tails
-are 8.6 and 8.2 px wide on average; as people drew them, on 17 pictures of the Sperm Parsing Dataset, 8.6 and 8.4."""
+"""px at scale 1: how far outside the visible edge of a part annotators draw its outline. With these margins, midpieces
+and tails are 8.6 and 8.2 px wide on average. In 17 annotated pictures of the Sperm Parsing Dataset, they are 8.6 and
+8.4 px wide."""
 TAIL_REACH = 400
-"""px at scale 1; heads that lie farther outside of a picture seldom have a tail in it."""
+"""px at scale 1: a head that lies farther outside a picture seldom has a tail in the picture."""
 NOISE_SCALE = 0.5
-"""At which pictures are as noisy as is said here; at a smaller one, a pixel is a mean of more of the camera's."""
+"""Scale at which pictures have the full noise. At a smaller scale, a pixel is the mean of more camera pixels, so noise
+is lower."""
 JPEG_QUALITIES = (50, 98)
-"""Of half of the pictures. Blocks are 8 px wide at any scale, so that reduced ones have lost more than a camera's."""
+"""Range of qualities; half of the pictures are JPEG files. Blocks are 8 px wide at any scale, so a picture at a reduced
+scale loses more than a camera's JPEG file does."""
 PARTS = {"head": HEAD, "acrosome": ACROSOME, "midpiece": MIDPIECE, "tail": TAIL}
-"""What there are masks of, beside the whole cell, and its label in a synthetic micrograph."""
+"""Parts that have masks, beside the whole cell -> their labels in a synthetic micrograph."""
 
 
 def random_draw_config(rng: np.random.Generator, height: int, width: int, scale: float) -> DrawConfig:
-    """Return what one micrograph of any clinic looks like.
+    """Return the config of one micrograph of a random clinic.
 
     Args:
-        rng: decides it.
+        rng: random numbers for the config.
         height: of the picture, px.
         width: of the picture, px.
-        scale: about which the magnification varies; 1 makes heads of about 80 px.
+        scale: middle of the range of magnifications; 1 makes heads of about 80 px.
     """
     magnification = scale * float(np.exp(rng.uniform(np.log(0.72), np.log(1.38))))
     beyond = TAIL_REACH * magnification / max(height, width)
-    room = height * width * (1 + 2 * beyond) ** 2 / (1024 * 1280 * magnification**2)  # ordinary pictures' worth
+    room = height * width * (1 + 2 * beyond) ** 2 / (1024 * 1280 * magnification**2)  # in pictures of the default size
     odd = rng.dirichlet((6.0, 1.5, 0.7, 1.2))  # shares of heads
     return DrawConfig(
         height=height,
@@ -69,15 +72,15 @@ def random_draw_config(rng: np.random.Generator, height: int, width: int, scale:
 
 
 def annotate(micrograph: SyntheticMicrograph, scale: float, *, finer: int = 1) -> dict[str, NDArray[np.bool_]]:
-    """Return masks (Y, X) of `cell` and of its PARTS, as people would draw them.
+    """Return masks (Y, X) of `cell` and of its PARTS, as annotators would draw them.
 
-    People see where a tail must be and outline it a little wide, so MARGINS are added to what is painted. Cells whose
-    heads are outside they leave out.
+    Annotators draw tails slightly too wide, so the masks have MARGINS around the painted parts. Annotators leave out
+    cells whose heads lie outside the picture, so the masks leave them out, too.
 
     Args:
         micrograph: a synthetic one.
-        scale: at which it was made.
-        finer: how many pixels of a mask, along each axis, lie in one of the micrograph.
+        scale: the scale of the micrograph.
+        finer: number of mask pixels along each axis of one pixel of the micrograph.
     """
     height, width = micrograph.pixels.shape[:2]
     with_head = {shape.group_id for shape in micrograph.shapes if shape.label == HEAD}
@@ -93,7 +96,7 @@ def _mask(shapes: Iterable[Shape], label: str, size: tuple[int, int], finer: int
 
 
 def _widened(mask: NDArray[np.bool_], margin: float) -> NDArray[np.bool_]:
-    """Return a mask with all within the margin, px, of its edge; the edge runs between pixels."""
+    """Return a mask dilated by a margin, px, from its edge. The edge runs between pixels."""
     away = np.arange(-int(margin + 0.5), int(margin + 0.5) + 1)
     disc = np.hypot(away[:, np.newaxis], away) <= margin + 0.5
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc.astype(np.uint8)) == 1)

@@ -1,8 +1,8 @@
 """Synthetic micrographs of stained smears, with the exact outlines of every cell in them.
 
-A picture is made the way a camera sees a smear: stains absorb light in proportion to how much of them lies in the way
-(Beer and Lambert), the lamp is uneven, the lens blurs, the sensor adds noise. Every cell is rendered from the very
-polygons that are returned, each pixel by the exact share that a polygon covers, so the masks are exact.
+A picture is made as a camera records a smear. Stains absorb light in proportion to their amount (Beer and Lambert), the
+lamp is uneven, the lens blurs, and the sensor adds noise. Every cell is rendered from the polygons that are returned,
+and each pixel takes the exact share that a polygon covers. So the masks are exact.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,19 +69,19 @@ class DrawConfig:
     scale: float = 1.0
     """Size of the cells; 1 makes heads of about 80 px and tails of about 10 px."""
     cells: tuple[int, int] = (0, 14)
-    """Least and most cells whose head lies in or near the picture; every number between is as likely."""
+    """Least and greatest number of cells whose head lies in or near the picture; all numbers are equally likely."""
     beyond: float = 0.1
-    """How far outside of the picture heads may lie, so that tails reach in, as a share of its sides."""
+    """How far outside the picture heads may lie, so that tails reach in, as a share of the picture's sides."""
     form: CellForm = field(default_factory=CellForm)
     """What the cells look like."""
     head_stain: float = 1.0
-    """How much stain heads have taken up; 1 is a well stained slide."""
+    """Strength of the stain of heads; 1 is a well stained slide."""
     tail_stain: float = 1.0
-    """The same of midpieces and tails."""
+    """Strength of the stain of midpieces and tails; 1 is a well stained slide."""
     round_cells: tuple[int, int] = (0, 0)
-    """Least and most leukocytes and unripe germ cells; none of them is labelled."""
+    """Least and greatest number of leukocytes and immature germ cells; they are not labelled."""
     inner_parts: bool = False
-    """Whether Acrosome, Nucleus and Vacuole get outlines of their own too. The picture shows them either way."""
+    """Whether Acrosome, Nucleus and Vacuole are labelled, too. The picture shows them in any case."""
     debris: float = 1.0
     """Amount of debris and of plasma in the background: 0 is a clean slide, 1 an ordinary one."""
     unevenness: float = 0.12
@@ -95,11 +95,13 @@ class DrawConfig:
     noise: float = 1.8
     """Noise of the sensor in the background, standard deviation, grey levels."""
     stain_variation: float = 1.0
-    """How far colours and strength of stain differ between slides: 0 is not at all, 1 as between clinics' slides."""
+    """How far colours and strength of stain differ between slides: with 0, they do not differ; with 1, they differ as
+    between clinics."""
     jpeg_quality: int | None = None
-    """Quality, 1-100, of the JPEG file that the camera wrote; None is a file without loss."""
+    """Quality, 1-100, of the JPEG file that the camera wrote; None is a lossless file."""
     slide: int | None = None
-    """Seed of the slide: its stain, its lamp. None takes the picture's own, as if each were on its own slide."""
+    """Seed of the slide, with its stain and its lamp. None takes the seed of the picture, so each picture has its own
+    slide."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 32:
@@ -109,7 +111,7 @@ class DrawConfig:
         if len(self.cells) != 2 or not 0 <= self.cells[0] <= self.cells[1]:
             raise ConfigError(f"got cells {self.cells}; give the least and the most, such as (0, 14)")
         if not 0 <= self.unevenness < 1:
-            raise ConfigError(f"got unevenness {self.unevenness}; give 0 up to, but not, 1")
+            raise ConfigError(f"got unevenness {self.unevenness}; give 0 or more, and less than 1")
         if len(self.round_cells) != 2 or not 0 <= self.round_cells[0] <= self.round_cells[1]:
             raise ConfigError(f"got round cells {self.round_cells}; give the least and the most, such as (0, 2)")
         amounts = ("beyond", "debris", "blur", "defocus", "sharpening", "noise", "stain_variation")
@@ -124,20 +126,20 @@ class DrawConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticMicrograph:
-    """A synthetic picture and what is in it."""
+    """A synthetic picture and its ground truth."""
 
     pixels: NDArray[np.uint8] = field(repr=False)
     """(Y, X, 3) uint8, RGB."""
     shapes: tuple[Shape, ...]
-    """Every part of every cell that lies in the picture, cut to it."""
+    """Every labelled part of every cell, clipped to the picture."""
 
 
 def draw_micrograph(seed: int, config: DrawConfig | None = None) -> SyntheticMicrograph:
     """Draw one micrograph. The same seed and config give the same bytes.
 
     Args:
-        seed: decides everything the config leaves open; 0 or more.
-        config: what it should look like; None takes the defaults.
+        seed: seed of everything that the config leaves open; 0 or more.
+        config: what the micrograph looks like; None takes the defaults.
 
     Raises:
         ConfigError: the seed is below 0.
@@ -169,8 +171,8 @@ def labelme_annotation(micrograph: SyntheticMicrograph, image_name: str) -> dict
     """Return the outlines as LabelMe 5 JSON, ready for `json.dump`.
 
     Args:
-        micrograph: it.
-        image_name: the file that holds its pixels, without a folder.
+        micrograph: the micrograph.
+        image_name: name of the file of its pixels, without a folder.
     """
     height, width = micrograph.pixels.shape[:2]
     return {
@@ -194,14 +196,14 @@ def labelme_annotation(micrograph: SyntheticMicrograph, image_name: str) -> dict
 
 
 def _place_cells(rng: np.random.Generator, config: DrawConfig) -> list[Shape]:
-    """Return all cells, heads mostly apart, a few beyond the edge with only a tail reaching in."""
+    """Return the shapes of all cells. Most heads do not touch. Some heads lie outside, so only a tail reaches in."""
     shapes: list[Shape] = []
     size = np.array([config.width, config.height], dtype=np.float64)
     taken = np.empty((0, 2))
     for group_id in range(rng.integers(config.cells[0], config.cells[1] + 1)):
         tries = rng.uniform(-config.beyond, 1 + config.beyond, (4, 2)) * size
         gaps = np.linalg.norm(tries[:, None] - taken, axis=2).min(axis=1, initial=np.inf)
-        # The first place clear of other heads; in a crowd, the one that is clearest.
+        # The first place without a head nearby; where there is none, the place farthest from other heads.
         best = int(np.argmax(np.minimum(gaps, 110 * config.scale)))
         taken = np.vstack([taken, tries[best]])
         shapes += draw_cell(rng, (tries[best][0], tries[best][1]), config.scale, group_id, config.form)
@@ -209,15 +211,15 @@ def _place_cells(rng: np.random.Generator, config: DrawConfig) -> list[Shape]:
 
 
 def paint(outlines: Iterable[Sequence[Points]], densities: Iterable[float], height: int, width: int) -> Layer:
-    """Return how much of a stain lies over each pixel, 0-1, exact to 1/255.
+    """Return the density of a stain in each pixel, 0-1, exact to 1/255.
 
     Args:
-        outlines: for each thing, the polygons it is made of. Those of one thing may share edges without a seam.
-        densities: for each thing, its share of the full density, 0-1.
+        outlines: the polygons of each object. Polygons of one object may share edges without a seam.
+        densities: share of the full density of each object, 0-1.
         height: of the picture, px.
         width: of the picture, px.
     """
-    # Agg computes the covered area of each pixel, where others take samples of it.
+    # Agg computes the covered area of each pixel; other renderers take samples.
     canvas: Any = RendererAgg(width, height, 72)  # type: ignore[no-untyped-call]
     brush = canvas.new_gc()
     brush.set_linewidth(0)
@@ -231,7 +233,7 @@ def paint(outlines: Iterable[Sequence[Points]], densities: Iterable[float], heig
 
 
 def _paint_parts(shapes: list[Shape], label: str, config: DrawConfig, density: dict[int, float] | None = None) -> Layer:
-    """Paint one part of all cells; the pieces of one cell's tail as one thing."""
+    """Paint one part of all cells; the pieces of one cell's tail are one object."""
     cells: dict[int, list[Points]] = {}
     for shape in shapes:
         if shape.label == label:
@@ -249,7 +251,7 @@ def _stain(rng: np.random.Generator, slide: np.random.Generator, shapes: list[Sh
     scale = config.scale
     strength = {shape.group_id: rng.uniform(0.45, 1.0) for shape in shapes}
     head = _paint_parts(shapes, HEAD, config)
-    # Over the blur of the head, so that the cap fades towards the nucleus and not towards the edge of the head.
+    # Divided by the blurred head, the cap fades towards the nucleus but not towards the edge of the head.
     cap = soften(_paint_parts(shapes, ACROSOME, config), 8 * scale) / (soften(head, 8 * scale) + 1e-3)
     head *= 1 - 0.45 * soften(_paint_parts(shapes, VACUOLE, config), 1.5 * scale)
     midpiece = _paint_parts(shapes, MIDPIECE, config, strength)
@@ -293,7 +295,7 @@ def _colours(slide: np.random.Generator, stains: Iterable[str], config: DrawConf
 
 
 def _plasma(rng: np.random.Generator, config: DrawConfig) -> Layer:
-    """Return dried plasma: faint patches with an edge, and a fine grain all over."""
+    """Return dried plasma: faint patches with edges, and a fine grain everywhere."""
     size = (config.height, config.width)
     patches = smooth_noise(rng, size, 5, shrink=2) + 0.35 * smooth_noise(rng, size, 40, shrink=2)
     patches = 1 / (1 + np.exp(-4 * patches - 2))

@@ -1,7 +1,7 @@
 """The geometry of synthetic sperm cells: outlines of their parts as exact polygons with sub-pixel vertices.
 
-Lengths are px at scale 1, where a head is about 80 px long: a 100x objective on a 1280 x 1024 camera. Points are
-(x, y); the pixel (x, y) covers [x, x + 1) x [y, y + 1), so the square from (10, 10) to (20, 20) covers exactly the
+Lengths are px at scale 1, where a head is about 80 px long, as with a 100x objective on a 1280 x 1024 camera. Points
+are (x, y). The pixel (x, y) covers [x, x + 1) x [y, y + 1), so the square from (10, 10) to (20, 20) covers exactly the
 pixels 10 to 19.
 """
 
@@ -27,10 +27,10 @@ HEAD, ACROSOME, NUCLEUS, VACUOLE, MIDPIECE, TAIL = (
     "Tail",
 )
 STEP = 4.0  # px between the points of a centreline
-LEAST_RADIUS = 18.0  # px; a bend this wide never folds a ribbon of 13 px over itself
-PIECE_TURN = 2.5  # rad; a curve that turns by less than pi in all cannot cross itself
-HEAD_INSET = 4.0  # px the midpiece reaches into the head, so that no light shines between the two
-LEAST_AREA = 4.0  # px2; what is left of a part at the edge of the picture below this is not worth a label
+LEAST_RADIUS = 18.0  # px; a ribbon of 13 px cannot fold over itself in a bend of this radius
+PIECE_TURN = 2.5  # rad; a curve that turns by less than pi in total cannot cross itself
+HEAD_INSET = 4.0  # px that the midpiece reaches into the head, so that there is no gap between the two
+LEAST_AREA = 4.0  # px2; a part that is clipped to less than this gets no label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Shape:
     label: str
     """Head, Acrosome, Nucleus, Vacuole, Midpiece or Tail."""
     group_id: int
-    """Which cell of the picture it belongs to."""
+    """The number of the cell."""
     points: Points = field(repr=False)
-    """(N, 2) float64, the polygon's (x, y) vertices, px; a simple polygon, closed by its first vertex."""
+    """(N, 2) float64, the (x, y) vertices of a simple polygon, px. The last vertex connects to the first one."""
 
     @property
     def area(self) -> float:
@@ -50,30 +50,30 @@ class Shape:
         return abs(signed_area(self.points))
 
     def outline(self, finer: int = 1) -> Polygon:
-        """Return its polygon, px, of which so many lie in one of the micrograph along each axis."""
+        """Return the polygon in px of a grid that has `finer` pixels along each axis of a pixel of the micrograph."""
         return Polygon(points=tuple((x, y) for x, y in (self.points * finer).tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellForm:
-    """What the cells of a picture look like; each is drawn about it."""
+    """What the cells of a picture look like. Each cell varies around these values."""
 
     heads: tuple[float, float, float, float] = (0.62, 0.18, 0.08, 0.12)
-    """Shares of oval, tapered, round and amorphous heads; together 1."""
+    """Shares of oval, tapered, round and amorphous heads; their sum is 1."""
     tail_length: float = 1.0
     """Factor; 1 makes tails of about 720 px."""
     tail_width: float = 1.0
-    """Factor, of the midpiece too; 1 makes tails of about 10 px where they are widest."""
+    """Factor, also of the midpiece; 1 makes tails of about 10 px where they are widest."""
     curled: float = 0.2
     """Share of the tails that curl up."""
     waviness: float = 1.0
-    """How far tails stray from a straight line; 0 is not at all."""
+    """How far tails deviate from a straight line; 0 makes straight tails."""
     tailless: float = 0.03
-    """Share of the cells that have lost their tail."""
+    """Share of the cells without a tail."""
 
 
 def signed_area(points: Points) -> float:
-    """Return the area within a polygon, px2, positive where its vertices run clockwise on the screen.
+    """Return the area of a polygon, px2; it is positive where the vertices run clockwise on the screen.
 
     >>> float(signed_area(np.array([[10.0, 10], [20, 10], [20, 20], [10, 20]])))
     100.0
@@ -89,14 +89,14 @@ def draw_cell(
     group_id: int,
     form: CellForm = CellForm(),
 ) -> list[Shape]:
-    """Return the parts of one cell, not yet cut to a picture.
+    """Return the parts of one cell, not yet clipped to a picture.
 
     Args:
-        rng: decides the cell's form.
-        centre: where the middle of its head lies, px.
+        rng: random numbers for the cell's form.
+        centre: the middle of its head, px.
         scale: size of the cell; 1 makes a head of about 80 px.
         group_id: the number of the cell.
-        form: what cells look like here.
+        form: what the cells of the picture look like.
     """
     local = list(_parts_of_head(rng, form))
     half_neck = rng.uniform(7.0, 11.0) * form.tail_width
@@ -108,7 +108,7 @@ def draw_cell(
 
 
 def _parts_of_head(rng: np.random.Generator, form: CellForm) -> Iterator[tuple[str, Points]]:
-    """Yield (label, outline) of the head and what is in it; its base at (0, 0), its tip on the positive x axis."""
+    """Yield (label, outline) of the head and its inner parts. Its base is at (0, 0), its tip on the positive x axis."""
     outline = draw_head(rng, form)
     yield HEAD, outline
     half_cap = round(len(outline) * rng.uniform(0.16, 0.27))  # vertices from the tip to the acrosome's edge
@@ -121,7 +121,7 @@ def _parts_of_head(rng: np.random.Generator, form: CellForm) -> Iterator[tuple[s
 
 
 def draw_head(rng: np.random.Generator, form: CellForm) -> Points:
-    """Return the outline of one head: mostly oval, some tapered, round or amorphous. Its first vertex is the tip.
+    """Return the outline of one head: oval, tapered, round or amorphous. The first vertex is the tip.
 
     The forms and their names follow the WHO laboratory manual (6th edition, 2021), section 2.4.8.
     """
@@ -139,14 +139,14 @@ def draw_head(rng: np.random.Generator, form: CellForm) -> Points:
 
 
 def blob(rng: np.random.Generator, centre: Points, radius: float, points: int = 24, rough: float = 0.08) -> Points:
-    """Return a roundish outline, (points, 2), of this radius, px; `rough` is how far it strays from a circle."""
+    """Return a roundish outline, (points, 2), of this radius, px; `rough` is its deviation from a circle."""
     t = np.linspace(0, 2 * np.pi, points, endpoint=False)
     outline: Points = centre + radius * _wave(rng, t, rough)[:, None] * np.column_stack([np.cos(t), np.sin(t)])
     return outline
 
 
 def _wave(rng: np.random.Generator, t: NDArray[np.float64], size: float) -> NDArray[np.float64]:
-    """Return a smooth random factor about 1 for each angle, rad; `size` is how far it strays."""
+    """Return a smooth random factor near 1 for each angle, rad; `size` is its deviation from 1."""
     orders = np.array([2, 3, 4])
     heights = rng.normal(0, size, 3) / orders
     return np.asarray(1 + heights @ np.cos(orders[:, None] * t + rng.uniform(0, 2 * np.pi, (3, 1))))
@@ -182,14 +182,14 @@ def draw_centreline(
     """Return a smooth random curve that leaves `start` to the left, and how far it has turned.
 
     Args:
-        rng: decides the curve.
-        start: its first point.
-        steps: its number of steps, of STEP px each.
-        still_steps: its first steps, in which it hardly bends.
-        form: how wavy it is, and how many curl up.
+        rng: random numbers for the curve.
+        start: the first point.
+        steps: the number of steps, of STEP px each.
+        still_steps: the number of first steps in which the curve hardly bends.
+        form: waviness, and the share of curled tails.
 
     Returns:
-        The points, (steps + 1, 2), and for each the sum of all turns so far, whichever way they went, rad.
+        The points, (steps + 1, 2), and for each point the sum of the absolute turns so far, rad.
     """
     knots = np.arange(0, steps + 40, 20)
     bends = form.waviness * rng.normal(0, 0.0035, len(knots))  # 1/px
@@ -208,19 +208,19 @@ def draw_centreline(
 
 
 def offset_curves(line: Points, half_width: NDArray[np.float64]) -> tuple[Points, Points]:
-    """Return the two curves that run beside a line at this distance, px, each (N, 2) as the line is."""
+    """Return the two parallel curves of a line (N, 2), each (N, 2), at this distance on either side, px."""
     along = np.gradient(line, axis=0)
     normal = np.column_stack([-along[:, 1], along[:, 0]]) / np.linalg.norm(along, axis=1, keepdims=True)
     return line + normal * half_width[:, None], line - normal * half_width[:, None]
 
 
 def _ribbon(left: Points, right: Points, start: int, end: int) -> Points:
-    """Return the ribbon from one step to another. Neighbours share an edge to the last bit: no gap, no overlap."""
+    """Return the ribbon from one step to another. Neighbouring ribbons share an exact edge: no gap and no overlap."""
     return np.concatenate([left[start : end + 1], right[start : end + 1][::-1]])
 
 
 def clip_to_frame(shapes: list[Shape], height: int, width: int) -> list[Shape]:
-    """Return the shapes cut to a picture of this size; what lies wholly outside, or hardly reaches in, is left out."""
+    """Return the shapes clipped to a picture of this size, without those of less than `LEAST_AREA`."""
     frame = Bbox([[0, 0], [width, height]])
     kept = []
     for shape in shapes:
