@@ -96,8 +96,8 @@ class Reliability:
     pearson: float | None
     """Correlation of confidence and Dice; None where either is the same for all pictures."""
     auroc: float | None
-    """Area under the ROC curve of finding, by confidence, the tenth of the pictures with the lowest Dice; None where all
-    have the same Dice."""
+    """Area under the ROC curve of finding, by confidence, the tenth of the pictures with the lowest Dice; None where
+    all have the same Dice."""
     mean_error: float
     """Mean absolute difference of confidence and Dice."""
     risk: tuple[tuple[float, float], ...]

@@ -1,1 +1,1 @@
-"""What a person looks at: figures and the HTML report."""
+"""Output for people: the HTML report, figures, tables of scores, the model card, and exports."""

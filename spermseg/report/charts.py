@@ -1,6 +1,6 @@
-"""Charts that a person reads: training curves, histograms.
+"""Charts: training curves, histograms, confidence.
 
-Nothing here touches matplotlib's global state, so it is safe in threads and workers.
+This module does not use matplotlib's global state, so it is safe in threads and workers.
 """
 
 import io
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from spermseg.errors import ConfigError
 
 INK = "#1f2933"
-"""Of text and axes."""
+"""Colour of text and axes."""
 _BLUE = "#0072b2"
 _VERMILLION = "#d55e00"
 _SETS = (("train", "training", _BLUE, "--"), ("val", "validation", _VERMILLION, "-"))
@@ -27,9 +27,9 @@ def curves_figure(history: Sequence[Mapping[str, float]]) -> bytes:
     """Return loss, IoU and Dice against the epoch, for training and validation, as PNG.
 
     Args:
-        history: one mapping an epoch with `epoch` and any of `train_loss`, `val_loss`, `train_iou`, `val_iou`,
-            `train_dice`, `val_dice`; a value that is missing or NaN is skipped. The epoch of the greatest
-            `val_dice` is marked as the best.
+        history: one mapping an epoch, with `epoch` and any of `train_loss`, `val_loss`, `train_iou`, `val_iou`,
+            `train_dice`, `val_dice`. Values that are missing or NaN are skipped. The epoch of the greatest `val_dice`
+            is marked as the best.
 
     Raises:
         ConfigError: no row has an epoch.
@@ -77,8 +77,8 @@ def histogram_figure(
     Args:
         values: any number of values; those that are not finite are left out.
         label: of the horizontal axis.
-        bins: the greatest number of bars; whole numbers never share less than one unit of a bar.
-        failed_below: a limit that is marked, too; the share of the values below it is said.
+        bins: the greatest number of bars. Bars of whole numbers are at least 1 wide.
+        failed_below: a limit to mark; the title then has the share of the values below the limit.
     """
     numbers = np.asarray(values, dtype=float)
     numbers = numbers[np.isfinite(numbers)]
@@ -101,7 +101,7 @@ def histogram_figure(
 
 
 def _edges(numbers: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
-    """Return bar edges; counts get bars of whole units, so that no bar is empty by its width alone."""
+    """Return bar edges. Whole numbers get bars of whole width, since narrower bars would be empty by design."""
     low, high = float(numbers.min()), float(numbers.max())
     if np.array_equal(numbers, numbers.round()):
         step = max(1, math.ceil((high - low + 1) / bins))
@@ -110,12 +110,12 @@ def _edges(numbers: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float6
 
 
 def confidence_figure(confidence: Sequence[float], dice: Sequence[float], risk: Sequence[tuple[float, float]]) -> bytes:
-    """Return the Dice of pictures against what was expected, and the risk-coverage curve beside it, as PNG.
+    """Return the Dice of pictures against their confidence, and the risk-coverage curve beside it, as PNG.
 
     Args:
         confidence: of each picture, 0-1.
         dice: of each picture, 0-1.
-        risk: (coverage, risk), as `training.confidence.Reliability` has them.
+        risk: (coverage, risk), as `evaluation.reliability.Reliability` has them.
     """
     figure = Figure(figsize=(9, 4), layout="constrained", facecolor="white")
     foretold, curve = figure.subplots(1, 2)
@@ -123,7 +123,7 @@ def confidence_figure(confidence: Sequence[float], dice: Sequence[float], risk: 
     foretold.plot(confidence, dice, ".", color=_BLUE, markersize=7, alpha=0.7, label="pictures")
     lowest = min(0.95, *confidence, *dice) - 0.02
     foretold.set(xlabel="confidence", ylabel="Dice", xlim=(lowest, 1), ylim=(lowest, 1))
-    foretold.set_title("Dice foretold", loc="left", color=INK, weight="bold")
+    foretold.set_title("Confidence and Dice", loc="left", color=INK, weight="bold")
     foretold.legend(frameon=False, fontsize=9)
     curve.plot(*zip(*risk, strict=True), color=_VERMILLION)
     curve.set(xlabel="coverage: pictures kept, the most confident first", ylabel="risk: 1 - mean Dice", xlim=(0, 1))

@@ -1,7 +1,7 @@
-"""A table as one file for other programs: CSV or Parquet, a line a micrograph or a line a cell, without masks.
+"""Export of a table to one file for other programs: CSV or Parquet, one line a micrograph or a cell, without masks.
 
-CSV is opened in spreadsheets, and names come from uploads: what a spreadsheet would take for a formula is written as
-text, with an apostrophe before it (`texts.csv_cell`).
+People open CSV files in spreadsheets, and names come from uploads. A name that a spreadsheet would run as a formula is
+written as text, with an apostrophe before it (`texts.csv_cell`).
 """
 
 from collections.abc import Iterable
@@ -17,11 +17,13 @@ from spermseg.storage.filesystem import Location
 from spermseg.texts import csv_cell
 
 OF_A_CELL = ("image_id", "uri", "member", "group", "run_id", "model_sha256", "recipe_sha256", "um_per_px")
-"""Columns of the micrograph that stand in each line of a cell."""
+"""Columns of the micrograph that are repeated in the line of each cell."""
 
 
 def cell_lines(table: pa.Table) -> pa.Table:
-    """Return one line a cell: its micrograph's columns, its number there from 0 on, and its measures, without mask.
+    """Return one line a cell: columns of its micrograph, its number in the micrograph from 0, and its measures.
+
+    The mask of the cell is left out.
 
     Args:
         table: rows of the results contract, with `OF_A_CELL` and `cells`.
@@ -41,16 +43,16 @@ def cell_lines(table: pa.Table) -> pa.Table:
 
 
 def write_export(tables: Iterable[pa.Table], schema: pa.Schema, target: Location) -> int:
-    """Write tables into one file, one at a time, whole or not at all, and return how many lines it has.
+    """Write tables into one file, and return the number of lines. The file appears only when it is complete.
 
     Args:
-        tables: the lines.
+        tables: the lines; one table is in memory at a time.
         schema: of all tables.
         target: `*.csv` or `*.parquet`.
 
     Raises:
-        ConfigError: the name is of neither kind.
-        StorageError: it could not be written.
+        ConfigError: the name has another suffix.
+        StorageError: the file could not be written.
     """
     kind = PurePosixPath(target.name).suffix.lower()
     if kind not in (".csv", ".parquet"):
@@ -66,7 +68,7 @@ def write_export(tables: Iterable[pa.Table], schema: pa.Schema, target: Location
 
 
 def _harmless(lines: pa.Table) -> pa.Table:
-    """Return a table none of whose texts is a formula."""
+    """Return a table in which no text is a formula."""
     for number, field in enumerate(lines.schema):
         if pa.types.is_string(field.type):
             texts = [chunk.dictionary_encode() for chunk in lines[field.name].chunks]
@@ -76,5 +78,5 @@ def _harmless(lines: pa.Table) -> pa.Table:
 
 
 def _cells(texts: pa.DictionaryArray) -> pa.Array:
-    """Return texts as cells of a CSV, each different one made once."""
+    """Return texts as cells of a CSV file. Each distinct text is converted once."""
     return pa.array([csv_cell(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)

@@ -1,7 +1,7 @@
-"""Pictures that a person judges by eye: outlines, and agreement with the truth.
+"""Pictures for people: outlines, and agreement with the ground truth.
 
-Colours are from Okabe and Ito's palette (Color Universal Design, 2008), which keeps its contrasts for people with
-any kind of colour blindness. Nothing here touches matplotlib's global state, so it is safe in threads and workers.
+Colours are from the palette of Okabe and Ito (Color Universal Design, 2008), which keeps its contrasts for people with
+any kind of colour blindness. This module does not use matplotlib's global state, so it is safe in threads and workers.
 """
 
 import io
@@ -31,19 +31,19 @@ AGREEMENT_LEGEND: tuple[tuple[str, Colour], ...] = (
     ("false negative", (240, 228, 66)),
 )
 
-_DARK: Colour = (31, 41, 51)  # the same
-_DIMMING = 0.45  # of the grey picture below the agreement colours: all three stand out, the cells stay visible
-_TINT = 0.75  # share of the agreement colour in its pixels; the rest is the picture
+_DARK: Colour = (31, 41, 51)  # `INK` as RGB
+_DIMMING = 0.45  # brightness of the grey picture below the agreement colours: colours stand out, cells stay visible
+_TINT = 0.75  # share of the agreement colour in a coloured pixel; the rest is the picture
 _LEGEND_PX = 28  # height of the legend strip at the scale where its text is 12 px high
-_TITLE_LETTERS = 40  # what fits above one column of a comparison
+_TITLE_LETTERS = 40  # letters that fit above one column of a comparison
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """One picture with its prediction and its truth, as a row of `comparison_figure`."""
+    """One picture with its prediction and its ground truth, as a row of `comparison_figure`."""
 
     name: str
-    """What to call it: rank and file name, for example `worst: slide 3.jpg`."""
+    """Title of the row: rank and file name, for example `worst: slide 3.jpg`."""
     pixels: Pixels
     """The micrograph, (Y, X, 3) uint8 RGB."""
     truth: Mask
@@ -55,16 +55,16 @@ class Comparison:
 
 
 def overlay(pixels: Pixels, mask: Mask, *, colour: Colour = OUTLINE, thickness: int = 2) -> Pixels:
-    """Return the picture with the mask's outline drawn just outside the mask, so that it hides no pixel of a cell.
+    """Return the picture with the mask's outline drawn just outside the mask, so that the outline hides no cell pixel.
 
     Args:
-        pixels: (Y, X, 3) uint8 RGB; it is not changed.
+        pixels: (Y, X, 3) uint8 RGB; not changed.
         mask: (Y, X) bool.
         colour: RGB, 0-255.
         thickness: of the outline, px.
 
     Raises:
-        ShapeError: picture and mask do not fit.
+        ShapeError: picture and mask differ in shape.
         ConfigError: the thickness is below 1 px.
     """
     _check_shapes(pixels, mask)
@@ -84,13 +84,13 @@ def agreement(pixels: Pixels, predicted: Mask, truth: Mask, *, legend: bool = Tr
         pixels: (Y, X, 3) uint8 RGB.
         predicted: (Y, X) bool.
         truth: (Y, X) bool.
-        legend: whether to add a strip below that names the colours.
+        legend: whether to add a strip below the picture that names the colours.
 
     Returns:
-        (Y, X, 3) uint8 RGB; with the legend some rows taller.
+        (Y, X, 3) uint8 RGB; with the legend, some rows taller.
 
     Raises:
-        ShapeError: picture and masks do not fit.
+        ShapeError: picture and masks differ in shape.
     """
     _check_shapes(pixels, predicted, truth)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) * _DIMMING
@@ -118,7 +118,7 @@ def _legend_strip(width: int) -> Pixels:
 
 
 def encode_jpeg(pixels: Pixels, width: int, *, quality: int = 82) -> bytes:
-    """Return a picture as JPEG, made smaller to `width` px where it is wider, never larger.
+    """Return a picture as JPEG. A picture wider than `width` px is reduced to this width.
 
     Args:
         pixels: (Y, X, 3) uint8 RGB.
@@ -126,7 +126,7 @@ def encode_jpeg(pixels: Pixels, width: int, *, quality: int = 82) -> bytes:
         quality: JPEG quality, 1-95.
 
     Raises:
-        ShapeError: not an RGB picture.
+        ShapeError: this is not an RGB picture.
         ConfigError: the width is below 1 px.
     """
     _check_shapes(pixels)
@@ -151,11 +151,11 @@ def comparison_figure(items: Sequence[Comparison], *, width: int = 640) -> bytes
 
     Args:
         items: the pictures, in the order of the rows.
-        width: the greatest width of each of the four columns, px of the micrograph.
+        width: the greatest width of each of the four columns, px.
 
     Raises:
         ConfigError: there is no picture.
-        ShapeError: a picture and its masks do not fit.
+        ShapeError: a picture and its masks differ in shape.
     """
     if not items:
         raise ConfigError("got no picture to compare; at least one is needed")
@@ -199,7 +199,7 @@ def panel_figure(titles: Sequence[str], pictures: Sequence[Pixels], masks: Seque
         The bytes of a PNG.
 
     Raises:
-        ShapeError: a mask and its picture are not of one shape.
+        ShapeError: a mask and its picture differ in shape.
     """
     figure = Figure(figsize=(2.2 * len(titles), 4.8), layout="constrained")
     rows = figure.subplots(2, len(titles), squeeze=False)

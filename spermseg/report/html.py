@@ -1,7 +1,7 @@
 """The report: one HTML file that a clinician opens offline, made from the result rows and the receipts of an archive.
 
-It is made in one pass over the tables. Of each table it keeps the light columns, and of the heavy ones only the
-masks of the few pictures that are shown, so its memory does not grow with the masks of the archive.
+The report reads each table once. It keeps the light columns, and only the masks of the few pictures that it shows, so
+its memory does not grow with the masks of the archive.
 """
 
 import base64
@@ -48,11 +48,11 @@ class ReportConfig:
     table_rows: int = 10_000
     """Greatest number of lines in each table."""
     seed: int = 0
-    """Which random sample is shown."""
+    """Seed of the random sample."""
     limits: summary.FlagLimits = field(default_factory=summary.FlagLimits)
     """When a picture is flagged."""
     finished_only: bool = False
-    """Whether the rows of runs that have not finished are left out of the tables; it is said then."""
+    """Whether the tables leave out the rows of unfinished runs; the report then says so."""
 
     def __post_init__(self) -> None:
         if self.pictures < 0 or self.picture_width < 1 or self.table_rows < 1:
@@ -69,18 +69,18 @@ class Tile:
     row: ResultRow
     """Its result row, with name and flags."""
     jpeg: str
-    """The picture with the outline of its mask, JPEG as base64; empty where it could not be drawn."""
+    """The picture with the outline of its mask, JPEG as base64; empty where the picture could not be drawn."""
     reason: str
-    """Why it could not be drawn; empty where it was."""
+    """Why the picture could not be drawn; empty where it was drawn."""
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """A part of the gallery: the measured pictures that come first by one figure."""
+    """A part of the gallery: the measured pictures with the least or the greatest values of one figure."""
 
     title: str
     meaning: str
-    """What a person should ask when looking at it."""
+    """The question that a person should ask about these pictures."""
     rank: Rank
     """(row, seed) -> what to sort by, least first; None leaves the picture out."""
 
@@ -99,15 +99,15 @@ def _at_random(row: ResultRow, seed: int) -> bytes:
 
 
 SHELVES = (
-    Shelf("Most crowded", "The most cells in a picture: are touching cells told apart?", _crowded),
-    Shelf("Emptiest", "The least foreground: nothing there, or nothing found?", _by("foreground_fraction")),
-    Shelf("Least in focus", "The lowest focus figure: sharp enough to be measured?", _by("focus")),
+    Shelf("Most crowded", "The most cells in a picture: are touching cells separated?", _crowded),
+    Shelf("Emptiest", "The least foreground: are there no cells, or were they missed?", _by("foreground_fraction")),
+    Shelf("Least in focus", "The lowest focus figure: are the pictures sharp enough to be measured?", _by("focus")),
     Shelf(
         "Lowest confidence",
-        "Where the model expects the lowest Dice of its own outlines: are they right?",
+        "The model expects the lowest Dice of these outlines: are they right?",
         _by("confidence"),
     ),
-    Shelf("Random sample", "Drawn by lot, so that nobody chose them: what is typical.", _at_random),
+    Shelf("Random sample", "A random choice of pictures: what is typical?", _at_random),
 )
 
 HISTOGRAMS = (
@@ -129,14 +129,15 @@ def render_report(
     """Return the report of an archive as one self-contained HTML page; it loads nothing and opens offline.
 
     Args:
-        tables: result rows with the columns of the results contract, read once and in any order.
+        tables: result rows with the columns of the results contract, in any order; they are read once.
         receipts: one mapping a finished run: `run_id`, `planned`, `ok`, `rejected`, and where known `started` and
             `ended` (ISO 8601), `duration_s`, `megapixels`.
         read_pixels: reads an upload again, (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB, of the row's
-            width and height; the message of a SpermsegError that it raises is shown in the picture's place.
+            width and height. Where this function raises a SpermsegError, the report shows the message instead of the
+            picture.
         config: what to show; None takes the defaults.
         unfinished: the ids of the runs that have a plan and no receipt.
-        damage: a line for each file that cannot be read; looked at once all tables are read.
+        damage: a line for each file that cannot be read. The lines are taken after all tables are read.
 
     Raises:
         ConfigError: a table lacks a column that the report needs.
@@ -164,7 +165,7 @@ def render_report(
 def _collect(
     tables: Iterable[pa.Table | pa.RecordBatch], config: ReportConfig
 ) -> tuple[list[pd.DataFrame], list[list[ResultRow]]]:
-    """Return the light columns of every table, and the rows of each shelf, those with their masks."""
+    """Return the light columns of every table, and the rows of each shelf with their masks."""
     parts: list[pd.DataFrame] = []
     shelves: list[list[ResultRow]] = [[] for _ in SHELVES]
     for table in tables:
@@ -257,7 +258,7 @@ def _template() -> jinja2.Template:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value with what has no shape made visible; the template escapes what is markup after that."""
+    """Return a text with invisible characters made visible. After that, the template escapes HTML."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,4 +1,4 @@
-"""What a model is, in words, for the person who is asked to trust it."""
+"""The model card: a description of a model for people."""
 
 import json
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ def render_model_card(description: ModelDescription, counts: Mapping[str, int], 
     """Return the model card as Markdown.
 
     Args:
-        description: the model file's own.
+        description: the description in the model file.
         counts: pictures in each split of the dataset.
-        best_epoch: the epoch that was kept.
-        epochs: epochs trained.
+        best_epoch: the epoch of the saved weights.
+        epochs: number of trained epochs.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("spermseg", "report"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (of HTML; this is Markdown, and what is no number passes `_shown`)
+        autoescape=False,  # noqa: S701 (that escapes HTML; this is Markdown, and `_shown` escapes every text)
         finalize=_shown,
     )
     return environment.get_template("model_card.md.jinja").render(
@@ -37,5 +37,9 @@ def render_model_card(description: ModelDescription, counts: Mapping[str, int], 
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as Markdown shows it; JSON in a block of code, marked as such, is all ASCII and has no way out."""
+    """Return a value with Markdown escaped.
+
+    `Markup` is not escaped: it is JSON in a block of code. JSON escapes line breaks in texts, so no text can end the
+    block.
+    """
     return markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value

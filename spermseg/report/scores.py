@@ -1,4 +1,4 @@
-"""The scores of an evaluation as a table in Markdown: the content of `metrics.json` for a person."""
+"""The scores of an evaluation, the content of `metrics.json`, as a table in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ NAMES = {
     "cldice": "clDice",
     "surface_dice": "surface Dice",
 }
-"""Scores as tables name them, in their order."""
+"""Score -> its name in tables, in the order of the columns."""
 
 
 def markdown_table(metrics: Mapping[str, Any]) -> str:
@@ -34,7 +34,7 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     if "heads" in metrics:
         lines.append("Heads found: precision {precision:.3f}, recall {recall:.3f}.".format(**metrics["heads"]))
         text = (
-            "Counting heads, a picture is off by {heads:.1f} cells in the mean; counting outlines, by {outlines:.1f}."
+            "Counting heads, a picture is off by {heads:.1f} cells on average; counting outlines, by {outlines:.1f}."
         )
         lines.append(text.format(**metrics["count_error"]))
     if "average_precision" in metrics:
@@ -45,10 +45,12 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
     if metrics.get("require_head"):
         lines.append(
-            "Pieces that the model found and that are connected to no head were dropped before (--require-head)."
+            "Predicted components that are connected to no head were dropped before scoring (--require-head)."
         )
     if metrics.get("forgive_border"):
-        lines.append("What was found at the edge of a picture, where nothing is annotated, does not count.")
+        lines.append(
+            "Predicted components that touch the edge of a picture and no annotation do not count (--forgive-border)."
+        )
     return "\n".join([*lines, ""])
 
 
@@ -67,7 +69,7 @@ def _lines(part: str, resolution: str, scores: Mapping[str, Any]) -> list[str]:
 
 
 def _confidence_line(found: Mapping[str, Any]) -> str:
-    """Return the line that says how well a model foretells its Dice."""
+    """Return the line that says how well the confidence of a model predicts its Dice."""
     figures = {"correlation with it": found["pearson"], "AUROC of finding its lowest tenth": found["auroc"]}
     known = "".join(f"; {name} {value:.3f}" for name, value in figures.items() if value is not None)
     return f"Confidence: {found['mean_error']:.3f} off the Dice of a picture on average{known}."
@@ -78,6 +80,6 @@ def _line(part: str, resolution: str, averaged: str, cells: Sequence[str]) -> st
 
 
 def foretold(metrics: Mapping[str, Any]) -> tuple[list[float], list[float], list[tuple[float, float]]]:
-    """Return what a model expected of each picture, the Dice that came, and its risk at each coverage."""
+    """Return the confidence of each picture, the Dice of each picture, and (coverage, risk)."""
     said, came = ([image[name] for image in metrics["images"]] for name in ("confidence", "dice"))
     return said, came, metrics["confidence"]["risk"]

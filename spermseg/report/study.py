@@ -1,4 +1,4 @@
-"""The study of Melendez et al. (CBMS 2021) as tables: what was measured, and the paper's figure beside it."""
+"""The study of Melendez et al. (CBMS 2021) as tables, with the paper's figures beside the measured ones."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from spermseg.report.scores import NAMES
 from spermseg.texts import csv_cell, markdown
 
 FAILED_BELOW = 0.5
-"""IoU of a picture whose segmentation has failed. The paper found its 11 % by eye."""
+"""A picture with a lower IoU counts as failed. The paper judged its 11 % of failed pictures by eye."""
 SCORES = ("iou", "dice", "precision", "recall", "f1")
 TABLES = (
     ("Table I", "without augmentation: overlap", False, ("iou", "dice")),
@@ -30,12 +30,12 @@ class StudyRow:
 
     @property
     def training(self) -> str:
-        """The training that it is a snapshot of."""
+        """Name of the training; the row is a snapshot of it."""
         return "augmented" if self.augmented else "plain"
 
     @property
     def name(self) -> str:
-        """In file names."""
+        """Name of the row in file names."""
         return f"{self.training}-{self.epochs}"
 
 
@@ -43,15 +43,15 @@ PUBLISHED: Mapping[StudyRow, Mapping[str, float]] = {
     StudyRow(augmented=False, epochs=50): {"iou": 0.60, "dice": 0.75, "precision": 0.81, "recall": 0.69},
     StudyRow(augmented=True, epochs=30): {"iou": 0.80, "dice": 0.89, "precision": 0.86, "recall": 0.76, "f1": 0.81},
 }
-"""What the paper reports of its test set, for the rows that it states. Its text has precision 0.88 and recall 0.93 for
-the last of them; 0.81 is the F1 of the 0.86 and 0.76 of its table."""
+"""Scores of the paper on its test set, for the rows that the paper states. For the last row, the text of the paper has
+precision 0.88 and recall 0.93. The F1 of 0.81 belongs to the 0.86 and 0.76 of its table."""
 FIGURES = {
     "the augmentation": "figures/augmentation.png",
     "loss and overlap by epoch": "plain/curves.png, augmented/curves.png",
     "good and bad segmentations": "figures/ROW-SPLIT.png, of each row and split",
     "the share of pictures that failed": "figures/failed.png",
 }
-"""What the paper shows in its Figs. 6 to 11, and where it is drawn again."""
+"""Content of the paper's Figs. 6 to 11 -> the file of the new figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class StudyScores:
 
     @classmethod
     def of(cls, row: StudyRow, metrics: Mapping[str, Any]) -> "StudyScores":
-        """Take them from the content of a `metrics.json`."""
+        """Take the scores from the content of a `metrics.json`."""
         network = metrics["network_resolution"]
         bad = [image for image in metrics["images"] if image["iou"] < FAILED_BELOW]
         return cls(
@@ -84,8 +84,8 @@ def study_markdown(scores: Sequence[StudyScores]) -> str:
     """Return the four tables, and the share of pictures that failed."""
     lines = ["# The study of Melendez et al., CBMS 2021, on this dataset", ""]
     lines += [
-        "Scores are at network resolution: pooled over pixels / mean of images. The paper's, of its test set, stand",
-        "beside them where it states them (its rows of 50 epochs without and 30 with augmentation).",
+        "Scores are at network resolution: pooled over pixels / mean of images. The paper's scores, on its test set,",
+        "are beside them. The paper states only the rows of 50 epochs without and 30 epochs with augmentation.",
         "",
     ]
     for title, about, augmented, names in TABLES:
@@ -112,7 +112,7 @@ def _table(scores: Sequence[StudyScores], names: Sequence[str]) -> Iterator[str]
 
 
 def study_csv(scores: Sequence[StudyScores]) -> bytes:
-    """Return all of it as CSV: a line a row, split and score."""
+    """Return all scores as CSV: a line for each row, split and score."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["augmented", "epochs", "split", "score", "pooled", "mean_of_images", "paper_test"])

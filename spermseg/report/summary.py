@@ -1,6 +1,7 @@
-"""What an archive of results says in figures: flags, totals, groups, rejections, duplicates, what does not add up.
+"""Summary of an archive of results: flags, totals, groups, rejections, duplicates and inconsistencies.
 
-A `frame` here is a pandas table of the light columns (`COLUMNS`) of all result rows, completed by `complete_rows`.
+In this module, a `frame` is a pandas data frame of the light columns (`COLUMNS`) of all result rows, completed by
+`complete_rows`.
 """
 
 import os
@@ -15,7 +16,7 @@ import pyarrow as pa
 from spermseg.table.results import LIGHT, OK, SCHEMA, reason_kind
 
 COLUMNS = tuple(name for name in LIGHT if not name.endswith("_ms"))
-"""The columns of a table that are kept of every row."""
+"""The columns that are kept of every row."""
 TEXTS = tuple(name for name in COLUMNS if pa.types.is_string(SCHEMA.field(name).type))
 FIGURES = tuple(name for name in COLUMNS if name not in TEXTS)
 
@@ -24,7 +25,7 @@ NO_GROUP = "(no group)"
 
 @dataclass(frozen=True, kw_only=True)
 class FlagLimits:
-    """When a measured picture gets a flag that asks a person to look at it."""
+    """When a measured picture is flagged for a person to look at."""
 
     low_focus_ratio: float = 0.25
     """`out of focus` below this share of the median focus of all pictures, 0-1."""
@@ -41,7 +42,7 @@ class Rejections:
     """Uploads that were rejected for one kind of reason."""
 
     kind: str
-    """The reason; where only its numbers differ between the files, with `…` in their place."""
+    """The reason; where its numbers differ between files, `…` stands for them."""
     rows: list[dict[str, Any]]
     """The rows of the files."""
 
@@ -51,19 +52,19 @@ class Duplicates:
     """Files with the same pixels under different names."""
 
     content_sha256: str
-    """The digest that they share."""
+    """The digest of all these files."""
     groups: list[str]
-    """The groups they are in; more than one is the sign of a mix-up between patients."""
+    """The groups of the files; more than one suggests a mix-up between patients."""
     rows: list[dict[str, Any]]
     """One row for each file."""
 
 
 def complete_rows(rows: Iterable[pd.DataFrame], limits: FlagLimits) -> tuple[pd.DataFrame, str]:
-    """Return all rows as one frame, sorted by name, and the folder that their names start from.
+    """Return all rows as one frame, sorted by name, and the folder that all files share.
 
-    It adds `name` (the path below the folder that all files share, with the archive of a member as
-    a folder), `sperm` (how many there are: heads, or connected outlines where no heads were looked for) and `flags` (a
-    list of words).
+    The frame has three more columns. `name` is the path below the shared folder; for a member of an archive, the
+    archive counts as a folder. `sperm` is the number of cells: heads, or connected outlines where heads are not
+    required. `flags` is a list of words.
     """
     parts = list(rows)
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
@@ -135,7 +136,7 @@ def group_rejections(frame: pd.DataFrame) -> list[Rejections]:
 
 
 def count_groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a line for each group: pictures, ok, rejected, cells, medians of its measured pictures, lowest focus."""
+    """Return a line for each group: counts, and medians and lowest focus of its measured pictures."""
     return [
         {
             "group": group,
@@ -174,13 +175,13 @@ def count_totals(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> 
 
 
 def _count_retaken(measured: pd.DataFrame) -> int:
-    """Return how many rows are of an upload that another run has a row of, by the same model and settings."""
+    """Return the number of rows whose upload has a row of an earlier run with the same model and settings."""
     named = measured[["uri", "member", "model_sha256", "recipe_sha256", "run_id"]].drop_duplicates()
     return int(named.drop(columns="run_id").duplicated().sum())
 
 
 def _uploads(receipt: Mapping[str, Any]) -> int:
-    """Return how many uploads a run planned whose row no later run replaced."""
+    """Return the number of planned uploads of a run, without those whose rows a later run replaced."""
     return int(receipt.get("planned") or 0) - int(receipt.get("replaced") or 0)
 
 
@@ -218,12 +219,12 @@ def list_runs(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]]) -> lis
 def find_problems(
     frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]], unfinished: Sequence[str] = ()
 ) -> list[str]:
-    """Return, in plain words, what speaks against one row for each planned upload; none where all adds up.
+    """Return a sentence for each violation of the rule that every planned upload has exactly one row.
 
     Args:
         frame: all rows.
-        receipts: of the runs that have finished.
-        unfinished: the ids of others that have a plan.
+        receipts: of the finished runs.
+        unfinished: the ids of the runs that have a plan and no receipt.
     """
     problems = []
     for receipt in receipts:
@@ -248,7 +249,7 @@ def find_problems(
 
 
 def first_rows(frame: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return so many rows, the least confident first; of too many, those that are to be looked at are among them."""
+    """Return at most this number of rows, the least confident first. Rejected and flagged rows are kept first."""
     calm = (frame["status"] == OK) & ~frame["flags"].astype(bool)
     chosen = frame.assign(calm=calm).sort_values(["calm", "confidence"], kind="stable").head(most)
     return chosen.sort_values("confidence", kind="stable")
