@@ -24,16 +24,16 @@ else:
 suffixes = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in suffixes)
 
-# %% The model: the pretrained one, or the path of your own
+# %% The model: the pretrained one; `load_model("my/model.safetensors")` loads your own
 model = spermseg.load_model()
-print("a network that has learned", *model.description.network.classes)
+print("classes of the model:", *model.description.network.classes)
 
 # %% One picture: arrays
 found = model.segment(files[0])
-print(f"{files[0].name}: mask {found.mask.shape} {found.mask.dtype}, {found.mask.mean():.1%} of it cells")
-print(f"labels 1 to {found.labels.max()}, {found.n_heads} heads, Dice expected: {found.confidence:.2f}")
+print(f"{files[0].name}: mask {found.mask.shape} {found.mask.dtype}, {found.mask.mean():.1%} foreground")
+print(f"labels 1 to {found.labels.max()}, {found.n_heads} heads, expected Dice {found.confidence:.2f}")
 
-# %% All pictures: one data frame, a row a cell
+# %% All pictures: one data frame with a row for each cell
 tables = {path.name: model.segment(path, um_per_px=0.1).to_pandas() for path in files}
 cells = pd.concat(tables, names=["picture", "cell"]).drop(columns="mask")
 print(cells.groupby("picture").agg(cells=("area", "size"), area_um2=("area_um2", "median")).round(1))

@@ -1,11 +1,11 @@
-"""What tells, without the truth, how good a mask is? Figures of each picture of a split, each compared with its Dice.
+"""Which figure predicts, without ground truth, the Dice of a mask? Compares several figures with the Dice of pictures.
 
     python benchmarks/learning/confidence.py --model run/model.safetensors --dataset dataset
 
-Dice is that of the whole cell at the working resolution, no cell dropped. Correlation, and AUROC of finding the tenth
-of the pictures with the lowest Dice. `unseen` is confidence that was fitted to the other groups; `earlier` is the Dice
-of a mask with that of a model of an earlier epoch, where one is given. Prints a table and, as its last line, one JSON
-object of the figures.
+Dice is of the whole cell at the working resolution, without dropped components. The table has the correlation, and the
+AUROC of finding the tenth of the pictures with the lowest Dice. `unseen` is the confidence fitted to the other groups.
+`earlier` is the Dice between the masks of the model and of an earlier epoch, with `--earlier`. Prints a table and, as
+its last line, one JSON object of the figures.
 """
 
 import json
@@ -30,19 +30,19 @@ from spermseg.model.saved import load_model
 from spermseg.storage.filesystem import Location
 
 SHIFTS = (0.5, 1.0, 2.0, 3.0, 4.0)
-"""Logits by which the threshold is moved."""
+"""Logits by which the threshold moves up and down."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Hold figures of pictures against their Dice."""
+    """Compare figures of pictures with their Dice."""
 
     dataset: str
     """A dataset."""
     model: str | None = None
-    """A model file; the bundled one unless given."""
+    """A model file; None is the bundled model."""
     split: str = "val"
-    """Of the dataset."""
+    """A split of the dataset."""
     earlier: str | None = None
     """The model of an earlier epoch of the same training."""
 
@@ -50,7 +50,14 @@ class Options:
 def figures(
     maps: list[NDArray[np.float32]], pixels: NDArray[np.uint8], threshold: float, confidence: Confidence
 ) -> dict[str, float]:
-    """Return what is known of a picture: its map, those of its flips, flipped back, and its pixels."""
+    """Return the figures of a picture.
+
+    Args:
+        maps: the probability map of the picture, then the maps of its flips, flipped back.
+        pixels: (Y, X, 3).
+        threshold: of the mask.
+        confidence: of the model.
+    """
     probability = maps[0]
     mask = probability >= threshold
     area = max(1, int(mask.sum()))
@@ -76,7 +83,7 @@ def figures(
 
 
 def unseen(judged: list[tuple[str, JudgedMap]], threshold: float) -> list[float]:
-    """Return the confidence in each map by a fit to the maps of the other groups."""
+    """Return the confidence of each map, by a fit to the maps of the other groups."""
     fitted = {
         group: fit_confidence((one for other, one in judged if other != group), threshold)
         for group in {group for group, _ in judged}

@@ -2,8 +2,8 @@
 
     python benchmarks/learning/few.py --dataset dataset --out build/few
 
-Trainings of one length: as many tiles, whether they are cut from 5 pictures or from 200. Each is a command of its own:
-what is done stays done, and the same command goes on after a kill.
+All trainings have the same number of tiles, from 5 pictures or from 200. Each training is a separate command. After a
+kill, the same benchmark command keeps finished trainings and resumes the others.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -27,15 +27,15 @@ class Options:
     dataset: str
     """A dataset with splits train and val."""
     out: Path
-    """Where trainings and scores lie."""
+    """Folder of trainings and scores."""
     pictures: tuple[int, ...] = (20, 5, 200, 50, 10)
-    """Of the training split; fewer ones are among more."""
+    """Numbers of training pictures; a larger set contains the smaller ones."""
     starts: tuple[Start, ...] = ("scratch", "pretrained")
-    """Of the weights."""
+    """First weights."""
     tiles: int = 4000
-    """That each training sees, in whole variants of each picture."""
+    """Tiles of each training, rounded to whole variants of each picture."""
     epochs: int = 4
-    """Into which it is cut; the best one is kept."""
+    """Epochs of each training; the best one is scored."""
     tile: int = 256
     """Side of a tile, px at the working resolution."""
     batch_size: int = 4

@@ -1,9 +1,10 @@
-"""What each part of the recipe `clinic` brings: trainings that differ from it in one thing, of one length.
+"""Ablations of the recipe `clinic`: trainings of the same length that differ from the recipe in one thing.
 
     python benchmarks/learning/recipe.py --dataset dataset --out build/recipe
 
-The most promising come first, and each is a command of its own: what is done stays done, and the same command goes on
-after a kill. Each model is scored on the validation split at native resolution, mean of images.
+The most promising variants come first. Each training is a separate command. After a kill, the same benchmark command
+keeps finished trainings and resumes the others. Each model is scored on the validation split at native resolution, mean
+of images.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -28,19 +29,19 @@ class Variant:
     name: str
     why: str
     train: tuple[str, ...] = ()
-    """What is added to the command line."""
+    """Options added to `spermseg train`."""
     evaluate: tuple[str, ...] = ()
-    """The same of the evaluation; with nothing to train, the recipe's own model is scored in another way."""
+    """Options added to `spermseg evaluate`. Without options of the training, the recipe's own model is scored."""
 
 
 VARIANTS = (
-    Variant(name=BASE, why="what all others are compared with"),
-    Variant(name="threshold 0.5", why="is choosing it worth it?", evaluate=("--threshold", "0.5")),
-    Variant(name="flips", why="four looks instead of one", evaluate=("--flips",)),
-    Variant(name="pretrained", why="as the recipe does, at length", train=("--init", "pretrained")),
+    Variant(name=BASE, why="all others are compared with it"),
+    Variant(name="threshold 0.5", why="does calibration of the threshold help?", evaluate=("--threshold", "0.5")),
+    Variant(name="flips", why="test-time augmentation", evaluate=("--flips",)),
+    Variant(name="pretrained", why="the start of the full recipe", train=("--init", "pretrained")),
     Variant(name="half the resolution", why="tails are 5 px wide there", train=("--scale", "0.5")),
     Variant(name="a third of the resolution", why="in between", train=("--scale", "0.33")),
-    Variant(name="native resolution", why="all there is", train=("--scale", "1")),
+    Variant(name="native resolution", why="all detail", train=("--scale", "1")),
     Variant(name="an eighth of the resolution", why="coarser", train=("--scale", "0.125")),
     Variant(name="hard labels", why="a pixel is cell or not", train=("--soft-labels", "no")),
     Variant(
@@ -55,7 +56,7 @@ VARIANTS = (
     ),
     Variant(
         name="wider",
-        why="half as much arithmetic again",
+        why="more arithmetic",
         train=("--filters", "32", "64", "96", "128", "--bridge", "128"),
     ),
     Variant(name="narrower", why="a third of it", train=("--filters", "16", "32", "48", "64", "--bridge", "64")),
@@ -65,17 +66,17 @@ VARIANTS = (
     Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
     Variant(
         name="constant rate",
-        why="as for a network that has begun",
+        why="a schedule for a pretrained network",
         train=("--schedule", "constant", "--learning-rate", "1e-3"),
     ),
-    Variant(name="constant rate 3e-4", why="and rate", train=("--schedule", "constant", "--learning-rate", "3e-4")),
-    Variant(name="no EMA", why="of the weights", train=("--ema-decay", "0")),
+    Variant(name="constant rate 3e-4", why="lower", train=("--schedule", "constant", "--learning-rate", "3e-4")),
+    Variant(name="no EMA", why="does the EMA of the weights help?", train=("--ema-decay", "0")),
     Variant(name="no weight decay", why="does it matter?", train=("--weight-decay", "0")),
     Variant(name="residual", why="learns deeper networks", train=("--residual",)),
     Variant(name="symmetries", why="no light, stain, scale, blur, noise", train=("--augment", "symmetries")),
-    Variant(name="no tile on another", why="do crossings that never were help?", train=("--superpose", "0")),
-    Variant(name="half of the tiles on others", why="more of them", train=("--superpose", "0.5")),
-    Variant(name="crowded tiles", why="hard ones more often", train=("--places", "3")),
+    Variant(name="no tile on another", why="do synthetic crossings help?", train=("--superpose", "0")),
+    Variant(name="half of the tiles on others", why="more synthetic crossings", train=("--superpose", "0.5")),
+    Variant(name="crowded tiles", why="hard tiles more often", train=("--places", "3")),
     Variant(name="small tiles", why="more steps", train=("--tile", "192")),
     Variant(name="ignore cut", why="a tail without its head looks the same", train=("--ignore-cut", "yes")),
     Variant(
@@ -92,11 +93,11 @@ class Options:
     dataset: str
     """A dataset with splits train and val."""
     out: Path
-    """Where trainings and scores lie."""
+    """Folder of trainings and scores."""
     only: tuple[str, ...] = ()
-    """Names of variants; none are all."""
+    """Names of variants; without names, all variants."""
     epochs: int = 4
-    """Of each training."""
+    """Epochs of each training."""
     expansion: int = 5
     """Tiles of each picture in an epoch."""
     tile: int = 256
@@ -106,13 +107,13 @@ class Options:
 
 
 def row_of(options: Options, variant: Variant) -> dict[str, Any]:
-    """Return the row of a variant, trained and scored where that is not done."""
+    """Return the row of a variant. It is trained and scored where that has not been done yet."""
     place = options.out / variant.name.replace(",", "").replace(" ", "-")
     run = place if variant.train or variant.name == BASE else options.out / BASE
     length = option_words(
         epochs=options.epochs, expansion=options.expansion, tile=options.tile, batch_size=options.batch_size
     )
-    start = () if "--init" in variant.train else ("--init", "scratch")  # networks of any shape begin alike
+    start = () if "--init" in variant.train else ("--init", "scratch")  # networks of any shape have the same start
     words = (*start, *length, *variant.train)
     figures = scored(options.dataset, place, run, words, variant.evaluate)
     return {"name": variant.name, "why": variant.why, **figures}
@@ -130,7 +131,7 @@ def main(options: Options) -> None:
     """Train, score and print."""
     known = {variant.name for variant in VARIANTS}
     if unknown := set(options.only) - known:
-        sys.exit(f"got {', '.join(sorted(unknown))}; of {', '.join(sorted(known))} some are needed")
+        sys.exit(f"got {', '.join(sorted(unknown))}; one or more of {', '.join(sorted(known))} are needed")
     chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
     rows = []
     for variant in tqdm(chosen, desc="variants", unit="variant"):

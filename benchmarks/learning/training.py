@@ -1,10 +1,10 @@
-"""Does Ray Train cost anything? Pictures a second of a training on Ray, against the same loop in plain PyTorch.
+"""Does Ray Train cost time? Pictures a second of a training on Ray, compared with the same loop in plain PyTorch.
 
     python benchmarks/learning/training.py
 
-Synthetic micrographs, the paper's network and settings, no augmentation. Both write a checkpoint an epoch, as Ray does.
-The first epoch of a training is not counted: in it memory is found and threads start. What Ray needs to start is shown
-beside it.
+The data are synthetic micrographs; network and settings are the paper's, without augmentation. Both ways write a
+checkpoint each epoch. The first epoch is not counted, since it allocates memory and starts threads. The table also
+shows how long Ray takes to start.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -36,18 +36,18 @@ from spermseg.training.job import TrainJob
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train the same on Ray and without, in turn."""
+    """Train the same job with Ray and without, in turn."""
 
     repeats: int = 5
     """Trainings of each kind."""
     epochs: int = 6
-    """Of a training; the first is not counted."""
+    """Epochs of a training; the first is not counted."""
     threads: int = 2
-    """That compute: those of a Ray worker that has this machine to itself."""
+    """Compute threads without Ray; give the number that a single Ray worker has on this machine."""
 
 
 class Clock:
-    """Pictures a second from the end of the first epoch on, by what a training reports."""
+    """Measures pictures a second after the first epoch, from the reports of a training."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -57,7 +57,7 @@ class Clock:
         self.start_s = 0.0
 
     def note(self, report: StepReport) -> None:
-        """Note how far a training is."""
+        """Take a report of the training."""
         now, steps = time.perf_counter(), (report.epoch - 1) * report.steps + report.step
         self.start_s = self.start_s or now - self._begun
         if report.epoch > 1:
@@ -67,7 +67,7 @@ class Clock:
 
     @property
     def pictures_a_second(self) -> float:
-        """The rate between the first report that counts and the last one that brought news."""
+        """The rate between the first report that counts and the last one with new steps."""
         assert self._from
         return self._batch_size * (self._to[1] - self._from[1]) / (self._to[0] - self._from[0])
 

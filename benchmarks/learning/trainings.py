@@ -1,4 +1,4 @@
-"""Trainings as commands of their own: each is done once, goes on after a kill, and ends in a row of figures."""
+"""Trainings as separate commands. Each is done once, can be resumed after a kill, and gives a row of figures."""
 
 import json
 import subprocess
@@ -20,12 +20,14 @@ COLUMNS = ("dice", "cldice", "head", "tail", "threshold")
 
 
 def scored(dataset: str, place: Path, run: Path, train_words: tuple[str, ...], words: tuple[str, ...] = ()) -> Any:
-    """Return the figures of a training on the validation split at native resolution: from `place`, if they are there.
+    """Return the figures of a training on the validation split at native resolution.
+
+    Figures that `place` has already are returned from there.
 
     Args:
         dataset: with splits train and val.
         place: the folder of the figures.
-        run: the folder of the training; several places may share one.
+        run: the folder of the training; several places may share one training.
         train_words: options of `spermseg train`.
         words: options of `spermseg evaluate`.
     """
@@ -52,12 +54,12 @@ def option_words(**options: float) -> tuple[str, ...]:
 
 
 def cells(figures: dict[str, Any]) -> list[str]:
-    """Return what stands in a row of a table: `COLUMNS`."""
+    """Return the cells of a table row for `COLUMNS`."""
     return [f"{figures[name]:.3f}" if name in figures else "" for name in COLUMNS]
 
 
 def _train(dataset: str, run: Path, words: tuple[str, ...]) -> None:
-    """Train the recipe `clinic`, changed by the words, into a folder, unless the model is there."""
+    """Train the recipe `clinic` with more options into a folder, unless the folder has the model already."""
     if (run / "model.safetensors").exists():
         return
     going_on = ("--resume",) if (run / "checkpoints").exists() else ()

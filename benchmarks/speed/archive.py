@@ -1,9 +1,9 @@
-"""Does one zip keep all workers at work? Segments a zip of synthetic micrographs with one worker, and with more.
+"""Does a single zip keep all workers busy? Segments a zip of synthetic micrographs with one worker, and with more.
 
     python benchmarks/speed/archive.py --size 2.0 --workers 1 2
 
-Members are stored, as JPEGs are packed already, and read by byte ranges. Prints a table of what each worker process
-did, and as its last line one JSON object of the figures.
+Members are stored without compression, since JPEGs are compressed already, and read by byte ranges. Prints a table of
+the pictures of each worker process and, as its last line, one JSON object of the figures.
 """
 
 import json
@@ -33,9 +33,9 @@ from support.dark_cells import darkness_model
 
 GB = 10**9
 PICTURES_MADE = 12
-"""Different micrographs; each is in the zip many times, with another comment and so with other bytes."""
+"""Distinct micrographs. Each is in the zip many times, with a different comment and so with different bytes."""
 QUALITY = (97, 98, 99, 100)
-"""Of the JPEGs, in turn: half a megabyte to more than one, as from a camera that spares no bytes."""
+"""Qualities of the JPEGs, in turn: files of half a megabyte to more than one, as from a camera at high quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,18 @@ class Options:
     """Segment one large zip with one worker and with more."""
 
     size: float = 2.0
-    """Of the zip, GB."""
+    """Size of the zip, GB."""
     workers: tuple[int, ...] = (1, 2)
     """Numbers of workers to measure, one after the other."""
     model: Path | None = None
-    """The model file; a tiny one where not given, so that reading and decoding weigh most."""
+    """The model file. None takes a tiny model, so that reading and decoding take most of the time."""
     folder: Path | None = None
-    """Where the zip is made, and kept for the next time; a temporary folder where not given."""
+    """Folder in which the zip is made, and kept for the next time; None is a temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountingDecode:
-    """The usual decoder, which also notes in what process it works: a byte a picture, in the file of the process."""
+    """The usual decoder, which also counts pictures: a byte for each picture in a file of the process."""
 
     folder: str
 
@@ -65,19 +65,19 @@ class CountingDecode:
         return decode_micrograph(data, max_megapixels=max_megapixels, view=view)
 
     def counted(self) -> list[int]:
-        """Return the pictures of each process, most first."""
+        """Return the number of pictures of each process, the largest first."""
         return sorted((file.stat().st_size for file in Path(self.folder).iterdir()), reverse=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What came of one night."""
+    """The figures of one night."""
 
     workers: int
     pictures: int
     pictures_by_process: list[int]
     seconds: float
-    """From the first unit that was done to the last: what starting takes is left out."""
+    """From the first finished unit to the last one, so without the time to start."""
     megapixels_per_s: float
     seconds_with_start: float
 
@@ -91,13 +91,13 @@ def draw(number: int) -> bytes:
 
 
 def commented(jpeg: bytes, number: int) -> bytes:
-    """Return a JPEG with a comment behind its first marker (ITU-T T.81, B.2.4.5)."""
+    """Return a JPEG with a comment after its first marker (ITU-T T.81, B.2.4.5)."""
     comment = f"field {number}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
 def make_zip(path: Path, size: int) -> int:
-    """Make the zip, unless it is there; return its pictures."""
+    """Make the zip, unless the file exists; return the number of its pictures."""
     if not path.exists():
         with ProcessPoolExecutor() as pool:
             pictures = list(
@@ -116,7 +116,7 @@ def make_zip(path: Path, size: int) -> int:
 
 
 def measure(source: Path, pictures: int, model: bytes, workers: int) -> Measured:
-    """Segment the zip with so many workers."""
+    """Segment the zip with this number of workers."""
     moments: list[tuple[float, int, float]] = []
 
     def watch(progress: Progress) -> None:

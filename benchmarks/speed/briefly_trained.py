@@ -1,4 +1,4 @@
-"""A model for benchmarks: the paper's network, trained for minutes on synthetic pictures, so that masks are masks."""
+"""A model for benchmarks: the paper's network, trained for minutes on synthetic pictures, for realistic masks."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from spermseg.training.data.sampling import Sampler, WorkingExample
 from spermseg.training.fit import Fit
 
 SCALE = 0.5
-"""Of the synthetic cells."""
+"""Scale of the synthetic cells."""
 PICTURES, HELD_OUT = 24, 4
 NETWORK = UNetConfig()
 VIEW = Tiles(scale=1.0, tile=256, halo=112)
@@ -34,7 +34,7 @@ def example(seed: int, height: int = 512, width: int = 640) -> WorkingExample:
 
 
 def briefly_trained(path: Path, epochs: int = 40) -> SavedModel:
-    """Return the model of a file; where there is none, train one in about five minutes, and write it there."""
+    """Return the model of a file. Where there is no file, train a model in about five minutes and write it."""
     if not path.exists():
         train = [example(seed) for seed in range(PICTURES)]
         held_out = [example(1000 + seed) for seed in range(HELD_OUT)]

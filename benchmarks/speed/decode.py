@@ -1,12 +1,12 @@
-"""What does decoding a JPEG cost? Decoders side by side, whole and at a half, a quarter and an eighth.
+"""How long does decoding a JPEG take? Compares decoders, at full size and at a half, a quarter and an eighth.
 
     python benchmarks/speed/decode.py --repeats 7
     python benchmarks/speed/decode.py --model run/model.safetensors --dataset dataset
 
 Decoders that are not installed are left out; `pip install --target codecs simplejpeg imagecodecs` and PYTHONPATH=codecs
-bring two. Two lines are all that the nightly job does between bytes and network: the whole picture decoded, measured
-and shrunk, as it was done before, and as it is done. The second command also compares the masks of both. Prints tables,
-and as its last line one JSON object of the figures.
+add two. For each recipe, two more lines have all work between bytes and network. `as before` decodes and measures the
+whole picture and then reduces it. `now` decodes no more than the network sees. The second command also compares the
+masks of both ways. Prints tables and, as its last line, one JSON object of the figures.
 """
 
 import importlib
@@ -39,7 +39,7 @@ from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import draw_micrograph
 
 SIZES = {"1.3": (1024, 1280), "5": (1944, 2592), "20": (3888, 5184)}
-"""Megapixels -> shape, as of cameras."""
+"""Megapixels -> shape, as cameras have them."""
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], object]
 
@@ -49,46 +49,46 @@ class Options:
     """Time decoders of JPEG, and compare the masks."""
 
     repeats: int = 7
-    """Times that each is measured, in turn with the others; 5 or more."""
+    """Measurements of each decoder, in turn with the others; 5 or more."""
     quality: int = 90
-    """Of the JPEGs."""
+    """Quality of the JPEGs."""
     model: Path | None = None
     """A model file, to compare its masks of whole and reduced pictures."""
     dataset: Path | None = None
-    """A dataset whose validation pictures are JPEGs, to compare them on."""
+    """A dataset whose validation pictures are JPEGs, for that comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """What one way of decoding takes, for each megapixel of the whole picture."""
+    """The time of one decoder for each megapixel of the whole picture."""
 
     megapixels: str
     decoder: str
     ms: float
-    """Median of the time."""
+    """Median of the wall time."""
     cpu_ms: float
-    """Median of the processor's time."""
+    """Median of the CPU time."""
     ratio: float
-    """Of the time of what it is compared with to its own: the median over the rounds."""
+    """CPU time of the reference decoder over that of this decoder: the median over the rounds."""
     ratio_range: tuple[float, float]
-    """The least and the largest of them."""
+    """The least and the greatest ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Masks of pictures that were decoded whole, and reduced."""
+    """Agreement between the masks of whole and of reduced pictures."""
 
     pictures: int
     iou_median: float
-    """Between the two masks of a picture."""
+    """Median IoU between the two masks of a picture."""
     iou_least: float
     dice_whole: float
-    """Against the annotation: the mean over the pictures."""
+    """Mean Dice of the masks of whole pictures with the annotation."""
     dice_reduced: float
 
 
 def opencv(by: int) -> Decoder:
-    """Return OpenCV, which decodes to a part."""
+    """Return OpenCV, which decodes to 1 / by of the size."""
     return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), JPEG_FLAGS[by] | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
@@ -104,7 +104,7 @@ def pillow(by: int) -> Decoder:
 
 
 def others(by: int) -> Iterator[tuple[str, Decoder]]:
-    """Yield decoders that are no dependencies, where they are installed."""
+    """Yield the installed ones of the decoders that are not dependencies of spermseg."""
     if importlib.util.find_spec("simplejpeg"):
         yield "simplejpeg", simplejpeg_to(by)
     if by == 1 and importlib.util.find_spec("imagecodecs"):
@@ -112,7 +112,7 @@ def others(by: int) -> Iterator[tuple[str, Decoder]]:
 
 
 def simplejpeg_to(by: int) -> Decoder:
-    """Return simplejpeg, which takes the smallest part that is no smaller than asked for."""
+    """Return simplejpeg, which decodes to the smallest size that is at least 1 / by of the picture."""
     library = importlib.import_module("simplejpeg")
 
     def decode(data: bytes) -> Pixels:
@@ -124,7 +124,7 @@ def simplejpeg_to(by: int) -> Decoder:
 
 
 def as_before(view: View) -> Decoder:
-    """Return what was done before: all of the picture decoded and measured, then shrunk."""
+    """Return the earlier way: the whole picture is decoded and measured, and then reduced."""
 
     def prepare(data: bytes) -> None:
         pixels = decode_micrograph(data).pixels
@@ -135,7 +135,7 @@ def as_before(view: View) -> Decoder:
 
 
 def as_now(view: View) -> Decoder:
-    """Return what is done: no more of the picture decoded than the network sees."""
+    """Return the present way: the picture is decoded to no more than the network sees."""
 
     def prepare(data: bytes) -> None:
         picture = decode_micrograph(data, view=view)
@@ -147,7 +147,7 @@ def as_now(view: View) -> Decoder:
 
 
 def decoders() -> dict[str, tuple[Decoder, str]]:
-    """Return name -> (the decoder, the name of the one that it is compared with)."""
+    """Return name -> (the decoder, the name of its reference decoder)."""
     found: dict[str, tuple[Decoder, str]] = {}
     for by in (1, 2, 4, 8):
         part = f"1/{by}" if by > 1 else "whole"
@@ -162,7 +162,7 @@ def decoders() -> dict[str, tuple[Decoder, str]]:
 
 
 def measure(megapixels: str, data: bytes, repeats: int) -> list[Timed]:
-    """Time all decoders on one picture, in rounds, so that what else the machine does hits all alike."""
+    """Time all decoders on one picture, in rounds, so that other load on the machine affects all decoders alike."""
     ways = decoders()
     height, width = SIZES[megapixels]
     wall: dict[str, list[float]] = {name: [] for name in ways}
@@ -198,7 +198,7 @@ def draw(megapixels: str, quality: int) -> bytes:
 
 
 def agree(model: Path, dataset: Path) -> Agreement:
-    """Compare the masks of pictures that are decoded whole and reduced, and both with the annotation."""
+    """Compare the masks of whole and of reduced pictures with each other, and with the annotation."""
     saved, pictures = load_model(Location(str(model))), open_dataset(Location(str(dataset)))
     view, threshold = saved.description.view, saved.description.threshold
     predictor = Predictor(saved, view, PredictConfig())

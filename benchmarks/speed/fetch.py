@@ -1,8 +1,8 @@
-"""Is a server's delay paid for every file, or once for several? Reads a unit one file at a time, and eight.
+"""How much do parallel reads save with a slow server? Reads the files of a unit one at a time, and several at a time.
 
     python benchmarks/speed/fetch.py --files 64 --delay-ms 50
 
-The server is moto's, behind a proxy that answers late. Prints a table, and as its last line one JSON object.
+The server is moto, behind a proxy that delays answers. Prints a table and, as its last line, one JSON object.
 """
 
 import json
@@ -29,20 +29,20 @@ from spermseg.table.plan import Identity, Planned
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Read the files of a unit from a server that answers late."""
+    """Read the files of a unit from a slow server."""
 
     files: int = 64
     """Files of the unit."""
     kb: int = 150
-    """Of each."""
+    """Size of each file, kB."""
     delay_ms: float = 50
-    """Until the server answers."""
+    """Delay before the server answers."""
     repeats: int = 5
-    """Times that both ways are measured, in turn."""
+    """Measurements of both ways, in turn."""
 
 
 def read(planned: list[Planned], source: Location, at_once: int) -> float:
-    """Return the seconds that reading a unit takes."""
+    """Return the seconds to read a unit, with at most this number of reads at once."""
     fetch.READ_AT_ONCE = at_once
     started = time.perf_counter()
     found = list(fetch.fetch_all(planned, source))

@@ -1,10 +1,10 @@
-"""What memory does a large picture take? One process with the bounds that a worker has, and pictures of 20 and 400 Mpx.
+"""How much memory does a large picture take? Segments pictures of up to 400 Mpx in a process with a worker's limits.
 
     python benchmarks/speed/large.py
 
-A worker may have 2 GiB and 48 bytes for each pixel of `--max-megapixels` beside what it begins with
-(`batch/worker/process.py`); the system refuses it more. Each picture is segmented in a fresh process, and its peak is
-shown beside that bound. Prints a table and, as its last line, one JSON list of the figures.
+A worker may take 2 GiB, and 48 bytes for each pixel of `--max-megapixels`, in addition to its memory at the start
+(`batch/worker/process.py`). The system refuses more. Each picture is segmented in a fresh process. The table shows the
+peak of its memory beside that limit. Prints a table and, as its last line, one JSON list of the figures.
 """
 
 import json
@@ -36,25 +36,25 @@ class Options:
     """Segment large pictures, one a process."""
 
     megapixels: tuple[int, ...] = (1, 20, 400)
-    """Of the pictures, which are square."""
+    """Sizes of the square pictures."""
     suffixes: tuple[str, ...] = (".jpg", ".png")
-    """Formats: a JPEG is decoded at a half, a PNG whole."""
+    """Formats: a JPEG is decoded at half of its size, a PNG at full size."""
     model: Path = Path("build/benchmarks/model.safetensors")
-    """The model; trained first where it is not there."""
+    """The model file; where there is no such file, a model is trained first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What came of one picture."""
+    """The figures of one picture."""
 
     megapixels: int
     suffix: str
     cells: int
     seconds: float
     peak_gib: float
-    """The most resident memory of the process, libraries and model included."""
+    """The peak of the resident memory of the process, including libraries and model."""
     bound_gib: float
-    """What it might have, beside what it begins with."""
+    """The limit of the memory that the process may take in addition to its memory at the start."""
 
 
 def draw(megapixels: int, suffix: str) -> bytes:
@@ -67,7 +67,7 @@ def draw(megapixels: int, suffix: str) -> bytes:
 
 
 def measure(megapixels: int, suffix: str, model: bytes) -> Measured:
-    """Segment one picture in a process of its own."""
+    """Segment one picture in a separate process."""
     segmenting = Segmenting(
         model=model,
         settings=SegmentSettings(view=Tiles(), max_megapixels=megapixels),

@@ -1,13 +1,13 @@
-"""How near is the network to what the silicon allows? Megapixels a second of the model alone, against measured limits.
+"""How near is the network to the limits of the hardware? Compares megapixels a second with a roofline.
 
     python benchmarks/speed/limits.py
 
-Two limits of this machine are measured: its rate of arithmetic, by a large matrix product, and its memory bandwidth, by
-a copy that no cache holds. The network needs so many operations a pixel, and moves so many bytes: each layer reads its
-input once and writes its output once, and what is between layers is taken as free. The lower of both quotients is what
-the machine allows. What is timed is the network alone: bytes of pixels on the device -> probabilities on the device.
+Two limits of this machine are measured: arithmetic, by a large matrix product, and memory bandwidth, by a copy larger
+than any cache. The network's operations and bytes for each pixel are counted. Each layer reads its input once and
+writes its output once; work between layers is taken as free. Each limit, divided by the network's need, is a rate; the
+lower rate is the allowed one. The measured time is of the network alone, with pixels and probabilities on the device.
 
-On a GPU where there is one, else on the CPU. Prints a table and, as its last line, one JSON object of the figures.
+Runs on a GPU where there is one, else on the CPU. Prints a table and, as its last line, one JSON object of the figures.
 """
 
 import json
@@ -27,15 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from spermseg.model.folded import CellProbability
 
 PROBED = 512
-"""Side of the picture by which operations and bytes are counted, px."""
+"""Side of the picture on which operations and bytes are counted, px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure the model alone against the limits of the machine."""
+    """Compare the speed of the model alone with the limits of the machine."""
 
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    """What is measured."""
+    """The device to measure."""
     tile: int = 1024
     """Side of the windows, px."""
     batch: int | None = None
@@ -45,38 +45,38 @@ class Options:
     copied: int | None = None
     """Bytes of the copy (a GPU: 4 GiB, a CPU: 1 GiB)."""
     seconds: float = 5
-    """For which each is repeated; the median counts."""
+    """Seconds for which each measurement is repeated; the median counts."""
     threads: int = 1
-    """That compute on a CPU."""
+    """Compute threads on a CPU."""
     model: Path = Path("build/benchmarks/model.safetensors")
-    """The model; trained first where it is not there."""
+    """The model file; where there is no such file, a model is trained first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a network does for a pixel of its input."""
+    """Operations and memory traffic of a network for one pixel of its input."""
 
     flop: float
-    """Operations: two for each multiplication with its addition."""
+    """Operations; a multiplication with its addition counts as two."""
     moved: float
-    """Bytes."""
+    """Bytes read and written."""
 
 
 def timed(options: Options, work: Callable[[], object]) -> float:
-    """Return the median seconds of a call; a GPU is waited for."""
+    """Return the median seconds of a call; on a GPU, until the GPU has finished."""
     timer = Timer("work()", globals={"work": work}, num_threads=options.threads)
     return float(timer.blocked_autorange(min_run_time=options.seconds).median)
 
 
 def flop_a_second(options: Options, dtype: torch.dtype) -> float:
-    """Return the rate of a matrix product."""
+    """Return the operations a second of a matrix product."""
     side = options.matrix or (8192 if options.device == "cuda" else 2048)
     one, other = (torch.randn(side, side, device=options.device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / timed(options, lambda: one @ other)
 
 
 def bytes_a_second(options: Options) -> float:
-    """Return the rate of a copy on the device: what is read and what is written."""
+    """Return the bytes a second of a copy on the device, reads and writes together."""
     count = options.copied or (2**32 if options.device == "cuda" else 2**30)
     source = torch.ones(count, dtype=torch.uint8, device=options.device)
     target = torch.empty_like(source)
@@ -85,7 +85,7 @@ def bytes_a_second(options: Options) -> float:
 
 @contextmanager
 def counted_bytes(network: nn.Module, width: int) -> Iterator[list[int]]:
-    """Note the bytes that each layer reads and writes, of `width` bytes a value."""
+    """Record the bytes that each layer reads and writes, with `width` bytes a value."""
     moved: list[int] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -103,7 +103,7 @@ def counted_bytes(network: nn.Module, width: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def work_of(network: CellProbability, dtype: torch.dtype) -> Work:
-    """Count what a network does for a pixel, on the CPU in float32, and return it for another precision."""
+    """Return the work of a network for a pixel in a precision; it is counted on the CPU, in float32."""
     picture = torch.zeros(1, PROBED, PROBED, network.channels, dtype=torch.uint8)
     with counted_bytes(network, dtype.itemsize) as moved, FlopCounterMode(display=False) as counter:
         network(picture)
@@ -113,7 +113,7 @@ def work_of(network: CellProbability, dtype: torch.dtype) -> Work:
 
 
 def model_only(options: Options, network: CellProbability, *, compiled: bool) -> float:
-    """Return pixels a second of a network on tiles that are on the device."""
+    """Return pixels a second of a network, for tiles that are already on the device."""
     batch = options.batch or (32 if options.device == "cuda" else 2)
     shape = (batch, options.tile, options.tile, network.channels)
     tiles = torch.randint(256, shape, dtype=torch.uint8, device=options.device)

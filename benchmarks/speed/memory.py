@@ -1,8 +1,8 @@
-"""Does memory stay flat? Segments a zip of synthetic micrographs, and watches the driver and the workers.
+"""Does memory stay constant? Segments a zip of synthetic micrographs, and watches the memory of driver and workers.
 
     python benchmarks/speed/memory.py --model run/model.safetensors --pictures 2000
 
-Prints a table of resident memory by pictures done, and as its last line one JSON object of the figures.
+Prints a table of resident memory by finished pictures and, as its last line, one JSON object of the figures.
 """
 
 import json
@@ -38,14 +38,14 @@ class Options:
     pictures: int = 2000
     """Synthetic micrographs of 1280 x 1024 in the zip."""
     folder: Path | None = None
-    """Where the zip is made, and kept for the next time; a temporary folder where not given."""
+    """Folder in which the zip is made, and kept for the next time; None is a temporary folder."""
     mark: int = 200
-    """The figures begin when this many pictures are done."""
+    """The figures begin when this number of pictures is finished."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Resident memory, MiB, when so many pictures were done."""
+    """Resident memory, MiB, at a number of finished pictures."""
 
     done: int
     driver: float
@@ -60,7 +60,7 @@ def draw(seed: int) -> bytes:
 
 
 def draw_zip(path: Path, pictures: int) -> None:
-    """Draw the zip, unless it is there."""
+    """Draw the zip, unless the file exists."""
     if path.exists():
         return
     partial = path.with_suffix(".partial")
@@ -72,7 +72,7 @@ def draw_zip(path: Path, pictures: int) -> None:
 
 
 def workers() -> Iterator[psutil.Process]:
-    """Yield the Ray workers of this process that hold a model."""
+    """Yield the Ray workers below this process that hold a model."""
     for process in psutil.Process().children(recursive=True):
         try:
             if "SegmentUnit" in " ".join(process.cmdline()):
@@ -82,7 +82,7 @@ def workers() -> Iterator[psutil.Process]:
 
 
 def resident(process: psutil.Process) -> float:
-    """Return the resident memory of a process without what it shares with others (Ray's object store), MiB."""
+    """Return the resident memory of a process without shared memory (Ray's object store), MiB."""
     memory = process.memory_info()
     return (memory.rss - memory.shared) / MIB
 
@@ -107,7 +107,7 @@ def measure(options: Options, folder: Path) -> tuple[list[Sample], float]:
 
 
 def by_third(sizes: list[float]) -> list[dict[str, int]]:
-    """Return median and maximum of each third: a worker's memory swings with the unit in hand, a leak would climb."""
+    """Return median and maximum of each third. A worker's memory varies with its unit; with a leak, it would rise."""
     cut = -(-len(sizes) // 3)
     thirds = [sizes[start : start + cut] for start in range(0, len(sizes), cut)]
     return [{"median": round(median(third)), "max": round(max(third))} for third in thirds]

@@ -1,4 +1,4 @@
-"""The night that benchmarks measure: uploads -> a table in a temporary folder, proved, and thrown away."""
+"""The night that benchmarks measure: uploads -> a table in a temporary folder, which is verified and then deleted."""
 
 import tempfile
 import time
@@ -22,13 +22,13 @@ def segment_all(
     pictures: int,
     settings: SegmentSettings | None = None,
 ) -> float:
-    """Segment uploads, and see that each picture has its row; return the seconds of the night.
+    """Segment uploads, and check that each picture has its row; return the seconds of the night.
 
     Args:
         source: the uploads.
         model: the model file's bytes.
-        workers: how many processes segment, and how.
-        on_progress: called as `segment_night` calls it.
+        workers: number of processes, and their settings.
+        on_progress: as in `segment_night`.
         pictures: rows that the table must have.
         settings: None takes the model's own view.
     """

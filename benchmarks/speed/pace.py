@@ -1,4 +1,4 @@
-"""The pace of a pipeline once its workers are at work: what starting took is left out, and nothing else."""
+"""The pace of a pipeline, without the time that its workers take to start."""
 
 import time
 
@@ -6,22 +6,22 @@ from spermseg.batch.run import Progress
 
 
 class Pace:
-    """Watches the progress of a run.
+    """Measures the pace from the progress of a run.
 
-    A worker's time begins with the end of its first unit, which is not counted, and lasts until the last unit of all
-    is done: that it has nothing left to do at the end counts, too.
+    A worker's time begins at the end of its first unit, which is not counted. The time lasts until the last unit of the
+    run is finished, so a worker that is idle at the end counts, too.
     """
 
     def __init__(self) -> None:
         self.begun: list[float] = []
-        """When each worker had done its first unit, seconds."""
+        """When each worker finished its first unit, seconds."""
         self.ended = 0.0
-        """When the last unit was done, seconds."""
+        """When the last unit was finished, seconds."""
         self._pictures = 0
         self._done: int | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Note what a run says of itself: once when it begins, and after each unit."""
+        """Take the progress of a run, at its start and after each unit."""
         self.ended = time.perf_counter()
         if len(progress.profile.workers) > len(self.begun):
             self.begun.append(self.ended)
@@ -31,10 +31,10 @@ class Pace:
 
     @property
     def seconds_a_picture(self) -> float:
-        """Of all workers together.
+        """Seconds a picture of all workers together.
 
         Raises:
-            SystemExit: no worker has done a second unit.
+            SystemExit: no worker has finished a second unit.
         """
         if not self._pictures:
             raise SystemExit("each worker did one unit of work; take more pictures")

@@ -1,18 +1,19 @@
-"""What does the pipeline cost? Ray's against the bare predictor, and against the script that one would otherwise write.
+"""How much time does the pipeline add? Compares the pipeline on Ray with the bare predictor, and with a plain script.
 
     python benchmarks/speed/pipeline.py
 
-The same synthetic micrographs, as JPEGs, from a folder, from an S3 server on this machine (Ceph's takes CPU, too),
-and from one zip; the same weights and tiles at half the resolution. Four ways, in turn:
+All ways segment the same synthetic micrographs, as JPEGs, with the same weights and the same tiles at half of the
+resolution. The pictures come from a folder, from an S3 server on this machine (Ceph's, which takes CPU, too), and from
+one zip. Four ways are measured in turn:
 
-- predictor: decoded pictures in memory -> probability maps, nothing else: the most that this machine can do;
-- without Ray: files in memory -> rows, by the stages that the pipeline is made of;
-- script: a `multiprocessing.Pool` over the files of the folder, each read, decoded, predicted and measured in line;
+- predictor: decoded pictures in memory -> probability maps, nothing else; this is the most that the machine can do;
+- without Ray: files in memory -> rows, by the stages of the pipeline;
+- script: a `multiprocessing.Pool` over the files of the folder; it reads, decodes, predicts and measures each in turn;
 - pipeline: `spermseg segment`.
 
-Each has so many processes of one network thread. Starting is left out: a way's time begins when all processes are
-ready, and that of a worker of the pipeline when it has done a unit. Prints a table and, as its last line, one JSON
-object of the figures.
+All ways have the same number of processes, with one network thread each. The time to start is left out: the time begins
+when all processes are ready, and for a worker of the pipeline, when it has finished a unit. Prints a table and, as its
+last line, one JSON object of the figures.
 """
 
 import json
@@ -56,35 +57,35 @@ from spermseg.table import plan
 from spermseg.table.plan import Planned
 
 SETTINGS = SegmentSettings(view=Tiles())
-"""Half of the resolution."""
+"""Tiles at half of the resolution."""
 SIZES = {1.3: (1024, 1280), 5.0: (2056, 2456), 20.0: (3648, 5472)}
 """Megapixels -> (height, width), px."""
 PICTURES_MADE = 12
-"""Different pictures; the others are the same with a few bytes more."""
+"""Distinct pictures. All others are copies of these with a few more bytes."""
 SERVER = Path(__file__).resolve().parents[2] / "tests/radosgw.sh"
 Source = Literal["folder", "S3", "zip"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Segment the same pictures by the pipeline and by other ways."""
+    """Segment the same pictures by the pipeline and in other ways."""
 
     pictures: int = 500
-    """In all."""
+    """Number of pictures."""
     megapixels: tuple[float, ...] = (1.3,)
-    """Of the pictures: 1.3, 5 or 20."""
+    """Sizes of the pictures: 1.3, 5 or 20."""
     workers: tuple[int, ...] = (1, 2)
-    """Processes with a network each."""
+    """Numbers of processes, each with a network."""
     sources: tuple[Source, ...] = ("folder", "S3", "zip")
-    """Where the pipeline reads."""
+    """Sources of the pipeline."""
     apart: bool = False
-    """Measure the pipeline also with decoding in tasks of its own."""
+    """Whether to measure the pipeline also with decoding in separate tasks."""
     repeats: int = 5
-    """Of each way, in turn."""
+    """Measurements of each way, in turn."""
     unit: int = 16
     """Pictures of a unit of work."""
     model: Path = Path("build/benchmarks/model.safetensors")
-    """The model; trained first where it is not there."""
+    """The model file; where there is no such file, a model is trained first."""
 
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
@@ -113,13 +114,13 @@ def draw_files(folder: Path, size: tuple[int, int], count: int) -> dict[str, byt
     return files
 
 
-# The ways without Ray: each makes what it needs, and returns what it does with its share of the files.
+# The ways without Ray: each prepares its share of the files, and returns a function that does the measured work.
 Work = Callable[[], object]
 Make = Callable[[bytes, list[bytes]], Work]
 
 
 def predictor(model: bytes, files: list[bytes]) -> Work:
-    """Decode at once, and predict when called."""
+    """Decode the pictures now, and predict them in the measured work."""
     network = Predictor(decode_model(model), SETTINGS.view, PredictConfig(device="cpu"))
     decoded = [decode_micrograph(data, view=SETTINGS.view) for data in files]
     working = [resize(one.pixels, SETTINGS.view.working_shape(one.native_shape)) for one in decoded]
@@ -128,7 +129,7 @@ def predictor(model: bytes, files: list[bytes]) -> Work:
 
 
 def without_ray(model: bytes, files: list[bytes]) -> Work:
-    """Segment units that are in memory."""
+    """Segment the files, which are in memory, as one unit."""
     segmenter = UnitSegmenter(decode_model(model), SETTINGS, PredictConfig(device="cpu"), run_id="benchmark")
     planned = [Planned(image_id=f"{n}", uri=f"/{n}", size=1, data_size=1, etag="") for n in range(len(files))]
     segmenter.segment(planned[:1], [Fetched(data=files[0])])
@@ -146,7 +147,7 @@ def _share(make: Make, model: bytes, files: list[bytes], ready: Any, times: Any)
 
 
 def in_processes(make: Make, model: bytes, files: list[bytes], workers: int) -> float:
-    """Return the seconds that so many processes take together, from when all are ready."""
+    """Return the seconds that this number of processes takes together, after all are ready."""
     spawn = mp.get_context("spawn")
     ready, times = spawn.Barrier(workers), spawn.Queue()
     shares = [files[number::workers] for number in range(workers)]
@@ -176,7 +177,7 @@ def _segment_path(path: str) -> dict[str, Any]:
 
 
 def script(model: bytes, folder: Path, workers: int) -> float:
-    """Return the seconds of a pool over the files, one after the other in each process."""
+    """Return the seconds of a pool over the files; each process segments one file after the other."""
     paths = [str(path) for path in sorted(folder.rglob("*.jpg"))]
     with mp.get_context("spawn").Pool(workers, _start_script, (model,)) as pool:
         pool.map(_segment_path, paths[:workers], chunksize=1)
@@ -187,7 +188,7 @@ def script(model: bytes, folder: Path, workers: int) -> float:
 
 
 def pipeline(model: bytes, source: Location, workers: int, pictures: int, *, decode_apart: bool = False) -> float:
-    """Return seconds a picture times all pictures, once each worker is at work."""
+    """Return the seconds for all pictures, at the pace after the workers have started."""
     pace = Pace()
     chosen = Workers(count=workers, gpu=False, decode_apart=decode_apart)
     segment_all(source, model, chosen, pace, pictures=pictures, settings=SETTINGS)
@@ -250,7 +251,7 @@ def measure(options: Options, model: bytes, size: tuple[int, int], folder: Path)
 
 
 def report(megapixels: float, seconds: dict[str, list[float]], pictures: int) -> dict[str, float]:
-    """Print the table of one size and return its figures: each way over the predictor with as many processes."""
+    """Print the table of one size; return its figures, each way relative to the predictor with as many processes."""
     figures: dict[str, float] = {}
     print(f"\n{megapixels} megapixels{'':13}{'Mpx/s':>8}{'of the predictor':>18}{'spread':>14}")
     for name, took in seconds.items():

@@ -1,10 +1,10 @@
-"""What does it cost to plan? A first night over many uploads, and a second that finds nearly all of them done.
+"""How long does planning take? Plans a first night of many uploads, and a second one that has nearly all of them done.
 
     python benchmarks/speed/planning.py --uploads 1000000
 
-The listing is answered by a small server in a process of its own, which speaks S3's listing call and nothing else; the
-table is a local folder. Nothing is segmented: a plan with its receipt stands for the night before. Prints a table, and
-as its last line one JSON object of the figures.
+A small server in a separate process answers S3's listing call and nothing else. The table is a local folder. Nothing is
+segmented: a plan with a receipt stands for the first night. Prints a table and, as its last line, one JSON object of
+the figures.
 """
 
 import bisect
@@ -32,7 +32,7 @@ import tyro
 NEW = 1000
 """Uploads of the second night that the first one did not plan."""
 PAGE = 1000
-"""Keys of a page."""
+"""Most keys of a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +42,33 @@ class Options:
     uploads: int = 100_000
     """Objects in the bucket."""
     patients: int = 5000
-    """Folders that they lie in."""
+    """Folders of the objects."""
     delay_ms: float = 20
-    """Time that the server waits before it answers, as one that is far away."""
+    """Delay before the server answers, as of a server that is far away."""
     step: str = ""
-    """For its own use: one of the steps, in a process of its own."""
+    """Internal: the step that this process runs."""
     endpoint_url: str = ""
-    """For its own use: the server."""
+    """Internal: the server."""
     folder: Path | None = None
-    """For its own use: the table."""
+    """Internal: the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one step took. The server's share of the machine is not in the CPU seconds, but in the wall time."""
+    """The cost of one step. CPU seconds leave out the server, which runs on the same machine; wall time does not."""
 
     step: str
     uploads: int
     seconds: float
     cpu_s: float
     peak_mb: int
-    """Most resident memory of the process, everything that it imports included."""
+    """Peak of the resident memory of the process, including imports."""
     imports_mb: int
-    """Of these, there before it began."""
+    """Resident memory before the step."""
 
 
 def all_keys(options: Options) -> list[str]:
-    """Return the keys of the bucket, in order: folders of quite different sizes."""
+    """Return the sorted keys of the bucket. Its folders differ in size."""
     weights = [1 + number % 17 for number in range(options.patients)]
     total, keys = sum(weights), []
     for number, weight in enumerate(weights):
@@ -124,7 +124,7 @@ class Bucket(BaseHTTPRequestHandler):
         return names, place
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _entry(name: str) -> str:
@@ -139,7 +139,7 @@ def _entry(name: str) -> str:
 
 
 def serve(options: Options, port: Connection) -> None:
-    """Serve the bucket until this process is ended."""
+    """Serve the bucket until this process is terminated."""
     Bucket.keys, Bucket.delay_s = all_keys(options), options.delay_ms / 1000
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     server.daemon_threads = True
@@ -148,13 +148,13 @@ def serve(options: Options, port: Connection) -> None:
 
 
 def memory_mb(line: str) -> int:
-    """Return a line of this process's status; `getrusage` would count the parent's memory too."""
+    """Return a figure of this process's status; `getrusage` would count the parent's memory, too."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(text.split()[1]) for text in status if text.startswith(line)) // 1024
 
 
 def measured(step: str, function: Callable[[], int]) -> Measured:
-    """Return what a function takes that returns how many uploads it planned."""
+    """Return the cost of a function; the function returns the number of planned uploads."""
     before, wall, cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
     uploads = function()
     return Measured(
@@ -168,7 +168,7 @@ def measured(step: str, function: Callable[[], int]) -> Measured:
 
 
 def run_step(options: Options) -> Measured:
-    """Do one step in this process."""
+    """Run one step in this process."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     from support.dark_cells import night_over
 
@@ -204,7 +204,7 @@ def run_step(options: Options) -> Measured:
 
 
 def pretend_finished(out: Any, run_id: str) -> None:
-    """Write a receipt that a listing without any unit fits."""
+    """Write a receipt of a run without unit files."""
     from spermseg.table.plan import Plan
     from spermseg.table.receipt import files_digest, store_receipt
     from spermseg.table.run_folder import RunFolder
@@ -214,7 +214,7 @@ def pretend_finished(out: Any, run_id: str) -> None:
 
 
 def forget_some(path: str) -> None:
-    """Take the last uploads out of a plan, as if they had come in since."""
+    """Remove the last uploads from a plan, so that the next plan finds them new."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
@@ -228,7 +228,7 @@ def forget_some(path: str) -> None:
 
 
 def in_a_process(options: Options, **more: Any) -> Measured:
-    """Do one step in a process of its own."""
+    """Run one step in a separate process."""
     words = [
         word for name, value in (asdict(options) | more).items() for word in (f"--{name}".replace("_", "-"), value)
     ]

@@ -1,10 +1,11 @@
-"""How fast is the predictor, and how right? Ours against MONAI's sliding window, a plain loop, and whole pictures.
+"""How fast and how exact is the predictor? Compares it with MONAI's sliding window, a plain loop, and whole pictures.
 
     python benchmarks/speed/predict.py
 
-Same weights, same pictures, one process, in turn, so that a busy machine is busy for all. Each way turns pixels in
-memory into a probability map; what is compared is the time, and the mask at 0.5 with that of the whole picture run at
-once in float32, which is the exact answer. Needs the packages of the group `benchmark` (MONAI).
+All ways have the same weights and pictures. They run in one process, in turn, so that other load on the machine affects
+all alike. Each way turns pixels in memory into a probability map. The benchmark compares times, and masks at 0.5. The
+exact mask is that of the whole picture, predicted at once in float32. Needs the packages of the group `benchmark`
+(MONAI).
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -32,9 +33,9 @@ from spermseg.synthetic.draw import DrawConfig, draw_micrograph
 
 Way = Callable[[list[NDArray[np.uint8]]], list[NDArray[np.float32]]]
 PX_A_CELL = 80_000
-"""Of the synthetic pictures: a well filled field of view."""
+"""Pixels of a synthetic picture for each cell, as in a well filled field of view."""
 TILE, OVERLAP = 256, 0.25
-"""Of MONAI's windows, as its users set them for 2D pictures."""
+"""Size and overlap of MONAI's windows, as its users set them for 2D pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +44,22 @@ class Options:
 
     height: int = 2056
     width: int = 2456
-    """Of the pictures, px; the network sees all of them."""
+    """Size of the pictures, px; the network sees them at this resolution."""
     pictures: int = 2
-    """Run in one call."""
+    """Pictures of a call."""
     repeats: int = 5
     """Calls of each way, in turn."""
     threads: int = 1
-    """That compute on a CPU: 1 is what a worker of the pipeline has."""
+    """Compute threads on a CPU; a worker of the pipeline has 1."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs."""
     model: Path = Path("build/benchmarks/model.safetensors")
-    """The model; trained first where it is not there."""
+    """The model file; where there is no such file, a model is trained first."""
 
 
 @dataclass(kw_only=True)
 class Timed:
-    """What one way took, a call each."""
+    """The times of one way, one entry a call, and the masks of its last call."""
 
     cpu_s: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
@@ -74,13 +75,13 @@ class Timed:
 
 
 def ours(saved: SavedModel, **how: str) -> Way:
-    """Return our predictor."""
+    """Return the predictor of spermseg."""
     predictor = Predictor(saved, VIEW, PredictConfig(**how))  # type: ignore[arg-type]
     return lambda pictures: list(predictor.predict(pictures))
 
 
 def whole(saved: SavedModel, device: str) -> Way:
-    """Return the network on whole pictures, float32, mirrored up to what it can halve."""
+    """Return the network on whole pictures, float32, padded by mirroring to a multiple that the network needs."""
     network = saved.network.to(device)
 
     @torch.inference_mode()
@@ -96,7 +97,7 @@ def monai(saved: SavedModel, device: str) -> Way:
 
     def whole(x: torch.Tensor) -> torch.Tensor:
         logits = sliding_window_inference(x, (TILE, TILE), 4, network, overlap=OVERLAP, mode="gaussian")
-        assert isinstance(logits, torch.Tensor)  # a network of several outputs has several
+        assert isinstance(logits, torch.Tensor)  # a network of several outputs would give a tuple
         return logits
 
     @torch.inference_mode()
@@ -107,7 +108,7 @@ def monai(saved: SavedModel, device: str) -> Way:
 
 
 def plain_loop(saved: SavedModel, device: str) -> Way:
-    """Return what a script does: tile after tile, one at a time, float32, side by side without a halo."""
+    """Return the loop of a simple script: one tile after the other, float32, side by side without a halo."""
     network = saved.network.to(device)
 
     @torch.inference_mode()

@@ -1,11 +1,11 @@
-"""Is obstore, the client of Rust's object_store, faster than our backend over boto3? Both do the same work in turn.
+"""Is obstore (Rust's object_store) faster than the S3 backend of spermseg over boto3? Both do the same work in turn.
 
     pip install obstore==0.12.1
     python benchmarks/speed/s3_clients.py --server moto
     python benchmarks/speed/s3_clients.py --server radosgw --upload-mb 48
 
-The server is a process of its own: CPU seconds are the client's alone. Prints a table, and as its last line one JSON
-object.
+The server is a separate process, so CPU seconds are those of the client alone. Prints a table and, as its last line,
+one JSON object.
 """
 
 import json
@@ -38,7 +38,7 @@ from spermseg.storage.s3.backend import S3Backend
 
 BUCKET, WHOLE, UPLOADED, LISTED = "clinic", "archive.tar", "uploaded.bin", "listed"
 CONNECTIONS = 16
-"""That fill the bucket."""
+"""Connections that fill the bucket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,21 @@ class Options:
     """Read ranges, list, write under conditions and upload in parts, with both clients."""
 
     server: Literal["moto", "radosgw"] = "moto"
-    """The imitation, or Ceph's S3 server."""
+    """moto, which imitates S3, or Ceph's S3 server."""
     members: int = 1000
     """Ranges of one object that are read."""
     member_kb: int = 200
-    """Of each."""
+    """Size of each range, kB."""
     threads: int = 8
-    """That read at once."""
+    """Threads that read at the same time."""
     keys: int = 20_000
-    """Listed, 200 a folder."""
+    """Listed keys, 200 a folder."""
     writes: int = 200
-    """Objects of 1 kB that are made under a condition, and replaced under another."""
+    """Objects of 1 kB that are created if absent, and then replaced if unchanged."""
     upload_mb: int = 200
-    """Uploaded in parts of 16 MiB."""
+    """Size of an object that is uploaded in parts of 16 MiB, MB."""
     rounds: int = 3
-    """Times that each is measured, in turn."""
+    """Measurements of each client, in turn."""
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _wait_for(port: int) -> None:
 
 
 def fill(endpoint_url: str, options: Options) -> str:
-    """Make the bucket; return the etag of the object that is read."""
+    """Create and fill the bucket; return the etag of the object whose ranges are read."""
     client = boto3.client("s3", endpoint_url=endpoint_url)
     client.create_bucket(Bucket=BUCKET)
     backend = S3Backend(endpoint_url)
@@ -181,7 +181,7 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def works(client: Ours | Obstore, etag: str, options: Options, round_: int) -> dict[str, Callable[[], object]]:
-    """Return what is measured."""
+    """Return the measured work by name."""
     size = 1000 * options.member_kb
     data = os.urandom(1_000_000 * options.upload_mb)
 

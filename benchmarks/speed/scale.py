@@ -1,9 +1,9 @@
-"""What does a picture cost as the night grows? 100, 1,000 and 10,000 small pictures.
+"""Does the time of a picture stay constant as the night grows? Segments 100, 1,000 and 10,000 small pictures.
 
     python benchmarks/speed/scale.py
 
-Small pictures and a tiny network, so that what is left is the pipeline's own. A picture's time is counted from
-when each worker has done a unit; memory is the driver's, and the object store's at its fullest.
+Pictures and network are tiny, so most of the time is the pipeline's own. The time of a picture is counted after each
+worker has finished a unit. The table also has the peak of the driver's memory, and of the object store.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -35,7 +35,7 @@ from support.dark_cells import CELLS, VIEW, darkness_model, picture
 
 MIB = 2**20
 STORE = Path("/dev/shm")
-"""Where Ray's object store lies."""
+"""Folder of Ray's object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Options:
     """Segment nights of several sizes."""
 
     pictures: tuple[int, ...] = (100, 1000, 10000)
-    """Of the nights."""
+    """Numbers of pictures of the nights."""
     workers: int = 2
     """Processes that segment."""
     unit: int = 32
@@ -52,21 +52,21 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What came of one night."""
+    """The figures of one night."""
 
     pictures: int
     ms_a_picture: float
     start_s: float
-    """From the start to the first unit that is done."""
+    """From the start to the first finished unit."""
     driver_mib: float
-    """The most resident memory of the driver, beyond what it had before."""
+    """Peak of the driver's resident memory, in addition to its memory before."""
     store_mib: float
-    """The most that the object store held."""
+    """Peak of the object store."""
 
 
 @contextmanager
 def watching(peaks: dict[str, float]) -> Iterator[None]:
-    """Note the most memory of this process and of the object store until the block ends."""
+    """Record the peak memory of this process and of the object store until the block ends."""
     done, driver = threading.Event(), psutil.Process()
     before, store = driver.memory_info().rss, psutil.disk_usage(str(STORE)).used
 

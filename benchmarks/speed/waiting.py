@@ -1,9 +1,9 @@
-"""How threads that wait for each other had best wait: steps of the recipe `clinic`, alone and beside other work.
+"""Which OpenMP wait policy is fastest? Takes training steps of the recipe `clinic`, alone and beside other load.
 
     python benchmarks/speed/waiting.py
 
-OpenMP reads `OMP_WAIT_POLICY` once, so that every measurement is a process of its own, one kind after the other. Beside
-it one process does nothing but count: it has one CPU's worth of what there is.
+OpenMP reads `OMP_WAIT_POLICY` once, so every measurement is a separate process, in turn for each policy. The other load
+is one process that keeps one CPU busy.
 
 Prints a table and, as its last line, one JSON object of the figures.
 """
@@ -27,26 +27,26 @@ from spermseg.recipes import clinic
 from spermseg.training.learner import Learner
 
 POLICIES = ("active", "passive", "")
-"""The last: none is set, and libgomp waits as it sees fit."""
+"""Values of `OMP_WAIT_POLICY`; with the last one, the variable is not set, and libgomp uses its default."""
 WARM_UP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Take the steps, and say how long each took."""
+    """Take training steps, and print the median time of a step."""
 
     repeats: int = 3
     """Processes of each kind."""
     steps: int = 20
-    """Of each process."""
+    """Steps of each process."""
     threads: int = 2
-    """That compute."""
+    """Compute threads."""
     alone: bool = False
-    """Measure in this process, and print the median in seconds: what the others are started with."""
+    """Internal: measure in this process, and print the median in seconds."""
 
 
 def seconds_a_step(options: Options) -> float:
-    """Return the median."""
+    """Return the median seconds of a step."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     recipe = clinic()
@@ -64,7 +64,7 @@ def seconds_a_step(options: Options) -> float:
 
 
 def measure(options: Options, policy: str) -> float:
-    """Measure in a process with this policy."""
+    """Return the median seconds of a step, measured in a process with this policy."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
     words = [sys.executable, __file__, "--alone", "--steps", str(options.steps), "--threads", str(options.threads)]
@@ -74,7 +74,7 @@ def measure(options: Options, policy: str) -> float:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Keep one CPU's worth busy."""
+    """Keep one CPU busy until the block ends."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

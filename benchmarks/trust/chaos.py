@@ -1,15 +1,21 @@
-"""Nothing lost, nothing twice? Segments a night's uploads again and again, and breaks something in the middle of each.
+"""Are rows lost or duplicated after failures? Segments a night's uploads again and again, with a fault in each round.
 
     python benchmarks/trust/chaos.py --rounds 100
 
-A local Ray cluster of three nodes, an S3 server behind a proxy, and a few hundred small pictures of which one in ten is
-broken. In each round the command `spermseg segment` works on the same uploads into a table of its own; at a random
-moment a random one of these happens: a worker process, the process that holds a model, or a whole node is killed, the
-command itself is killed and started again, or a third of all requests to the storage fails for a while. The table must
-then equal that of a calm night, row for row and bit for bit, and must stand up to what `spermseg verify` does.
+The benchmark has a local Ray cluster of three nodes, an S3 server behind a proxy, and a few hundred small pictures, of
+which one in ten is broken. In each round, `spermseg segment` segments the same uploads into a new table. At a random
+moment, one of these faults happens:
 
-A round is repeated by its seed: `--rounds 1 --seed 17`. Prints a line a round and, as the last line, one JSON object of
-the figures; exits with 1 when a row was lost, duplicated or differs, or a round did not end.
+- a worker process is killed;
+- the process that holds a model is killed;
+- a whole node is killed;
+- the command itself is killed and started again;
+- for a while, a third of all requests to the storage fails.
+
+The table must then equal the table of a night without faults, bit for bit, and `spermseg verify` must find nothing.
+
+A seed repeats a round: `--rounds 1 --seed 17`. Prints a line a round and, as its last line, one JSON object of the
+figures. Exits with 1 when a row was lost, duplicated or differs, or a round did not end.
 """
 
 import json
@@ -29,7 +35,7 @@ import tyro
 from botocore.exceptions import BotoCoreError, ClientError
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
+sys.path.insert(0, str(TESTS))  # the helpers of the tests are used here, too
 
 from chaos_round import Round, play_calm, play_round  # noqa: E402
 from chaos_stage import ENVIRONMENT, NODES, Stage, cluster, forks, moto, radosgw  # noqa: E402
@@ -40,28 +46,28 @@ from support.fault_proxy import FaultProxy  # noqa: E402
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Segment the same uploads again and again, break something in each round, and compare the tables."""
+    """Segment the same uploads again and again, with a fault in each round, and compare the tables."""
 
     rounds: int = 100
-    """How often."""
+    """Number of rounds."""
     seed: int = 0
-    """Of the first round; the next ones count on."""
+    """Seed of the first round; each next round adds 1."""
     pictures: int = 300
-    """In the uploads; one in ten is broken."""
+    """Uploaded pictures; one in ten is broken."""
     hostile: int = 0
-    """Pictures more, each of which ends the process that decodes it: that costs a round half a minute."""
+    """More pictures, each of which ends the process that decodes it. A round then takes half a minute longer."""
     unit: int = 8
     """Pictures of a unit of work."""
     server: Literal["moto", "radosgw"] = "moto"
-    """The S3 server: an imitation, or Ceph's (the Debian packages that tests/radosgw.sh installs)."""
+    """The S3 server: moto, which imitates S3, or Ceph's (the Debian packages that tests/radosgw.sh installs)."""
     forked: bool = False
-    """Let the workers be forks of a process that has imported what they need: rounds are shorter."""
+    """Whether workers are forks of a process that has done their imports, which makes rounds shorter."""
     folder: Path | None = None
-    """Where the logs of the rounds are kept; a temporary folder where not given."""
+    """Folder for the logs of the rounds; None is a temporary folder."""
 
 
 def upload(server_url: str, options: Options) -> None:
-    """Wait for the server, and put the model and the uploads there."""
+    """Wait for the server, and upload the model and the pictures."""
     client = boto3.client("s3", endpoint_url=server_url)
     for _ in range(300):
         with suppress(BotoCoreError, ClientError):
@@ -74,7 +80,7 @@ def upload(server_url: str, options: Options) -> None:
 
 
 def figures(options: Options, rows: int, played: list[Round]) -> dict[str, object]:
-    """Return what the rounds came to."""
+    """Return the figures of all rounds."""
     return {
         "rounds": len(played),
         "seed": options.seed,
@@ -95,7 +101,7 @@ def figures(options: Options, rows: int, played: list[Round]) -> dict[str, objec
 
 
 def play(options: Options, folder: Path) -> tuple[list[Round], int]:
-    """Play all rounds; return them, and the rows of a table."""
+    """Play all rounds; return them, and the number of rows of a table."""
     with (
         {"moto": moto, "radosgw": radosgw}[options.server](folder) as server_url,
         FaultProxy(server_url) as proxy,
@@ -116,7 +122,7 @@ def play(options: Options, folder: Path) -> tuple[list[Round], int]:
 
 
 def main() -> None:
-    """Play, print, and exit with 1 where the promise was broken."""
+    """Play, print, and exit with 1 where a round failed."""
     options = tyro.cli(Options)
     os.environ.update(ENVIRONMENT)
     with tempfile.TemporaryDirectory() as temporary:

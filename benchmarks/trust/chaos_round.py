@@ -1,4 +1,4 @@
-"""One round of chaos: the command at work, the moment at which something breaks, and the table after it."""
+"""One round of chaos: the command runs, a fault happens at some moment, and the table is compared."""
 
 import random
 import re
@@ -23,22 +23,22 @@ from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
 EARLIEST, LATEST = -0.1, 0.9
-"""Share of the units that is done when something happens; below 0 is before they are planned."""
+"""Range of the share of finished units at which a fault happens; below 0 is before the units are planned."""
 BURST_S, BURST_SHARE = 3.0, 0.3
 TASK, ACTOR, AT_WORK = r"^ray::(IDLE|FlatMap)", r"^ray::MapWorker", r"Fetch\w*\)$|\)\.\w+$"
-"""Ray's titles of processes: a worker is idle or shows its task, an actor the method that it is in."""
+"""Process titles that Ray sets: a worker is idle or shows its task; an actor shows the method that it runs."""
 AT_WORK_S, INTO_WORK_S = 0.5, 0.05
-"""How long to wait for one at work before an idle one will do, and how far into the work to strike at most."""
+"""How long to wait for a busy process before an idle one is killed, and the longest random delay before the kill."""
 ROUND_S = 300
-"""A round that takes longer is taken to hang."""
+"""A round that takes longer counts as hanging."""
 TRIES = 3
-"""Times that a round may be played until something breaks in it."""
+"""How often a round may be played until its fault happens before the night is over."""
 STARTS = 4
-"""Times that the command may be started in a round."""
+"""How often the command may be started in a round."""
 
 
 class Fault(StrEnum):
-    """What happens in a round."""
+    """The fault of a round."""
 
     WORKER = "worker killed"
     ACTOR = "model's process killed"
@@ -48,33 +48,33 @@ class Fault(StrEnum):
 
     @classmethod
     def of(cls, seed: int) -> "Fault":
-        """Return the fault of a round: five in a row have all five, in a random order."""
+        """Return the fault of a round. Each block of five rounds has all five faults, in a random order."""
         deck, number = divmod(seed, len(cls))
         return random.Random(deck).sample(list(cls), len(cls))[number]
 
 
 @dataclass(kw_only=True)
 class Round:
-    """What came of a round."""
+    """The outcome of a round."""
 
     seed: int
     fault: Fault
     struck: bool = False
-    """Whether there was something left to break when its moment came."""
+    """Whether the fault happened before the night was over."""
     share: float = 0.0
-    """Of the units, done at that moment."""
+    """Share of the units that were finished at that moment."""
     starts: int = 1
-    """Times that the command was started."""
+    """How often the command was started."""
     differences: Differences = field(default_factory=Differences)
     again: int = 0
-    """Pictures decoded, beyond those of a calm night."""
+    """Decoded pictures in addition to those of a night without faults."""
     trouble: str = ""
-    """Why the round did not end as it should."""
+    """Why the round did not end as it should; empty where it did."""
     seconds: float = 0.0
 
     @property
     def failed(self) -> bool:
-        """Whether the promise was broken."""
+        """Whether the table differs, or the round did not end as it should."""
         return bool(self.differences or self.trouble)
 
     def __str__(self) -> str:
@@ -85,11 +85,11 @@ class Round:
 
 
 class TroubleError(Exception):
-    """A round that did not end as it should."""
+    """The round did not end as it should."""
 
 
 class Play:
-    """One round while it is played."""
+    """A running round."""
 
     def __init__(self, stage: Stage, name: str, dice: random.Random) -> None:
         self.stage, self.name, self.dice = stage, name, dice
@@ -101,7 +101,7 @@ class Play:
         self.units = 0  # of the plan, once there is one
 
     def strike(self, fault: Fault, moment: float) -> float | None:
-        """Wait for the moment, a share of the units, and break something. Return the true share; None if too late."""
+        """Wait until this share of the units is finished, and cause the fault. Return the share; None if too late."""
         while not (self._share() >= moment if moment >= 0 else self._holds_table()):
             if not self._goes_on():
                 return None
@@ -116,7 +116,7 @@ class Play:
         return share if deeds[fault]() else None
 
     def finish(self) -> None:
-        """Wait for the end of the command, and start it again where it ended before the night did."""
+        """Wait for the end of the command. Start the command again where it ended before the night was finished."""
         while (status := self._wait()) != 0:
             if self.starts == STARTS or not (self.killed or status == 1):
                 raise TroubleError(f"exit status {status} at start {self.starts}: {self._last_line()}")
@@ -125,7 +125,7 @@ class Play:
             self.killed = False
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End the command's process."""
         self.driver.kill()
         self.driver.wait()
 
@@ -133,7 +133,7 @@ class Play:
         return self.stage.place(self.name).child("lock.json").exists()
 
     def _share(self) -> float:
-        """Return the share of the units that are done."""
+        """Return the share of finished units."""
         out = self.stage.place(self.name)
         if not self.units:
             self.units = sum(Plan(RunFolder(out, run_id).plan).units for run_id in list_runs(out))
@@ -186,7 +186,7 @@ class Play:
 
 
 def play_round(stage: Stage, seed: int, calm: list[dict[str, Any]], calm_decoded: int) -> Round:
-    """Play one round and compare its table; play it again, earlier, where the night was over before anything broke."""
+    """Play one round and compare its table. Where the night ended before the fault, play again with an earlier fault."""
     for number in range(TRIES):
         outcome = _play_once(stage, seed, number, calm, calm_decoded)
         if outcome.struck or outcome.failed:
@@ -218,7 +218,7 @@ def _play_once(stage: Stage, seed: int, number: int, calm: list[dict[str, Any]],
 
 
 def play_calm(stage: Stage) -> tuple[list[dict[str, Any]], int]:
-    """Return (the rows of a night that nothing disturbs, pictures decoded in it)."""
+    """Return (the rows, the number of decoded pictures) of a night without faults."""
     play = Play(stage, "calm", dice=random.Random(0))
     try:
         play.finish()

@@ -1,4 +1,4 @@
-"""Where chaos is played: a local Ray cluster, an S3 server behind a proxy, and the command."""
+"""The setting of all rounds of chaos: a local Ray cluster, an S3 server behind a proxy, and the command."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_num_workers_soft_limit": "8",  # a node of one CPU would end idle processes, and start new ones all the time
+    "RAY_num_workers_soft_limit": "8",  # else a node of one CPU ends idle processes and starts new ones all the time
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join((str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")]))),
@@ -46,14 +46,14 @@ decode = functools.partial(noting_decode, notes=pathlib.Path(sys.argv.pop(1)))
 segment.Workers = functools.partial(segment.Workers, decode=decode)
 main()
 """
-"""`spermseg`, with small units, and a note of each picture that is decoded."""
+"""`spermseg` with small units, and a record of each decoded picture."""
 NODES = 2
-"""Beside the head, which works on nothing: one CPU each, room for one process with a model and one or two tasks."""
+"""Nodes beside the head, which runs no tasks. Each node has one CPU, for one process with a model and a few tasks."""
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """What all rounds share."""
+    """The cluster, server and folder that all rounds share."""
 
     unit: int
     """Pictures of a unit of work."""
@@ -61,14 +61,14 @@ class Stage:
     proxy: FaultProxy
     server_url: str
     folder: Path
-    """Where the logs are kept."""
+    """Folder of the logs."""
 
     def place(self, name: str) -> Location:
-        """Return a place of the bucket, seen around the proxy."""
+        """Return a location in the bucket that bypasses the proxy."""
         return Location(f"s3://chaos/{name}", self.server_url)
 
     def segment(self, name: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
-        """Start the command, with what it prints in a file."""
+        """Start the command; its output goes to a file."""
         program = (sys.executable, "-c", COMMAND, str(self.unit), str(log.with_suffix(".decoded")))
         night = ("s3://chaos/uploads", "--model", "s3://chaos/model.safetensors", "--out", f"s3://chaos/{name}")
         cluster = ("--address", self.cluster.address, "--workers", str(NODES), "--decode-threads", "1")
@@ -77,23 +77,23 @@ class Stage:
             return subprocess.Popen(words, stdout=file, stderr=file)
 
     def add_node(self) -> None:
-        """Add a node that works."""
+        """Add a node that runs tasks."""
         self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
 
     def ray_processes(self, pattern: str) -> list[psutil.Process]:
-        """Return the processes of this cluster whose title, which Ray sets to what they do, fits a pattern."""
+        """Return the processes of this cluster whose title matches a pattern. Ray puts the current task in the title."""
         return [one for one in psutil.Process().children(recursive=True) if re.search(pattern, title(one))]
 
 
 @contextmanager
 def forks() -> Iterator[None]:
-    """Let the workers of all nodes that are started until the block ends be forks, which start in no time."""
+    """Let the workers of all nodes that start within the block be forks, which start at once."""
     with forking_python() as python, started_with(python):
         yield
 
 
 def title(process: psutil.Process) -> str:
-    """Return the title of a process; empty where it is gone."""
+    """Return the title of a process; empty where the process has ended."""
     try:
         return (process.cmdline() or [""])[0]
     except psutil.Error:
@@ -102,7 +102,7 @@ def title(process: psutil.Process) -> str:
 
 @contextmanager
 def moto(folder: Path) -> Iterator[str]:
-    """An imitation of S3 in a process of its own; yields its URL."""
+    """Run moto, which imitates S3, in a separate process; yield its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -116,7 +116,7 @@ def moto(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def radosgw(folder: Path) -> Iterator[str]:
-    """Ceph's S3 server; yields its URL."""
+    """Run Ceph's S3 server; yield its URL."""
     words = ["bash", str(TESTS / "radosgw.sh")]
     try:
         done = subprocess.run([*words, "start", str(folder / "radosgw")], capture_output=True, text=True, check=True)
@@ -127,7 +127,7 @@ def radosgw(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A Ray cluster of a head, which works on nothing, and of nodes that work."""
+    """Run a Ray cluster with a head that runs no tasks; nodes are added later."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     started = Cluster(initialize_head=True, head_node_args=head)
@@ -136,4 +136,4 @@ def cluster() -> Iterator[Cluster]:
     finally:
         for node in [*started.worker_nodes, started.head_node]:
             started.remove_node(node, allow_graceful=False)
-        started.shutdown()  # forgets the address, which Ray notes for the whole machine
+        started.shutdown()  # Ray stores the address for the whole machine; this removes it

@@ -1,7 +1,7 @@
-"""Single-bit flips in the files of a real table: how many does `spermseg verify` miss, and how many end in a trace?
+"""Does `spermseg verify` find single-bit flips in the files of a table? Counts missed flips and unexpected exceptions.
 
-A small night is segmented in this process, by the code that segments any other. Then one bit at a time is flipped in a
-unit file, a plan or a receipt, each as often, and the table is verified; the line must name the file.
+A small night is segmented in this process, by the usual code. Then one bit at a time is flipped, in turn in a unit
+file, a plan and a receipt, and the table is verified. The message of `verify` must name the file.
 
     python benchmarks/trust/flips.py --flips 2000
 """
@@ -26,12 +26,12 @@ from spermseg.table.verify import verify
 
 @dataclass(frozen=True, kw_only=True)
 class Flips:
-    """How many bits, and which."""
+    """Flip bits of a table and verify it."""
 
     flips: int = 2000
-    """Bits, one after the other."""
+    """Number of flips."""
     seed: int = 18
-    """Which."""
+    """Seed of the choice of files and bits."""
 
 
 def make_table(folder: Path) -> Location:
@@ -51,7 +51,7 @@ def make_table(folder: Path) -> Location:
 
 
 def flip(place: Location, bit: int) -> Callable[[], None]:
-    """Flip a bit of a file, and return what makes it as it was."""
+    """Flip a bit of a file, and return a function that restores the file."""
     whole = place.read_bytes()
     data = bytearray(whole)
     data[bit // 8] ^= 1 << bit % 8
@@ -60,7 +60,7 @@ def flip(place: Location, bit: int) -> Callable[[], None]:
 
 
 def judge(out: Location, place: Location) -> str:
-    """Return what verifying a table says of a file that is damaged."""
+    """Return the outcome of verifying a table with a damaged file."""
     try:
         found = verify(out)[1]
     except Exception as error:  # noqa: BLE001 (that is what is counted)
@@ -69,7 +69,7 @@ def judge(out: Location, place: Location) -> str:
 
 
 def main() -> None:
-    """Flip, and print what came of it."""
+    """Flip, verify, and print the outcomes."""
     asked = tyro.cli(Flips)
     drawn = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""Does anything but our own error come out of a damaged file? Mutates real ones and reads each in a bounded process.
+"""Does a damaged file cause anything but a SpermsegError? Mutates real files and reads each in a process with limits.
 
     python benchmarks/trust/fuzz.py --count 10000
     python benchmarks/trust/fuzz.py --kind png --seed 1234 --count 1
 
-Prints a table of what came of each kind of file, and as its last line one JSON object of the figures. The second
-command replays one mutation: its seed is all that made it.
+Prints a table of the outcomes of each kind of file and, as its last line, one JSON object of the figures. The second
+command repeats one mutation, which depends only on its kind and seed.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))  # what tests mutate is mutated here
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))  # the mutations are those of the tests
 
 from laws.bounded_child import BoundedChild, Outcome
 from laws.kinds import KINDS
@@ -34,13 +34,13 @@ class Options:
     """Mutate real files and read them."""
 
     count: int = 10_000
-    """Mutations in all, the same number of each kind."""
+    """Number of mutations, the same for each kind."""
     kind: Literal["all", *KINDS] = "all"  # type: ignore[valid-type]
-    """Which kind of file; all of them take turns where not given."""
+    """Kind of file; `all` takes all kinds in turn."""
     seed: int = 0
-    """The first seed; the following ones follow."""
+    """Seed of the first mutation; each next one of a kind adds 1."""
     keep: Path | None = None
-    """A folder for the files that broke the law."""
+    """A folder for the files that caused a failure."""
 
 
 def cases(options: Options) -> Iterator[tuple[str, int]]:
@@ -56,7 +56,7 @@ def distinct(outcomes: Sequence[Outcome]) -> set[str]:
 
 
 def print_table(by_kind: dict[str, list[Outcome]]) -> None:
-    """Print what came of each kind, and the seeds that failed."""
+    """Print the outcomes of each kind, and the seeds that failed."""
     print(f"{'kind':<8} {'accepted':>8} {'rejected':>8} {'failed':>6} {'reasons':>7} {'slowest':>8} {'memory':>8}")
     for kind, outcomes in by_kind.items():
         counts = [sum(outcome.name == name for outcome in outcomes) for name in RESULTS]

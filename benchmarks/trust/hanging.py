@@ -1,9 +1,9 @@
-"""A night in which one group uploads pictures that hang their decoder: how long it takes, and what each group gets.
+"""A night in which one group uploads pictures that hang their decoder: how long it takes, and the rows of each group.
 
-Two groups: one of pictures that hang, with a whole one after every tenth, and one of whole pictures. They are segmented
-on a local Ray, with a decoder that does to its process what such a picture does. Then the table is verified. Prints the
-time, and for each group its rows by status and kind of reason; exits with 1 where a whole picture of the other group
-has no row that is ok, or an upload has none. `--retry` tries what was rejected once more, in a run of its own.
+There are two groups. The first has pictures that hang, with an intact one after every tenth. The second has only intact
+pictures. A local Ray segments both, with a decoder that imitates such a hang. Then the table is verified. Prints the
+time, and for each group its rows by status and kind of reason. Exits with 1 where an intact picture of the second group
+has no row with status ok, or an upload has no row. `--retry` tries rejected pictures once more, in another run.
 
     python benchmarks/trust/hanging.py
     python benchmarks/trust/hanging.py --hang-s 60 --group-s 600 --run-s 1800
@@ -22,7 +22,7 @@ from pathlib import Path
 import tyro
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
+sys.path.insert(0, str(TESTS))  # the helpers of the tests are used here, too
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from support.dark_cells import darkness_model, night_over, picture  # noqa: E402
@@ -42,28 +42,28 @@ HOSTILE, OTHER = "clinic-a", "clinic-b"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The night, and what its hostile pictures may cost."""
+    """The uploads of the night, and its time limits."""
 
     hanging: int = 40
-    """Pictures that hang; all in one group."""
+    """Pictures that hang; all are in one group."""
     whole: int = 40
     """Pictures of the other group."""
     unit: int = 16
     """Most pictures of a unit of work."""
     hang_s: float = 5
-    """A picture that is not decoded after so long is taken to hang."""
+    """A picture that takes longer to decode counts as hanging."""
     group_s: float = 30
-    """That is lost to the pictures of a group at most, in brief trials and in long ones each."""
+    """Most time that the pictures of a group may waste, separately in brief trials and in long ones."""
     run_s: float = 90
-    """The same, of a run."""
+    """Most time that the pictures of a run may waste, separately in brief trials and in long ones."""
     workers: int = 2
     """Processes that segment."""
     retry: bool = False
-    """Try what was rejected once more."""
+    """Whether to try rejected pictures once more."""
 
 
 def upload(source: Location, options: Options) -> int:
-    """Write the uploads; return how many."""
+    """Write the uploads; return their number."""
     files = [
         *_of_the_hostile_group(options.hanging),
         *((f"{OTHER}/{n}.png", picture(n % 8)) for n in range(options.whole)),
@@ -90,7 +90,7 @@ def groups(out: Location) -> dict[str, dict[str, int]]:
 
 
 def play(options: Options, folder: Path) -> bool:
-    """Play the night, and print the figures; return whether the promise was kept."""
+    """Play the night, and print the figures; return whether all rows are as they must be."""
     source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
     uploads = upload(source, options)
     losses = LossLimits(group_s=options.group_s, run_s=options.run_s)
@@ -109,7 +109,7 @@ def play(options: Options, folder: Path) -> bool:
 
 
 def main() -> None:
-    """Play, and exit with 1 where the promise was broken."""
+    """Play, and exit with 1 where a row is missing or wrong."""
     options = tyro.cli(Options)
     plan.UNIT_MICROGRAPHS = options.unit
     with tempfile.TemporaryDirectory() as folder:

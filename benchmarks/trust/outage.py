@@ -1,13 +1,13 @@
-"""What an outage costs: S3 goes away in the middle of a night, for a minute or for five, and comes back.
+"""How much time does an S3 outage cost? S3 fails in the middle of a night, for a minute or for five, and comes back.
 
     python benchmarks/trust/outage.py --away-s 60
     python benchmarks/trust/outage.py --away-s 300
 
-An S3 server behind a proxy, a few hundred small pictures, and `spermseg segment` on a local Ray. First a calm night;
-then one in which, once a third of the units are written, every connection is reset for so long. Nobody gives a command
-again: the night must end by itself with status 0, with the rows of the calm one, and `verify` must find nothing. Prints
-the lines that the command said meanwhile and, as the last line, one JSON object; exits with 1 where the promise was
-broken.
+The benchmark has an S3 server behind a proxy, a few hundred small pictures, and `spermseg segment` on a local Ray. The
+first night has no outage. In the second night, after a third of the units are written, every connection is reset for
+`--away-s` seconds. The second night must end by itself with status 0 and with as many rows as the first, and `verify`
+must find nothing. Prints the messages of the command and, as its last line, one JSON object. Exits with 1 where the
+night did not end like this.
 """
 
 import json
@@ -23,7 +23,7 @@ from pathlib import Path
 import tyro
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path.insert(0, str(TESTS))  # what tests make and break is made and broken here
+sys.path.insert(0, str(TESTS))  # the helpers of the tests are used here, too
 
 from chaos import Options as Uploads  # noqa: E402
 from chaos import upload  # noqa: E402
@@ -39,24 +39,24 @@ from spermseg.table.verify import verify  # noqa: E402
 
 COMMAND = "from spermseg.table import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
 AWAY_AT = 1 / 3
-"""Share of the units that is written when the storage goes."""
+"""Share of written units at which the outage begins."""
 LONGEST_S = 900
-"""A night that takes longer, beside the outage, is taken to hang."""
+"""A night that takes longer, without the outage, counts as hanging."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Segment a night's uploads twice: calmly, and with the storage away for a while in the middle."""
+    """Segment a night's uploads twice: without an outage, and with one in the middle."""
 
     away_s: float = 60
-    """How long the storage is away."""
+    """Length of the outage."""
     pictures: int = 300
-    """In the uploads; one in ten is broken."""
+    """Uploaded pictures; one in ten is broken."""
 
 
 @dataclass(kw_only=True)
 class Night:
-    """One night: the command at work, and what it said."""
+    """One night: the running command and its log."""
 
     out: Location
     process: subprocess.Popen[bytes]
@@ -64,23 +64,23 @@ class Night:
     began: float
 
     def share(self) -> float:
-        """Return the share of the units that is written."""
+        """Return the share of written units."""
         units = sum(Plan(RunFolder(self.out, run_id).plan).units for run_id in list_runs(self.out))
         return len(list_units(self.out)) / units if units else 0.0
 
     def wait(self, away_s: float) -> float:
-        """Wait for its end; return how long it took, s."""
+        """Wait for the end of the night; return its duration, s."""
         self.process.wait(LONGEST_S + away_s)
         return time.monotonic() - self.began
 
     def lines(self) -> list[str]:
-        """Return what it said to the person, without the bar."""
+        """Return the messages of the command, without the progress bar."""
         said = re.split(r"[\r\n]+", self.log.read_text(errors="replace"))
         return [line for line in said if re.match(r"WARNING|ERROR|spermseg:|run |Traceback", line)]
 
 
 def start(name: str, server_url: str, proxy: FaultProxy, folder: Path) -> Night:
-    """Start the command on a table of its own; it sees the server through the proxy."""
+    """Start the command with a new table; the command reaches the server through the proxy."""
     words = ("s3://chaos/uploads", "--model", "s3://chaos/model.safetensors", "--out", f"s3://chaos/{name}")
     more = ("--endpoint-url", proxy.endpoint_url, "--address", "local", "--workers", "1", "--decode-threads", "1")
     log, began = folder / f"{name}.log", time.monotonic()
@@ -124,7 +124,7 @@ def play(options: Options, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Play, print, and exit with 1 where the promise was broken."""
+    """Play, print, and exit with 1 where the night did not end as it must."""
     options = tyro.cli(Options)
     os.environ.update(ENVIRONMENT)
     with tempfile.TemporaryDirectory() as folder:

@@ -33,9 +33,7 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     lines.append("")
     if "heads" in metrics:
         lines.append("Heads found: precision {precision:.3f}, recall {recall:.3f}.".format(**metrics["heads"]))
-        text = (
-            "Counting heads, a picture is off by {heads:.1f} cells on average; counting outlines, by {outlines:.1f}."
-        )
+        text = "Counting heads, a picture is off by {heads:.1f} cells on average; counting outlines, by {outlines:.1f}."
         lines.append(text.format(**metrics["count_error"]))
     if "average_precision" in metrics:
         text = "Average precision of cells: {mean:.3f}, at an overlap of 0.5 {at_50:.3f}."
@@ -44,9 +42,7 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
         lines.append(_confidence_line(metrics["confidence"]))
     lines.append(f"Surface Dice within {metrics['tolerance_px']:g} px. Empty masks: {metrics['empty_mask_rule']}.")
     if metrics.get("require_head"):
-        lines.append(
-            "Predicted components that are connected to no head were dropped before scoring (--require-head)."
-        )
+        lines.append("Predicted components that are connected to no head were dropped before scoring (--require-head).")
     if metrics.get("forgive_border"):
         lines.append(
             "Predicted components that touch the edge of a picture and no annotation do not count (--forgive-border)."
