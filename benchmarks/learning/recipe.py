@@ -62,7 +62,7 @@ VARIANTS = (
     Variant(name="narrower", why="a third of it", train=("--filters", "16", "32", "48", "64", "--bridge", "64")),
     Variant(name="adam", why="the paper's optimiser", train=("--optimizer", "adam")),
     Variant(name="bce", why="the paper's loss", train=("--loss", "bce")),
-    Variant(name="focal Tversky", why="weighs what is missed", train=("--loss", "focal-tversky")),
+    Variant(name="focal Tversky", why="false negatives weigh more", train=("--loss", "focal-tversky")),
     Variant(name="clDice", why="for tails that tear", train=("--loss", "bce+dice+cldice")),
     Variant(
         name="constant rate",

@@ -186,7 +186,7 @@ class Play:
 
 
 def play_round(stage: Stage, seed: int, calm: list[dict[str, Any]], calm_decoded: int) -> Round:
-    """Play one round and compare its table. Where the night ended before the fault, play again with an earlier fault."""
+    """Play one round and compare its table. If the night ended before the fault, play it again with an earlier one."""
     for number in range(TRIES):
         outcome = _play_once(stage, seed, number, calm, calm_decoded)
         if outcome.struck or outcome.failed:

@@ -81,7 +81,7 @@ class Stage:
         self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
 
     def ray_processes(self, pattern: str) -> list[psutil.Process]:
-        """Return the processes of this cluster whose title matches a pattern. Ray puts the current task in the title."""
+        """Return the processes of this cluster whose title matches a pattern. Ray writes the task into the title."""
         return [one for one in psutil.Process().children(recursive=True) if re.search(pattern, title(one))]
 
 
