@@ -124,5 +124,6 @@ def check_knows_heads(classes: Iterable[str]) -> None:
     """Raise ConfigError where a network has not learned the class of heads."""
     if HEAD not in classes:
         raise ConfigError(
-            f"got a network that has learned {', '.join(classes)}; dropping what has no head needs {HEAD}"
+            f"got a network that has learned {', '.join(classes)}; "
+            f"dropping components without a head needs the class {HEAD}"
         )

@@ -280,7 +280,7 @@ def test_that_cells_without_a_head_were_dropped_is_said(require_head, tiny_datas
 
 def test_heads_that_a_model_does_not_know_cannot_be_asked_for(model, tiny_dataset, tmp_path):
     asked = Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), require_head="yes")
-    with pytest.raises(ConfigError, match="dropping what has no head needs head"):
+    with pytest.raises(ConfigError, match="dropping components without a head needs the class head"):
         asked.run()
 
 
@@ -333,4 +333,4 @@ def test_forgiving_the_border_leaves_out_what_is_annotated_nowhere(tiny_dataset)
 def test_that_the_border_was_forgiven_is_said(model, tiny_dataset, tmp_path):
     Evaluate(model=str(model), dataset=tiny_dataset.location.uri, out=str(tmp_path), forgive_border=True).run()
     assert json.loads((tmp_path / "metrics.json").read_text())["forgive_border"] is True
-    assert "does not count" in (tmp_path / "metrics.md").read_text()
+    assert "and no annotation do not count (--forgive-border)" in (tmp_path / "metrics.md").read_text()

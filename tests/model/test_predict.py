@@ -172,7 +172,7 @@ def test_the_cell_and_its_head_are_two_of_the_parts():
 
 
 def test_a_network_that_knows_no_heads_cannot_say_where_they_are():
-    with pytest.raises(ConfigError, match="has learned cell; dropping what has no head needs head"):
+    with pytest.raises(ConfigError, match="has learned cell; dropping components without a head needs the class head"):
         Predictor(saved_model(trained_looking(SMALL), TILES), TILES, heads=True)
 
 
