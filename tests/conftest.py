@@ -1,5 +1,6 @@
 """What tests of several rooms share. Places to store things are a folder, moto, and Ceph's radosgw, the real thing."""
 
+import gc
 import itertools
 import logging
 import os
@@ -29,6 +30,7 @@ from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
 from spermseg.dataset.split import SplitConfig
 from spermseg.storage import patience
 from spermseg.storage.filesystem import Location
+from spermseg.storage.patience import Patience
 from spermseg.storage.s3 import backend as s3
 from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 from spermseg.synthetic.draw import DrawConfig
@@ -59,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, or one process would be left with them while the other has nothing to do."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each collection of garbage what is there to stay: modules, and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -172,9 +180,11 @@ def _two_free_ports() -> int:
 
 
 @pytest.fixture(autouse=True)
-def waiting() -> None:
-    """A verb that failed in this process before has let everybody give up waiting for a storage."""
+def waiting() -> Iterator[None]:
+    """Let each test begin with the patience of a new process, which gives up waiting for a storage when it ends."""
     patience.wait_again()
+    yield
+    patience.be_patient(Patience())
 
 
 @pytest.fixture(autouse=True, scope="session")

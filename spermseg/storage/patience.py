@@ -25,8 +25,8 @@ from spermseg.errors import ConfigError, one_line
 logger = logging.getLogger(__name__)
 
 DEFAULT_PATIENCE_S = 600.0
-FIRST_TOLD_S, TOLD_EVERY_S = 5.0, 30.0
-"""Seconds after which a wait is logged, since most waits are shorter, and seconds between two log lines."""
+TOLD_EVERY_S = 30.0
+"""Seconds between two log lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Patience:
     """No attempt starts after this time, except the first."""
     longest_wait_s: float = 30.0
     """Longest wait between two attempts."""
+    told_after_s: float = 5.0
+    """A wait is logged after this time. Most waits are shorter."""
     silent: bool = False
     """Whether waits are not logged, for callers that log them themselves."""
     tell: Callable[[str], None] | None = field(default=None, compare=False)
@@ -112,7 +114,7 @@ _told = _Told()
 def _tell(place: str, waiting: Patience, call: RetryCallState) -> None:
     waited = call.seconds_since_start or 0.0
     error = call.outcome.exception() if call.outcome else None
-    if waited < FIRST_TOLD_S or error is None:
+    if waited < waiting.told_after_s or error is None:
         return
     left = spoken(max(0.0, waiting.total_s - waited))
     line = f"{place}: waiting for the storage, for up to {left} more: {without_environment(one_line(error))}"
@@ -137,17 +139,15 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"
 
 
-PATIENCE = Patience()
-"""The patience of this process, read at each call of the storage. `be_patient` sets it. `patience` returns it, also for
-callers that send work to other processes."""
+_patience = Patience()
 
 
 def patience() -> Patience:
-    """Return the patience of this process."""
-    return PATIENCE
+    """Return the patience of this process: each call of the storage reads it, and work for other processes takes it."""
+    return _patience
 
 
 def be_patient(new: Patience) -> None:
     """Set the patience of this process."""
-    global PATIENCE
-    PATIENCE = new
+    global _patience
+    _patience = new

@@ -10,6 +10,7 @@ import pytest
 from support.archive_files import tar_gz_of
 from support.dark_cells import name_of, night_over, picture, zip_of
 from support.hostile_decoder import decode, marked
+from support.patient import patient
 
 from spermseg.batch import pipeline
 from spermseg.batch.pipeline import FAILURES_AT_FIRST
@@ -17,7 +18,7 @@ from spermseg.batch.pool import Workers
 from spermseg.batch.run import segment_night
 from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.storage.filesystem import Location
-from spermseg.storage.patience import Patience, be_patient, patience
+from spermseg.storage.patience import Patience
 from spermseg.table import plan
 from spermseg.table.latest import read_current
 from spermseg.table.results import read_units
@@ -48,9 +49,9 @@ HOSTILE = {
 def uploads(tmp_path) -> Location:
     """Uploads of which every fifth is hostile, alone and in an archive."""
     source = Location(str(tmp_path / "uploads"))
-    for patient in range(5):
+    for folder in range(5):
         for number in range(4):
-            source.child(f"patient-{patient}/{number}.png").write_bytes(picture(number))
+            source.child(f"patient-{folder}/{number}.png").write_bytes(picture(number))
     for name, (deed, _) in HOSTILE.items():
         source.child(name).write_bytes(marked(picture(5), deed))
     members = [(f"{n}.png", picture(n)) for n in range(6)]
@@ -111,10 +112,8 @@ def crowd(tmp_path) -> Location:
 @pytest.fixture
 def impatient() -> Iterator[None]:
     """What a pipeline waits for while nothing is done is not made longer by a storage that may be away."""
-    before = patience()
-    be_patient(Patience(total_s=0))
-    yield
-    be_patient(before)
+    with patient(Patience(total_s=0)):
+        yield
 
 
 def rows_by_name(out: Location, source: Location) -> dict[str, dict]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.dark_cells import night_over, picture, run_in_process
 from support.fault_proxy import Fault, FaultProxy, Kind
+from support.patient import patient
 
 from spermseg.batch import run
 from spermseg.batch.run import segment_night
@@ -100,7 +101,7 @@ def test_credentials_that_expire_in_the_middle_stop_the_night_and_reject_nothing
 def proxied(moto_server, monkeypatch) -> Iterator[tuple[FaultProxy, Location]]:
     """A bucket with uploads, and what stands before it. Leases are short, and waits too."""
     monkeypatch.setattr(holder, "LASTS_S", 1.0)
-    monkeypatch.setattr(patience, "PATIENCE", Patience(longest_wait_s=0.05))
+    patience.be_patient(Patience(longest_wait_s=0.05))
     bucket = moto_server.new_bucket()
     write_pictures(bucket.child("uploads"))
     with FaultProxy(moto_server.endpoint_url) as proxy:
@@ -145,10 +146,9 @@ def test_a_storage_that_stays_away_stops_the_night_and_the_same_command_goes_on_
     proxy, bucket = proxied
     night = night_over(bucket.child("uploads"), bucket.child("results"), model)
     in_mid_run(monkeypatch, lambda: proxy.inject(Fault(kind=Kind.RESET, times=None)))
-    with monkeypatch.context() as patch:
-        patch.setattr(patience, "PATIENCE", Patience(total_s=0.3, longest_wait_s=0.05))
-        with pytest.raises((RunError, StorageError)) as stopped:
-            segment_night(night, nothing)
+    waiting_briefly = patient(Patience(total_s=0.3, longest_wait_s=0.05))
+    with waiting_briefly, pytest.raises((RunError, StorageError)) as stopped:
+        segment_night(night, nothing)
     assert "\n" not in stopped.value.message
     assert "the lock could not be released, and expires by itself 1 s after its last renewal" in caplog.text
     proxy.remove()
@@ -163,7 +163,7 @@ def test_a_storage_that_stays_away_stops_the_night_and_the_same_command_goes_on_
 def test_a_key_that_is_taken_away_in_mid_run_stops_the_night_and_given_back_the_same_command_goes_on(
     radosgw, model, monkeypatch, caplog
 ):
-    monkeypatch.setattr(patience, "PATIENCE", Patience(longest_wait_s=0.05))
+    patience.be_patient(Patience(longest_wait_s=0.05))
     bucket = radosgw.new_bucket()
     write_pictures(bucket.child("uploads"))
     night = night_over(bucket.child("uploads"), bucket.child("results"), model)
@@ -179,19 +179,17 @@ def test_a_key_that_is_taken_away_in_mid_run_stops_the_night_and_given_back_the_
     assert verify(night.out) == (PICTURES, [])
 
 
-def test_the_patience_of_a_job_travels_to_those_who_fetch_and_segment(tmp_path, model, monkeypatch):
+def test_the_patience_of_a_job_travels_to_those_who_fetch_and_segment(tmp_path, model):
     night = night_over(Location(str(tmp_path / "uploads")), Location(str(tmp_path / "results")), model)
-    with monkeypatch.context() as patch:
-        patch.setattr(patience, "PATIENCE", Patience(total_s=42))
+    with patient(Patience(total_s=42)):
         fetch = FetchUnits(night.out.child("no-plan"), None)
         segmenting = run._job(night, RunFolder(night.out, "run")).segmenting(night.workers, use_gpu=False)
         travelling = pickle.dumps((fetch, segmenting))
-    monkeypatch.setattr(patience, "PATIENCE", patience.PATIENCE)  # for a worker to change
     fetch, segmenting = pickle.loads(travelling)
     (row,) = fetch({"units": [0]})
     assert row["outage"]
-    assert patience.PATIENCE == segmenting.patience == Patience(total_s=42)
-    monkeypatch.setattr(patience, "PATIENCE", Patience())
+    assert patience.patience() == segmenting.patience == Patience(total_s=42)
+    patience.be_patient(Patience())
     with pytest.raises(StorageError):
         SegmentUnit(RunFolder(night.out, "no-plan"), segmenting, 1)
-    assert Patience(total_s=42) == patience.PATIENCE
+    assert Patience(total_s=42) == patience.patience()

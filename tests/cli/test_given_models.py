@@ -69,8 +69,7 @@ def test_whatever_is_wrong_with_a_model_is_found_by_whichever_option_names_it(da
         check_given_models(["uploads", "--out", "results", option, str(model), "--workers", "2"])
 
 
-def test_a_model_that_is_not_there_is_told_and_a_whole_one_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.PATIENCE)
+def test_a_model_that_is_not_there_is_told_and_a_whole_one_is_not(tmp_path):
     model = tmp_path / "model.safetensors"
     with pytest.raises(ObjectMissingError):
         check_given_models(["--model", str(model)])

@@ -91,7 +91,7 @@ def test_preparing_twice_gives_the_same_dataset(clinic):
 
 @pytest.mark.parametrize("call", ["scandir", "stat"])
 def test_a_network_folder_that_is_away_for_a_moment_costs_no_picture(clinic, monkeypatch, call):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    patience.be_patient(patience.Patience(longest_wait_s=0.01))
     function, calls = getattr(os, call), itertools.count()
 
     def fail_at_first(path, *arguments, **options):

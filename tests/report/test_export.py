@@ -128,7 +128,7 @@ def test_what_keeps_a_file_from_being_written_is_said_rather_than_what_follows()
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
 def test_an_outage_in_the_middle_of_an_export_costs_time_and_not_the_work(moto_server, monkeypatch, name):
     monkeypatch.setattr(open_files, "PART", 5 << 20)
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=60, longest_wait_s=0.01))
+    patience.be_patient(patience.Patience(total_s=60, longest_wait_s=0.01))
     behind = moto_server.new_bucket().child(name)
     table = rows(*(os.urandom(500).hex() for _ in range(6000)))
     with FaultProxy(moto_server.endpoint_url) as proxy:

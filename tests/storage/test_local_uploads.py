@@ -192,7 +192,7 @@ def test_a_folder_that_goes_or_cannot_be_named_is_shown(uploads, monkeypatch, er
 
 
 def test_a_disk_that_fails_while_it_is_listed_is_no_fault_of_an_upload(uploads, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.1))
+    patience.be_patient(patience.Patience(total_s=0.1))
     fail_to_list(monkeypatch, errno.EIO)
     with pytest.raises(StorageError, match="could not be listed: Input/output error"):
         shown(uploads)
@@ -201,7 +201,7 @@ def test_a_disk_that_fails_while_it_is_listed_is_no_fault_of_an_upload(uploads, 
 @pytest.mark.parametrize("call", ["stat", "scandir", "realpath", "open"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
 def test_a_network_folder_that_is_away_for_a_moment_is_listed_as_if_it_had_not_been(uploads, monkeypatch, call, number):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    patience.be_patient(patience.Patience(longest_wait_s=0.01))
     (uploads / "bob.jpg").write_bytes(b"bob")
     (uploads / "link.jpg").symlink_to(uploads / "bob.jpg")
     (uploads / "out.jpg").symlink_to("/etc/hostname")
@@ -225,7 +225,7 @@ def test_a_network_folder_that_is_away_for_a_moment_is_listed_as_if_it_had_not_b
 
 
 def test_a_folder_that_is_away_for_a_moment_still_holds_what_lies_in_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+    patience.be_patient(patience.Patience(longest_wait_s=0.01))
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "data")
     look, calls = os.path.realpath, itertools.count()
@@ -272,7 +272,7 @@ def test_folders_nested_beyond_what_the_system_can_name_are_shown_as_one(uploads
     assert key.endswith("d/")
 
 
-def test_a_file_that_goes_while_its_folder_is_listed_is_shown(uploads, monkeypatch):
+def test_a_file_that_goes_while_its_folder_is_listed_is_shown(uploads):
     class Gone:
         name = "gone.jpg"
 

@@ -29,7 +29,7 @@ PASSING = [*TRANSIENT, Kind.TRUNCATED]
 @pytest.fixture(autouse=True)
 def small_parts_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_files, "PART", PART)
-    monkeypatch.setattr(patience, "PATIENCE", Patience(total_s=60, longest_wait_s=0.01))
+    patience.be_patient(Patience(total_s=60, longest_wait_s=0.01))
 
 
 @pytest.fixture(params=["moto_server", "radosgw"])
@@ -129,7 +129,7 @@ def test_a_network_folder_that_is_away_while_a_large_file_is_written_is_not_noti
 
 
 def test_a_network_folder_that_stays_away_leaves_nothing_of_a_large_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", Patience(total_s=0))
+    patience.be_patient(Patience(total_s=0))
     file = Location(str(tmp_path / "a.bin"))
     opened = file.create()
     opened.write(LARGE)

@@ -20,8 +20,8 @@ PASSING = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCON
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", Patience(longest_wait_s=0.01))
+def short_waits() -> None:
+    patience.be_patient(Patience(longest_wait_s=0.01))
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> Location:
 
 
 @pytest.fixture
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", Patience(total_s=0))
+def no_patience() -> None:
+    patience.be_patient(Patience(total_s=0))
 
 
 def failing(function: Callable[..., object], number: int, times: float) -> Callable[..., object]:
@@ -160,7 +160,6 @@ def test_who_waits_is_told_what_for_and_how_long_but_not_all_the_time(monkeypatc
 
 
 def test_who_waits_says_no_secret(monkeypatch, caplog):
-    monkeypatch.setattr(patience, "FIRST_TOLD_S", 0)
     monkeypatch.setattr(patience, "_told", patience._Told())
     monkeypatch.setenv("AWS_SESSION_TOKEN", "wJalrXUtnFEMI")
 
@@ -168,7 +167,7 @@ def test_who_waits_says_no_secret(monkeypatch, caplog):
         raise StorageError("no header may hold wJalrXUtnFEMI")
 
     told = []
-    retrying = Patience(total_s=3, tell=told.append).retrying("s3://clinic/a", lambda _: True)
+    retrying = Patience(total_s=3, told_after_s=0, tell=told.append).retrying("s3://clinic/a", lambda _: True)
     retrying.sleep = lambda _: patience.stop_waiting()
     with pytest.raises(StorageError):
         retrying(fail)

@@ -14,13 +14,13 @@ from spermseg.storage.s3 import backend as s3
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.01))
+def short_waits() -> None:
+    patience.be_patient(patience.Patience(longest_wait_s=0.01))
 
 
 @pytest.fixture
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0))
+def no_patience() -> None:
+    patience.be_patient(patience.Patience(total_s=0))
 
 
 @pytest.fixture

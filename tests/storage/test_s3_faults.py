@@ -69,14 +69,14 @@ def faulty(moto_proxy, moto_server) -> Iterator[tuple[FaultProxy, Location, Loca
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=60, longest_wait_s=0.01))  # a busy machine's
+    patience.be_patient(patience.Patience(total_s=60, longest_wait_s=0.01))  # a busy machine's
     for scale in ExponentialBackoff._DEFAULT_BACKOFF_CONFIG:
         monkeypatch.setitem(ExponentialBackoff._DEFAULT_BACKOFF_CONFIG, scale, 0.005)
 
 
 @pytest.fixture
-def short_patience(short_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0.3, longest_wait_s=0.01))
+def short_patience(short_waits: None) -> None:
+    patience.be_patient(patience.Patience(total_s=0.3, longest_wait_s=0.01))
 
 
 @pytest.fixture

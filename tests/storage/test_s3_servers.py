@@ -62,8 +62,8 @@ def test_no_credentials_at_all_are_named(radosgw, monkeypatch, tmp_path):
         s3.client.cache_clear()
 
 
-def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=3, longest_wait_s=1))
+def test_a_server_that_does_not_answer_is_an_error_within_half_a_minute(s3_keys):
+    patience.be_patient(patience.Patience(total_s=3, longest_wait_s=1))
     place = Location("s3://bucket/a.jpg", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
@@ -116,8 +116,7 @@ def test_a_proxy_whose_password_would_be_asked_as_a_server_is_refused_without_sh
 
 @pytest.mark.parametrize("address", ["http://me:pass%2Fword@127.0.0.1:9", "http://me:pass word@127.0.0.1:9/"])
 def test_a_proxy_that_does_not_answer_is_told_without_its_password(s3_keys, monkeypatch, caplog, address):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=3, longest_wait_s=0.1))
-    monkeypatch.setattr(patience, "FIRST_TOLD_S", 0)
+    patience.be_patient(patience.Patience(total_s=3, longest_wait_s=0.1, told_after_s=0))
     monkeypatch.setattr(patience, "_told", patience._Told())
     monkeypatch.setenv("http_proxy", address)
     s3.client.cache_clear()
@@ -130,7 +129,7 @@ def test_a_proxy_that_does_not_answer_is_told_without_its_password(s3_keys, monk
 
 
 def test_what_a_library_says_of_a_secret_is_masked_where_it_becomes_a_message_of_ours(s3_keys, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_s=0))
+    patience.be_patient(patience.Patience(total_s=0))
     monkeypatch.setenv("AWS_SESSION_TOKEN", "wJalrXUtnFEMI\nK7MDENG")
     s3.client.cache_clear()
     with pytest.raises(StorageError, match=r"\*\*\*") as caught:

@@ -9,6 +9,7 @@ environment is started by Python as ever.
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -139,6 +140,7 @@ def fork_job(job: str, listening: socket.socket, others: dict[str, socket.socket
     os.environ.update(json.loads(job))
     for name in WITH_RAY:
         import_module(name)
+    gc.freeze()  # a fork that collects garbage would copy every page of what is imported
     while True:
         command, files = receive(its)
         if not command:
@@ -198,4 +200,5 @@ if __name__ == "__main__":
     for module in WITHOUT_RAY:
         import_module(module)
     assert "ray" not in sys.modules
+    gc.freeze()
     serve(sys.argv[1])

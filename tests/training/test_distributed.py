@@ -234,7 +234,7 @@ def assert_same(state: FitState, reference: FitState) -> None:
 def test_through_a_killed_worker_and_an_outage_of_its_storage_a_training_ends_as_if_nothing_had_been(
     tiny_dataset, moto_server, monkeypatch
 ):
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(longest_wait_s=0.2))
+    patience.be_patient(patience.Patience(longest_wait_s=0.2))
     job = small_job(tiny_dataset, epochs=30)
     killed, heard, before = [], [], set()
 
