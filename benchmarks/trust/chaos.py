@@ -21,6 +21,7 @@ figures. Exits with 1 when a row was lost, duplicated or differs, or a round did
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -105,11 +106,11 @@ def play(options: Options, folder: Path) -> tuple[list[Round], int]:
     with (
         {"moto": moto, "radosgw": radosgw}[options.server](folder) as server_url,
         FaultProxy(server_url) as proxy,
-        forks() if options.forked else nullcontext(),
+        forks() if options.forked else nullcontext(subprocess.Popen) as start,
         cluster() as nodes,
     ):
         upload(server_url, options)
-        stage = Stage(unit=options.unit, cluster=nodes, proxy=proxy, server_url=server_url, folder=folder)
+        stage = Stage(unit=options.unit, cluster=nodes, proxy=proxy, server_url=server_url, folder=folder, start=start)
         for _ in range(NODES):
             stage.add_node()
         calm, decoded = play_calm(stage)

@@ -140,7 +140,7 @@ class Play:
         return len(list_units(out)) / self.units if self.units else 0.0
 
     def _goes_on(self) -> bool:
-        time.sleep(0.02)
+        time.sleep(0.05)
         if time.monotonic() > self.ends:
             raise TroubleError(f"not done after {ROUND_S} s: {self._last_line()}")
         return self.driver.poll() is None

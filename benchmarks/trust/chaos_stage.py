@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
 from support.fault_proxy import FaultProxy
+from support.forked_commands import ForkedPopen
 from support.forked_workers import forking_python, started_with
 
 from spermseg.storage.filesystem import Location
@@ -62,19 +63,21 @@ class Stage:
     server_url: str
     folder: Path
     """Folder of the logs."""
+    start: type[subprocess.Popen[str]] = subprocess.Popen
+    """What starts the command."""
 
     def place(self, name: str) -> Location:
         """Return a location in the bucket that bypasses the proxy."""
         return Location(f"s3://chaos/{name}", self.server_url)
 
-    def segment(self, name: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
+    def segment(self, name: str, log: Path, *more: str) -> subprocess.Popen[str]:
         """Start the command; its output goes to a file."""
         program = (sys.executable, "-c", COMMAND, str(self.unit), str(log.with_suffix(".decoded")))
         night = ("s3://chaos/uploads", "--model", "s3://chaos/model.safetensors", "--out", f"s3://chaos/{name}")
         cluster = ("--address", self.cluster.address, "--workers", str(NODES), "--decode-threads", "1")
         words = (*program, "segment", *night, "--endpoint-url", self.proxy.endpoint_url, *cluster, *more)
         with log.open("ab") as file:
-            return subprocess.Popen(words, stdout=file, stderr=file)
+            return self.start(words, stdout=file, stderr=file, text=True)
 
     def add_node(self) -> None:
         """Add a node that runs tasks."""
@@ -86,10 +89,10 @@ class Stage:
 
 
 @contextmanager
-def forks() -> Iterator[None]:
-    """Let the workers of all nodes that start within the block be forks, which start at once."""
+def forks() -> Iterator[type[subprocess.Popen[str]]]:
+    """Let the workers of all nodes that start within the block be forks, and yield what forks commands."""
     with forking_python() as python, started_with(python):
-        yield
+        yield ForkedPopen
 
 
 def title(process: psutil.Process) -> str:

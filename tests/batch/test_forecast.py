@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.archive_files import tar_gz_of
-from support.dark_cells import CELLS, EXPECTED, PLANNED, REASONS, VIEW, night_over, picture
+from support.dark_cells import CELLS, EXPECTED, PLANNED, PREDICT, REASONS, VIEW, night_over, picture
 
 from spermseg.batch import run
 from spermseg.batch.forecast import SAMPLED, START_S, Sample, Uploads, draw_planned, extrapolate, measure_sample
@@ -16,7 +16,6 @@ from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.errors import RunError
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.model.predict import PredictConfig
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Identity, Plan, Planned, encode_plan
 from spermseg.table.receipt import read_receipt
@@ -84,7 +83,7 @@ def test_what_is_kept_is_in_the_order_in_which_it_went_by(model, tmp_path):
     segmenting = Segmenting(
         model=model,
         settings=SegmentSettings(view=VIEW, cells=CELLS),
-        predict=PredictConfig(device="cpu"),
+        predict=PREDICT,
         run_id="forecast",
         decode=decode_micrograph,
         hang_s=60,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.dark_cells import EXPECTED, PLANNED, REASONS, name_of, night_over, run_in_process, write_uploads
+from support.dark_cells import EXPECTED, PLANNED, PREDICT, REASONS, name_of, night_over, run_in_process, write_uploads
 
 from spermseg.batch import pipeline, run
 from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, run_pipeline
@@ -22,6 +22,7 @@ from spermseg.table.verify import verify
 
 pytestmark = pytest.mark.ray
 
+OPENVINO = replace(PREDICT, engine="openvino")
 OF_ITS_RUN = ("image_id", "uri", "run_id", "decode_ms", "predict_ms", "measure_ms")
 
 
@@ -33,7 +34,7 @@ def expected(tmp_path_factory, model) -> dict[str, dict]:
     write_uploads(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_pipeline", run_in_process)
-        segment_night(night_over(source, out, model), lambda progress: None)
+        segment_night(night_over(source, out, model, predict=OPENVINO), lambda progress: None)
     return rows_of(out, source)
 
 
@@ -50,7 +51,7 @@ def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
     monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     uploads, out = new_place().child("uploads"), new_place().child("results")
     write_uploads(uploads)
-    night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster))
+    night = night_over(uploads, out, model, predict=OPENVINO, workers=Workers(count=1, address=cluster))
     seen: list[Progress] = []
     (receipt,) = segment_night(night, seen.append)
     assert rows_of(out, uploads) == expected
@@ -65,7 +66,8 @@ def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out,
     monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 2)
     monkeypatch.setattr("spermseg.batch.pipeline.MOST_BLOCKS", 2)
     seen: list[Progress] = []
-    (receipt,) = segment_night(night_over(uploads, out, model, workers=Workers(count=1, address=cluster)), seen.append)
+    workers = Workers(count=1, address=cluster)
+    (receipt,) = segment_night(night_over(uploads, out, model, predict=OPENVINO, workers=workers), seen.append)
     assert rows_of(out, uploads) == expected
     assert len(seen) == 1 + receipt.units > 5
 
@@ -73,7 +75,8 @@ def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out,
 def test_decoding_in_tasks_of_their_own_gives_the_same_rows(uploads, out, cluster, model, expected, monkeypatch):
     monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     seen: list[Progress] = []
-    night = night_over(uploads, out, model, workers=Workers(count=1, address=cluster, decode_apart=True))
+    workers = Workers(count=1, address=cluster, decode_apart=True)
+    night = night_over(uploads, out, model, predict=OPENVINO, workers=workers)
     segment_night(night, seen.append)
     assert rows_of(out, uploads) == expected
     spent = seen[-1].profile.spent

@@ -5,13 +5,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from support.dark_cells import PLANNED, darkness_model, write_uploads
+from support.forked_commands import ForkedPopen
+from support.forked_workers import started_by
 
 from spermseg.storage.filesystem import Location
+from spermseg.storage.uris import PARTIAL
 from spermseg.table.receipt import list_runs, read_receipt
 from spermseg.table.results import list_units
 from spermseg.table.run_folder import RunFolder
@@ -40,16 +43,11 @@ main()
 WITH_RAY = "from spermseg.cli import main; main()"
 TESTS = str(Path(__file__).parents[1])
 
-Job = subprocess.Popen[str]
-
-
-def heed_ctrl_c() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts itself: these tests too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+Job = ForkedPopen
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Job]]:
+def start(tmp_path: Path, monkeypatch, python_that_forks) -> Iterator[Callable[..., Job]]:
     """Start `spermseg segment` on a place, and end what is left of it."""
     jobs: list[Job] = []
     model = tmp_path / "model.safetensors"
@@ -57,12 +55,12 @@ def start(tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Job]]:
     monkeypatch.setenv("PYTHONPATH", TESTS)
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
-    def start_one(place: Location, *more: str, program: str = IN_STEPS) -> Job:
+    def start_one(place: Location, *more: str, command: Sequence[str] = (sys.executable, "-c", IN_STEPS)) -> Job:
         words = ["segment", place.child("uploads").uri, "--out", place.child("results").uri, "--model", str(model)]
-        words += ["--max-megapixels", "1", *(["--endpoint-url", place.endpoint_url] if place.endpoint_url else [])]
-        command = [sys.executable, "-c", program, *words, *more]
-        pipe = subprocess.PIPE
-        jobs.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c))
+        words += ["--max-megapixels", "1", "--engine", "torch"]
+        words += ["--endpoint-url", place.endpoint_url] if place.endpoint_url else []
+        command, pipe = [*command, *words, *more], subprocess.PIPE
+        jobs.append(ForkedPopen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
         return jobs[-1]
 
     yield start_one
@@ -83,18 +81,23 @@ def end(job: Job) -> tuple[int, str, str]:
     return job.returncode, said, (complaints.splitlines() or [""])[-1]
 
 
+def whole_files(out: Location) -> dict[str, str]:
+    """Return the files of a table with their states; a lease that is renewed at this moment is half written."""
+    return {item.uri: item.etag for item in out.list() if PARTIAL not in item.uri}
+
+
 @pytest.mark.parametrize("new_place", ["local", "radosgw"], indirect=True)
 def test_the_second_job_exits_with_3_and_a_job_that_was_killed_goes_on_unasked(start, place):
     write_uploads(place.child("uploads"))
     out = place.child("results")
     first = at_work(start(place))
     (run_id,) = list_runs(out)
-    done = {item.uri: item.etag for item in out.list()}
+    done = whole_files(out)
     assert len(list_units(out)) == 2
     status, said, complaint = end(start(place, "--take-over"))
     assert (status, said) == (3, "")
     assert re.search(rf"held by process {first.pid} on .*, since 20.*, which is at work: wait", complaint)
-    now = {item.uri: item.etag for item in out.list()}  # the first is unharmed, and has renewed its lease
+    now = whole_files(out)  # the first is unharmed, and has renewed its lease
     assert now | {out.child("lock.json").uri: ""} == done | {out.child("lock.json").uri: ""}
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -129,10 +132,10 @@ def test_a_job_that_is_asked_to_end_releases_the_table(start, tmp_path, number, 
 
 
 @pytest.mark.ray
-def test_a_job_on_ray_that_is_asked_to_end_releases_the_table(start, tmp_path):
+def test_a_job_on_ray_that_is_asked_to_end_releases_the_table(start, tmp_path, python_that_forks):
     place = Location(str(tmp_path / "place"))
     write_uploads(place.child("uploads"))
-    job = start(place, program=WITH_RAY)
+    job = start(place, command=started_by(WITH_RAY, python_that_forks))
     shown = b""
     while b"segmenting" not in shown and (more := job.stderr.buffer.read1()):
         shown += more

@@ -2,13 +2,14 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from support.dark_cells import darkness_model, picture
+from support.forked_commands import ForkedPopen
+from support.forked_workers import started_by
 
 from spermseg.storage.filesystem import Location
 from spermseg.table.results import list_units
@@ -16,7 +17,7 @@ from spermseg.table.verify import verify
 
 PICTURES = 24
 KILLED = "gcs_server"
-COMMAND = """
+PROGRAM = """
 from spermseg.table import plan
 plan.UNIT_MICROGRAPHS = 1
 from spermseg.cli import main
@@ -25,14 +26,17 @@ main()
 
 
 @pytest.mark.ray
-def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_on(tmp_path, kept_cluster):
+def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_on(
+    tmp_path, kept_cluster, python_that_forks
+):
     for number in range(PICTURES):
         path = tmp_path / f"uploads/patient-{number % 3}/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(number % 9, height=1000 + number, width=900))
     (tmp_path / "model.safetensors").write_bytes(darkness_model())
     out = Location(str(tmp_path / "results"))
-    night = start(tmp_path, out, RAY_ADDRESS="local")
+    command = started_by(PROGRAM, python_that_forks)
+    night = start(command, tmp_path, out, RAY_ADDRESS="local")
     wait_for_units(out, 2, night)
     rays = psutil.Process(night.pid).children(recursive=True)
     for process in rays:
@@ -45,16 +49,25 @@ def test_a_night_whose_ray_is_killed_ends_in_one_line_and_the_same_command_goes_
     assert "Traceback" not in said
     psutil.wait_procs(rays, timeout=20)
     assert [process for process in rays if process.is_running()] == []
-    again = start(tmp_path, out, RAY_ADDRESS=kept_cluster, RAY_AUTH_MODE="disabled")
+    again = start(command, tmp_path, out, RAY_ADDRESS=kept_cluster, RAY_AUTH_MODE="disabled")
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
     assert verify(out) == (PICTURES, [])
 
 
-def start(folder: Path, out: Location, **environment: str) -> subprocess.Popen[str]:
-    words = ["segment", str(folder / "uploads"), "--model", str(folder / "model.safetensors"), "--out", out.uri]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words, "--batch-megapixels", "0.02"],
+def start(command: list[str], folder: Path, out: Location, **environment: str) -> ForkedPopen:
+    words = [
+        "segment",
+        str(folder / "uploads"),
+        "--model",
+        str(folder / "model.safetensors"),
+        "--out",
+        out.uri,
+        "--engine",
+        "torch",
+    ]
+    return ForkedPopen(
+        [*command, *words, "--batch-megapixels", "0.02"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -62,7 +75,7 @@ def start(folder: Path, out: Location, **environment: str) -> subprocess.Popen[s
     )
 
 
-def wait_for_units(out: Location, least: int, process: subprocess.Popen[str]) -> None:
+def wait_for_units(out: Location, least: int, process: ForkedPopen) -> None:
     deadline = time.monotonic() + 200
     while len(list_units(out)) < least:
         assert process.poll() is None

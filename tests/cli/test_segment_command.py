@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 import time
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from support.dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
+from support.forked_workers import started_by
 
 from spermseg.batch.profile import Profile
 from spermseg.batch.run import Progress
@@ -35,7 +35,7 @@ from spermseg.table.receipt import list_runs, read_receipt, store_receipt
 from spermseg.table.results import MEND, read_units
 from spermseg.table.run_folder import RunFolder
 
-SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
+PROGRAM = "from spermseg.cli import main; main()"
 SUMMARY = (
     f"planned {PLANNED}, ok {len(EXPECTED)}, rejected {len(REASONS)}; {sum(EXPECTED.values())} cells in 0.2 megapixels"
 )
@@ -50,7 +50,7 @@ def model(tmp_path) -> Path:
 
 
 def words(source: Location, model: Path | str, out: Location, *more: str) -> list[str]:
-    return [source.uri, "--model", str(model), "--out", out.uri, "--max-megapixels", "1", *more]
+    return [source.uri, "--model", str(model), "--out", out.uri, "--max-megapixels", "1", "--engine", "torch", *more]
 
 
 def status_of(verb: type, *arguments: str) -> int:
@@ -65,10 +65,16 @@ def lines_shown(bar: str) -> list[str]:
 
 
 @pytest.mark.ray
-def test_the_terminal_shows_one_bar_and_the_summary_and_nothing_else(uploads, model, tmp_path, monkeypatch):
+def test_the_terminal_shows_one_bar_and_the_summary_and_nothing_else(
+    uploads, model, tmp_path, monkeypatch, python_that_forks
+):
     monkeypatch.setenv("RAY_ADDRESS", "local")
     out = Location(str(tmp_path / "results"))
-    command = [*SPERMSEG, "segment", *words(uploads, model, out, "--workers", "1")]
+    command = [
+        *started_by(PROGRAM, python_that_forks),
+        "segment",
+        *words(uploads, model, out, "--workers", "1", "--engine", "auto"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     summary, *reasons, last = done.stdout.splitlines()

@@ -17,6 +17,7 @@ from unittest.mock import MagicMock
 import psutil
 import pytest
 import ray
+from support.forked_workers import started_with
 
 from spermseg.cluster import connection as ray_connection
 from spermseg.cluster import head as ray_head
@@ -254,9 +255,11 @@ def join(address: str, script: str = JOIN, **environment: str) -> subprocess.Pop
 
 
 @pytest.mark.ray
-def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but_loopback():
+def test_a_ray_of_our_own_refuses_who_has_no_token_and_listens_on_no_address_but_loopback(
+    python_that_forks,
+):
     before = listening()
-    with connected(ray, "local"):
+    with started_with(python_that_forks), connected(ray, "local"):
         token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
         port = int(address.rpartition(":")[2])
         tries = {

@@ -33,6 +33,8 @@ VIEW = Tiles(scale=1.0, tile=64, halo=0)
 HALF = Tiles(scale=0.5, tile=64, halo=0)
 """A view for which a JPEG is decoded at a half."""
 CELLS = CellConfig(threshold=0.5, min_area=20)
+PREDICT = PredictConfig(device="cpu", engine="torch", batch_megapixels=4 * 64**2 / 1e6)
+"""PyTorch is ready at once. OpenVINO takes a second to compile a network."""
 
 
 def darkness_model() -> bytes:
@@ -167,7 +169,7 @@ def night_over(source: Location, out: Location, model: bytes, **changes: Any) ->
         "out": out,
         "model": model,
         "settings": settings,
-        "predict": PredictConfig(batch_megapixels=4 * 64**2 / 1e6),
+        "predict": PREDICT,
         "workers": Workers(count=1),
     }
     return Night(**(night | changes))

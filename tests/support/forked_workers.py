@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from support.forked_children import children_of, fork_isolated_children, serve_children
+
+TESTS = Path(__file__).parents[1]
 WORKER, IN_ITS_ENVIRONMENT = "default_worker.py", "setup_worker.py"
 STDIO = (0, 1, 2)
 LONGEST_COMMAND = 1 << 17
@@ -53,6 +56,7 @@ LAZY = (
 """What is imported when the first picture is segmented."""
 WITHOUT_RAY = (
     *LAZY,
+    *("laws.readers", "spermseg.batch.worker.isolation", "tyro"),
     *("albumentations", "boto3", "cv2", "pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "skimage"),
     *("torch", "spermseg.batch.worker.messages", "spermseg.batch.worker.segment", "spermseg.training.fit"),
     *("spermseg.training.job", "spermseg.training.progress"),
@@ -64,19 +68,21 @@ WITH_RAY = ("ray.data", "ray.train.torch", "spermseg.batch.pipeline", "spermseg.
 def forking_python() -> Iterator[Path]:
     """Have the processes that fork until the block ends; yield the program that stands in the place of Python."""
     folder = Path(tempfile.mkdtemp(prefix="fw", dir="/tmp"))  # a socket lies in it: its path may not be long
-    python, address = folder / "python", str(folder / "socket")
+    python, address, children = folder / "python", str(folder / "socket"), str(folder / "children")
     python.write_text(
         IN_PLACE_OF_PYTHON.format(
             python=sys.executable, workers=(WORKER, IN_ITS_ENVIRONMENT), address=address, stdio=list(STDIO)
         )
     )
     python.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "support.forked_workers", address, children]
+    server = subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdin is not None
     assert server.stdout is not None
     try:
         assert server.stdout.readline() == b"ready\n"
-        yield python
+        with children_of(children):
+            yield python
     finally:
         server.kill()
         server.wait()
@@ -90,6 +96,11 @@ def started_with(python: Path) -> Iterator[None]:
     """Let the workers of every node that this process starts meanwhile be started by another program than Python."""
     with patch.object(sys, "executable", str(python)):  # which Ray asks for
         yield
+
+
+def started_by(program: str, python: Path) -> list[str]:
+    """Return the command of a Python program whose own Ray has its workers started by another program than Python."""
+    return [sys.executable, "-c", f"import sys; sys.executable = {str(python)!r}\n{program}"]
 
 
 def serve(address: str) -> None:
@@ -125,7 +136,7 @@ def close(files: list[int]) -> None:
 
 
 def of_ray(environment: dict[str, str]) -> str:
-    """Return what Ray reads of an environment when it is imported."""
+    """Return what Ray reads of an environment when it is imported: `RAY_JOB_ID`, too, in its native code."""
     return json.dumps({name: value for name, value in environment.items() if name.startswith("RAY_")}, sort_keys=True)
 
 
@@ -140,6 +151,7 @@ def fork_job(job: str, listening: socket.socket, others: dict[str, socket.socket
     os.environ.update(json.loads(job))
     for name in WITH_RAY:
         import_module(name)
+    fork_isolated_children()
     gc.freeze()  # a fork that collects garbage would copy every page of what is imported
     while True:
         command, files = receive(its)
@@ -201,4 +213,5 @@ if __name__ == "__main__":
         import_module(module)
     assert "ray" not in sys.modules
     gc.freeze()
+    serve_children(sys.argv[2])
     serve(sys.argv[1])

@@ -19,6 +19,8 @@ import ray.exceptions
 import ray.train
 import torch
 from support.fault_proxy import Fault, FaultProxy, Kind
+from support.forked_commands import ForkedPopen
+from support.forked_workers import started_by
 from support.kept_cluster import cluster_of
 
 from spermseg.cli import run_verb
@@ -43,7 +45,7 @@ from spermseg.training.job import TrainJob
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 EPOCHS = 4
-SPERMSEG = [sys.executable, "-c", "from spermseg.cli import main; main()"]
+PROGRAM = "from spermseg.cli import main; main()"
 OWN_RAY = {"RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -84,16 +86,18 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_dataset, tmp_path_factory, kept_cluster) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def uninterrupted(tiny_dataset, tmp_path_factory, kept_cluster) -> tuple[Path, Ended]:
     run = tmp_path_factory.mktemp("training") / "run"
-    command = [*SPERMSEG, "train", *words(tiny_dataset, run, "--address", kept_cluster)]
+    command = [sys.executable, "-c", PROGRAM, "train", *words(tiny_dataset, run, "--address", kept_cluster)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    return run, subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
+    with ForkedPopen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as training:
+        said, progress = training.communicate(timeout=1200)
+    return run, Ended(training.returncode, said, progress)
 
 
 def test_a_training_ends_with_a_model_its_curves_its_card_and_tensorboard_files(uninterrupted, tiny_dataset):
     run, done = uninterrupted
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     saved = load_model(Location(str(run / "model.safetensors")))
     assert saved.description.recipe == "paper"
     assert saved.description.training_data_sha256 == tiny_dataset.sha256
@@ -125,9 +129,9 @@ def test_a_second_training_into_the_same_folder_is_refused_in_one_line(uninterru
     ]
 
 
-def start_and_wait_for_an_epoch(dataset, run: Path, **environment: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*SPERMSEG, "train", *words(dataset, run)],
+def start_and_wait_for_an_epoch(command: list[str], dataset, run: Path, **environment: str) -> ForkedPopen:
+    process = ForkedPopen(
+        [*command, "train", *words(dataset, run)],
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -152,18 +156,19 @@ def assert_goes_on(train: Callable[..., Ended], run: Path, uninterrupted: Path) 
 def test_a_killed_training_resumes_with_the_curves_of_an_uninterrupted_one(
     uninterrupted, tiny_dataset, train, tmp_path
 ):
-    process = start_and_wait_for_an_epoch(tiny_dataset, tmp_path / "run")
+    process = start_and_wait_for_an_epoch([sys.executable, "-c", PROGRAM], tiny_dataset, tmp_path / "run")
     process.kill()
     process.communicate(timeout=120)
     assert_goes_on(train, tmp_path / "run", uninterrupted[0])
 
 
 def test_a_training_whose_ray_is_killed_ends_in_one_line_and_resumes(
-    uninterrupted, tiny_dataset, train, tmp_path, monkeypatch
+    uninterrupted, tiny_dataset, train, tmp_path, monkeypatch, python_that_forks
 ):
     with monkeypatch.context() as patch:
         patch.delenv("RAY_AUTH_MODE")  # a Ray of its own asks for a token
-        process = start_and_wait_for_an_epoch(tiny_dataset, tmp_path / "run", **OWN_RAY)
+        command = started_by(PROGRAM, python_that_forks)
+        process = start_and_wait_for_an_epoch(command, tiny_dataset, tmp_path / "run", **OWN_RAY)
     rays = psutil.Process(process.pid).children(recursive=True)
     for one in rays:  # held still, or the training may be over before its Ray is lost
         one.send_signal(signal.SIGSTOP if "RayTrainWorker" in one.name() else 0)

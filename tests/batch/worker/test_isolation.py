@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.dark_cells import CELLS, HALF, VIEW, picture
+from support.dark_cells import CELLS, HALF, PREDICT, VIEW, picture
 from support.forked_children import forked_children
 from support.hostile_decoder import decode, marked
 
@@ -26,7 +26,6 @@ from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.batch.worker.timing import Spent
 from spermseg.errors import ModelFileError, RunError
 from spermseg.micrograph.decode import decode_micrograph
-from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.table.plan import Planned, encode_plan
 from spermseg.table.results import list_units
@@ -48,7 +47,7 @@ def segmenting(model) -> Segmenting:
     return Segmenting(
         model=model,
         settings=SegmentSettings(view=VIEW, cells=CELLS, max_megapixels=1.0),
-        predict=PredictConfig(device="cpu", batch_megapixels=4 * 64**2 / 1e6),
+        predict=PREDICT,
         run_id="night-1",
         decode=decode,
         hang_s=HANG_S,
@@ -56,7 +55,7 @@ def segmenting(model) -> Segmenting:
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, python_that_forks):
     """Children start in no time. Without this, each is a fresh Python, as in a night."""
     monkeypatch.setattr(isolation, "ProcessPoolExecutor", forked_children())
 
@@ -98,9 +97,14 @@ def lasting(row: dict) -> dict:
     return {name: value for name, value in row.items() if name not in TIMES}
 
 
-@pytest.mark.parametrize(("view", "suffix"), [(VIEW, ".png"), (HALF, ".jpg")], ids=["whole", "reduced"])
-def test_a_unit_has_the_rows_in_isolation_that_it_has_without(segmenting, view, suffix):
-    segmenting = replace(segmenting, settings=replace(segmenting.settings, view=view))
+@pytest.mark.parametrize(
+    ("view", "suffix", "engine"),
+    [(VIEW, ".png", "openvino"), (HALF, ".jpg", "torch")],
+    ids=["whole", "reduced"],
+)
+def test_a_unit_has_the_rows_in_isolation_that_it_has_without(segmenting, view, suffix, engine):
+    settings, predict = replace(segmenting.settings, view=view), replace(PREDICT, engine=engine)
+    segmenting = replace(segmenting, settings=settings, predict=predict)
     cut = picture(3, suffix)[:200]
     planned, fetched = unit_of(picture(5, suffix), cut, picture(0), picture(7, suffix))
     fetched[2] = Fetched(reason="changed since planned")

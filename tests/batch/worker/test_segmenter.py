@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.dark_cells import (
     CELLS,
     HALF,
+    PREDICT,
     VIEW,
     darkness_model,
     draw,
@@ -24,7 +25,6 @@ from spermseg.cells.measure import decode_mask
 from spermseg.micrograph.decode import decode_micrograph
 from spermseg.micrograph.quality import measure_quality
 from spermseg.micrograph.tiling import resize
-from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.model.unet import UNet
 from spermseg.table.plan import GONE, Planned
@@ -47,7 +47,7 @@ SAVED = decode_model(darkness_model())
 
 
 def segmenter(*, saved=SAVED, settings=SETTINGS, windows=4, threads=2, **how) -> UnitSegmenter:
-    config = PredictConfig(batch_megapixels=windows * 64**2 / 1e6)
+    config = replace(PREDICT, batch_megapixels=windows * 64**2 / 1e6)
     return UnitSegmenter(saved, settings, config, run_id="night-1", threads=threads, **how)
 
 
