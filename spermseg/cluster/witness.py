@@ -67,7 +67,10 @@ def _start(ray_folder: Path, goes_on: str) -> "subprocess.Popen[bytes]":
             start_new_session=True,  # a signal to all processes of the job must not end the witness
         )
     except OSError as error:
-        raise RunError(f"no process could be started beside Ray ({first_line(error)}); is the machine full?") from error
+        why = first_line(error)
+        raise RunError(
+            f"no process could be started beside Ray ({why}); is this machine out of memory, or of process ids?"
+        ) from error
 
 
 def _watch(parent: psutil.Process, ray_folder: Path, goes_on: str) -> None:

@@ -28,7 +28,7 @@ class _Results:
     """`OUT/results`: a folder `run=<run_id>` for each run, with unit files."""
 
     root: Location
-    advice = ", which readers of the table may take for one: move it away"
+    advice = "; readers of the table may take it for one: move it away"
 
     def is_run_folder(self, folder: str) -> bool:
         """Whether a folder has the name of the folder of a run. The run may be lost."""

@@ -29,7 +29,7 @@ class ImageIds:
     def __init__(self, batches: Iterable[Iterable[str]]) -> None:
         packed = b"".join(_pack(batch) for batch in batches)
         self._ids = np.unique(np.frombuffer(packed, np.dtype(f"S{ID_BYTES}")))
-        self._bytes = self._ids.view(np.uint8).data
+        self._bytes = self._ids.view(np.uint8).data  # numpy values of the type S16 lose zero bytes at their end
 
     @classmethod
     def union(cls, several: Iterable["ImageIds"]) -> "ImageIds":

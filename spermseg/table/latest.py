@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from spermseg.errors import DamagedError, ObjectMissingError, RunError
+from spermseg.errors import DamagedError, ObjectMissingError
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import list_runs
+from spermseg.table.receipt import list_runs, require_runs
 from spermseg.table.results import MEND, SCHEMA, list_units, read_unit, right_name, run_of
 from spermseg.table.run_folder import RunFolder
 
@@ -38,36 +38,35 @@ def read_current(
         DamagedError: a file is damaged or a copy, and `on_damage` is None.
         StorageError: a file could not be read.
     """
-    runs = list_runs(out)
-    if not runs:
-        raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
+    runs = require_runs(out)
     on_damage = on_damage or _raise
     replaced = replaced_ids(out, on_damage)
     wanted = list(SCHEMA.names if columns is None else columns)
     needed = [*wanted, *(name for name in ("image_id", "run_id") if name not in wanted)]
     for place in list_units(out):
-        if runs.get(run_of(place)) or not finished_only:
-            for table in _read(place, needed, on_damage):
-                kept = [image_id not in replaced for image_id in table["image_id"].to_pylist()]
-                yield table.filter(pa.array(kept, pa.bool_())).select(wanted)
+        is_left_out = finished_only and not runs.get(run_of(place))
+        table = None if is_left_out else _read(place, needed, on_damage)
+        if table is not None:
+            kept = [image_id not in replaced for image_id in table["image_id"].to_pylist()]
+            yield table.filter(pa.array(kept, pa.bool_())).select(wanted)
 
 
 def _raise(line: str) -> None:
     raise DamagedError(line)
 
 
-def _read(place: Location, columns: Sequence[str], on_damage: OnDamage) -> Iterator[pa.Table]:
-    """Yield a unit, unless it is damaged, or a copy whose rows belong to another file: they would appear twice."""
+def _read(place: Location, columns: Sequence[str], on_damage: OnDamage) -> pa.Table | None:
+    """Return a unit; None if it is damaged, or a copy whose rows belong to another file and would appear twice."""
     try:
         table = read_unit(place, columns)
     except DamagedError as error:
         on_damage(error.message)
-        return
+        return None
     home = (right_name(table["image_id"].to_pylist()), set(table["run_id"].to_pylist()))
     if home == (place.name, {run_of(place)}):
-        yield table
-    else:
-        on_damage(f"{place.uri} holds rows that belong elsewhere, and is left out; {MEND}")
+        return table
+    on_damage(f"{place.uri} holds rows that belong to another file or run, and is left out; {MEND}")
+    return None
 
 
 def replaced_ids(out: Location, on_damage: OnDamage = _raise) -> set[str]:

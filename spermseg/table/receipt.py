@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 import spermseg
-from spermseg.errors import DamagedError, ObjectMissingError
+from spermseg.errors import DamagedError, ObjectMissingError, RunError
 from spermseg.storage.filesystem import Location, StoredObject
 from spermseg.storage.json_object import LARGEST, decode_object, encode_sealed, is_sealed
 from spermseg.storage.parquet import SEALED_FROM, check_version
@@ -106,6 +106,18 @@ def list_runs(out: Location) -> dict[str, bool]:
     paths = [key.split("/") for key in keys]
     run_ids = {path[0] for path in paths if len(path) == 2 and path[1] in (PLAN, RECEIPT)}
     return {run_id: f"{run_id}/{RECEIPT}" in keys for run_id in sorted(run_ids)}
+
+
+def require_runs(out: Location) -> dict[str, bool]:
+    """Return the runs of a table as `list_runs` does.
+
+    Raises:
+        RunError: the table has no run.
+    """
+    runs = list_runs(out)
+    if not runs:
+        raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
+    return runs
 
 
 def files_digest(files: Sequence[StoredObject]) -> str:

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from spermseg.errors import DamagedError, ObjectMissingError, RunError
+from spermseg.errors import DamagedError, ObjectMissingError
 from spermseg.storage.filesystem import Location
 from spermseg.table.counting import Count, as_texts, count_rows, repeated, same_once, tally
 from spermseg.table.foreign_files import name_foreign_files
 from spermseg.table.plan import Plan
-from spermseg.table.receipt import ADDED, facts_of_plan, list_runs, read_receipt
+from spermseg.table.receipt import ADDED, facts_of_plan, read_receipt, require_runs
 from spermseg.table.results import MEND, list_results
 from spermseg.table.run_folder import RunFolder, is_unit
 
@@ -59,9 +59,7 @@ def verify(out: Location) -> tuple[int, list[str]]:
         RunError: the table has no run, or a file has a later schema version.
         StorageError: a file could not be read.
     """
-    runs = list_runs(out)
-    if not runs:
-        raise RunError(f"{out.uri} holds no run; a folder that `spermseg segment` wrote to is needed")
+    runs = require_runs(out)
     total, found, ids = 0, [], as_texts([])
     for run_id in runs:
         run = RunFolder(out, run_id)
@@ -95,7 +93,7 @@ def _run_differences(run: RunFolder, count: Count) -> Iterator[str]:
     if receipt is not None:
         yield from contradictions(receipt, plan, count)
     elif not receipt_fault:
-        yield "it has no receipt: it did not finish; segment again with the same arguments to go on"
+        yield "it has no receipt, so the run did not finish; the same `spermseg segment` command continues it"
 
 
 def _attempt(read: Callable[[RunFolder], Record], run: RunFolder) -> tuple[Record | None, str]:
