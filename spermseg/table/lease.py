@@ -75,10 +75,10 @@ class Lease:
             )
 
     def fenced(self, place: Location) -> Location:
-        """Return a location whose every write and deletion first checks that this process holds the lease.
+        """Return a location for changes: each attempt to access it first checks that this process holds the lease.
 
         A request may wait for the storage for longer than the lease lasts, and another job may take the table over
-        meanwhile. The check before the request does not detect this. So each attempt checks again.
+        meanwhile. A single check before the request does not detect this.
 
         Args:
             place: a location in the table. The locations below the returned one are fenced, too.
