@@ -1,1 +1,1 @@
-"""Ray as this project uses it: what it is told, and a cluster for as long as a block runs."""
+"""How this project starts Ray or joins a cluster, watches it, and ends it."""

@@ -1,7 +1,7 @@
-"""A Ray cluster for as long as a block runs: joined, or started, and then watched and ended. Imports no Ray.
+"""A context manager that joins or starts a Ray cluster, watches it, and ends it. Imports no Ray.
 
-A cluster that is started here serves this process alone. Its ports are on loopback, and each of them asks for a token
-that only the processes of this run know: it stands in their environment, and in no file, log or command line.
+A cluster that is started here serves this process alone. Its ports listen on loopback only, and ask for a token. The
+token is new for each run. It is in the environment of the processes of this run, and in no file, log or command line.
 """
 
 import errno
@@ -27,34 +27,35 @@ from spermseg.errors import ConfigError, RunError, first_line
 logger = logging.getLogger(__name__)
 
 KNOCK_S = 10
-"""A cluster whose port does not answer in this time is taken to be down."""
+"""Time limit for the connection to the port of a cluster. If it fails, the cluster counts as down."""
 START_TRIES = 4
-"""Times that Ray is started on a machine that is too busy for it, with longer and longer waits between."""
+"""Number of attempts to start Ray on a busy machine. The waits between them grow."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5, 90
 GOES_ON = "the same command goes on"
 CLIENT = "ray://"
-"""How addresses of Ray's client begin: it is told by itself when it loses the cluster."""
+"""Prefix of the addresses of Ray's client, which itself detects that it lost the cluster."""
 _abandoned = threading.Event()
-"""Set where a head was lost, and Ray not shut down, since it would wait for what is gone."""
+"""Set if the head was lost and Ray was not shut down, since `ray.shutdown` would wait for the lost head."""
 
 
 @contextmanager
 def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one of our own, until the block ends.
+    """Connect to a Ray cluster, or start one for this process, until the end of the `with` block.
 
     Args:
-        ray: the module; this one imports none.
-        address: the cluster; None takes `RAY_ADDRESS`, else this machine.
-        goes_on: what to tell how to go on where the head of the cluster is lost.
+        ray: the module `ray`, since this module does not import it.
+        address: the cluster; None takes `RAY_ADDRESS`, or if that is not set, starts Ray on this machine.
+        goes_on: the end of the message for a lost head: how to continue.
 
     Raises:
-        ConfigError: the cluster asks for a token that we do not have.
-        RunError: Ray did not start, does not answer, or its head was lost meanwhile.
+        ConfigError: the cluster asks for a token that this process does not have.
+        RunError: Ray did not start or does not answer, or its head was lost during the block.
     """
     options = init_options(address)
     own = options["address"] == OWN
     folder = Path(ray.__file__).parent
-    with witnessed(folder, goes_on) as silence, _closed_to_others(ray) if own else _fresh_authentication(ray):
+    access = _closed_to_others(ray) if own else _fresh_authentication(ray)
+    with witnessed(folder, goes_on) as silence, access:
         processes = OwnProcesses(folder)
         watch = HeadWatch(processes, own=own, goes_on=goes_on, on_last_word=silence)
         try:
@@ -64,7 +65,7 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
                 watch.begin(ray.get_runtime_context().gcs_address)
             yield
         except BaseException as error:
-            if watch.gone:  # whatever came of it first
+            if watch.gone:  # any other error is a consequence of this
                 raise RunError(watch.message) from error
             raise
         finally:
@@ -79,10 +80,10 @@ def connected(ray: Any, address: str | None, goes_on: str = GOES_ON) -> Iterator
 
 @contextmanager
 def _closed_to_others(ray: Any) -> Iterator[None]:
-    """Let what Ray starts meanwhile listen on loopback only, and refuse who does not know a token of this run's own.
+    """Make the Ray that is started in this block listen on loopback only, and ask for a token of this run.
 
-    `RAY_AUTH_MODE=disabled` in the environment leaves the token out. Ray binds to loopback by itself on macOS and
-    Windows only: elsewhere `ENABLE_RAY_CLUSTER` makes it do so.
+    `RAY_AUTH_MODE=disabled` in the environment leaves the token out. Ray listens on loopback by default on macOS and
+    Windows only. `ENABLE_RAY_CLUSTER = False` has the same effect on other systems.
     """
     changed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "disabled":
@@ -105,7 +106,7 @@ def _closed_to_others(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _fresh_authentication(ray: Any) -> Iterator[None]:
-    """Let Ray take mode and token from the environment as it is now: it keeps those of its first use otherwise."""
+    """Make Ray read mode and token from the current environment. Otherwise it keeps those of its first use."""
     _forget_authentication(ray)
     yield
 
@@ -116,37 +117,46 @@ def _forget_authentication(ray: Any) -> None:
 
 
 def _start(ray: Any, options: dict[str, Any], processes: OwnProcesses) -> None:
-    """Start Ray, or connect to a cluster. On a busy machine a start is tried again: Ray itself gives up after 30 s."""
-    own, began = options["address"] == OWN, time.monotonic()
+    """Start Ray, or connect to a cluster. A start is retried, since Ray gives up after 30 s on a busy machine."""
+    address, began = options["address"], time.monotonic()
+    try:
+        _knock(address)
+        _retrying(ray, processes, START_TRIES if address == OWN else 1)(_init, ray, options)
+    except Exception as error:
+        raise _explained(error, address, time.monotonic() - began) from error
 
-    def say(state: RetryCallState) -> None:
-        error, wait_s = state.outcome.exception(), state.next_action.sleep  # type: ignore[union-attr]
-        logger.warning("Ray did not start (%s); it is tried again in %.0f s", first_line(error), wait_s)  # type: ignore[arg-type]
+
+def _retrying(ray: Any, processes: OwnProcesses, tries: int) -> Retrying:
+    def before_sleep(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            wait_s = state.upcoming_sleep
+            logger.warning("Ray did not start (%s); it is tried again in %.0f s", first_line(error), wait_s)
         _clean_up(ray, processes)
 
-    tries = Retrying(
+    return Retrying(
         retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(START_TRIES if own else 1),
+        stop=stop_after_attempt(tries),
         wait=wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S, exp_base=3) + wait_random(0, FIRST_WAIT_S),
-        before_sleep=say,
+        before_sleep=before_sleep,
         reraise=True,
     )
-    try:
-        _knock(options["address"])
-        tries(_init, ray, options)
-    except Exception as error:
-        if _is_refused(error):
-            raise ConfigError(
-                f"the Ray cluster at {options['address']} asks for a token, and got "
-                f"{'another' if os.environ.get('RAY_AUTH_MODE') == 'token' else 'none'}; set RAY_AUTH_MODE=token, "
-                "and the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
-        if own:
-            raise RunError(
-                f"Ray did not start on this machine, tried for {time.monotonic() - began:.0f} s: {first_line(error)}; "
-                f"is it very busy, or out of memory or disk? {GOES_ON}"
-            ) from error
-        raise RunError(f"Ray does not answer at {options['address']}: {first_line(error)}") from error
+
+
+def _explained(error: Exception, address: str, tried_s: float) -> ConfigError | RunError:
+    """Return the error of this project for an exception of Ray."""
+    if _is_refused(error):
+        got = "another" if os.environ.get("RAY_AUTH_MODE") == "token" else "none"
+        return ConfigError(
+            f"the Ray cluster at {address} asks for a token, and got {got}; set RAY_AUTH_MODE=token, and the cluster's "
+            "token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+    if address == OWN:
+        return RunError(
+            f"Ray did not start on this machine, tried for {tried_s:.0f} s: {first_line(error)}; is the machine very "
+            f"busy, or out of memory or disk? {GOES_ON}"
+        )
+    return RunError(f"Ray does not answer at {address}: {first_line(error)}")
 
 
 def _init(ray: Any, options: dict[str, Any]) -> None:
@@ -158,20 +168,20 @@ def _init(ray: Any, options: dict[str, Any]) -> None:
 
 
 def _clean_up(ray: Any, processes: OwnProcesses) -> None:
-    """End what a start that failed has left behind."""
+    """End the processes that a failed start has left behind."""
     processes.note()
     ray.shutdown()
     processes.end()
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether Ray may start when it is tried again: not where it is told something wrong, or may not write."""
+    """Whether another attempt may succeed: not after a wrong option, a refused permission, or on a full disk."""
     lasting = isinstance(error, ValueError | PermissionError) or getattr(error, "errno", None) == errno.ENOSPC
     return isinstance(error, Exception) and not lasting
 
 
 def _is_refused(error: BaseException | None) -> bool:
-    """Whether a cluster did not accept our token: Ray says so in the text of an error under the one that it raises."""
+    """Whether the cluster did not accept our token. Ray says so in the text of a cause of the exception."""
     while error is not None:
         if "AuthenticationError" in f"{type(error).__name__}: {error}":
             return True
@@ -180,7 +190,7 @@ def _is_refused(error: BaseException | None) -> bool:
 
 
 def _knock(address: str) -> None:
-    """Connect to the port of a cluster and hang up: where nobody listens, `ray.init` would try for many minutes."""
+    """Connect to the port of a cluster, and close the connection. If nobody listens, `ray.init` tries for minutes."""
     server = urlsplit(address if "://" in address else f"//{address}")
     if server.hostname and server.port:
         socket.create_connection((server.hostname, server.port), timeout=KNOCK_S).close()

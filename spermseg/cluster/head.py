@@ -1,6 +1,6 @@
-"""The head of a Ray cluster, watched: where it is lost, the process that works on it ends in one line.
+"""Watches the head of a Ray cluster. If the head is lost, this process ends with one line that says so.
 
-Ray itself ends such a process after a minute, with status 1 and without a word, and leaves some of its own behind.
+Ray itself would end the process after a minute, with status 1 and no message, and would leave processes behind.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -17,25 +18,32 @@ from urllib.parse import urlsplit
 import psutil
 
 KNOCK_EVERY_S = 2.0
+"""Time between two checks of the head."""
 GONE_S = 60.0
-"""The head of a cluster may be started again, or be behind a network that fails for a moment."""
+"""Time without an answer after which the head of a cluster is lost. It may restart, or its network may fail briefly."""
 VITAL = ("gcs_server", "raylet")
-"""Processes of a Ray of our own without which it is lost at once."""
+"""Processes of a Ray of our own. If one of them ends, Ray is lost at once."""
 GRACE_S = 9.0
-"""A process that has not come to its end by itself so long after that is ended: Ray would do so after 14 s."""
+"""Time that the main thread has to end in order, before this process is ended. Ray would end it after 14 s."""
 END_S = 5.0
 """Time that Ray's processes have to end by themselves."""
 FAILED = 1
+"""Exit status of a process that lost its head."""
 _WAKE = getattr(signal, "SIGUSR2", None)
-"""What reaches the main thread also where it waits inside of Ray."""
+"""The signal that wakes the main thread, also while it waits inside Ray. None on Windows."""
 
 
 class HeadGoneError(BaseException):
-    """The head is lost. Not an Exception: nothing on the way is to take it for its own."""
+    """The head is lost. It is no `Exception`, so that no handler on the way catches it."""
 
 
 class OwnProcesses:
-    """What Ray has started for a process, this one or another: children that run out of Ray's folder, and theirs."""
+    """The processes that Ray has started for a process: children that run from Ray's folder, and their descendants.
+
+    Args:
+        ray_folder: the folder of the package `ray`.
+        parent: the process that uses Ray; None takes this process. Its earlier children are left out.
+    """
 
     def __init__(self, ray_folder: Path, parent: psutil.Process | None = None) -> None:
         self._parent, self._folder = parent or psutil.Process(), str(ray_folder)
@@ -46,7 +54,7 @@ class OwnProcesses:
     def _children(self) -> list[psutil.Process]:
         try:
             return [one for one in self._parent.children() if self._is_rays(one)]
-        except psutil.Error:  # it has ended
+        except psutil.Error:  # the parent has ended
             return []
 
     def _is_rays(self, process: psutil.Process) -> bool:
@@ -56,39 +64,46 @@ class OwnProcesses:
             return False
 
     def note(self) -> None:
-        """Take note of what runs now, and forget what has ended."""
+        """Update the set of processes: add new ones, and drop those that have ended."""
         self._found = {one for one in self._found if _runs(one)}
         for child in set(self._children()) - self._others:
             self._found.add(child)
-            try:
-                self._vital |= {child.name(): child} if child.name() in VITAL else {}
+            with suppress(psutil.Error):  # the child has ended meanwhile
+                if child.name() in VITAL:
+                    self._vital[child.name()] = child
                 self._found.update(child.children(recursive=True))
-            except psutil.Error:
-                continue
 
     def lost(self) -> str:
-        """Return the name of one that Ray cannot do without and that has ended; nothing where all run."""
+        """Return the name of a vital process that has ended; empty if all run."""
         return next((name for name, process in self._vital.items() if not _runs(process)), "")
 
     def end(self, wait_s: float = END_S) -> None:
-        """End what still runs, after a while in which it may do so by itself."""
+        """Kill the processes that have not ended by themselves.
+
+        Args:
+            wait_s: time that they have to end by themselves.
+        """
         self.note()
         _, left = psutil.wait_procs(self._found, timeout=wait_s)
         for process in left:
-            try:
+            with suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
         psutil.wait_procs(left, timeout=wait_s)
         self._found.clear()
         self._vital.clear()
 
 
 class HeadWatch:
-    """Knocks at the head, and ends what works on the cluster when it is lost.
+    """A thread that checks the head again and again. If the head is lost, the thread ends this process.
 
-    First the main thread is woken with `HeadGoneError`, so that it ends in order. Where that does not help in time,
-    the process ends here, with the same line and the same status.
+    First it raises `HeadGoneError` in the main thread, so that the process ends in order. If the process still runs
+    after `GRACE_S`, the thread prints the same line, and ends the process with the same status.
+
+    Args:
+        processes: the processes of a Ray of our own.
+        own: whether Ray was started for this process.
+        goes_on: the end of the message: how to continue.
+        on_last_word: called after the thread has printed the line, so that nobody else prints one.
     """
 
     def __init__(self, processes: OwnProcesses, *, own: bool, goes_on: str, on_last_word: Callable[[], None]) -> None:
@@ -101,7 +116,7 @@ class HeadWatch:
 
     @property
     def message(self) -> str:
-        """The one line to show to a person."""
+        """The line for users."""
         if self._own:
             what = f"Ray on this machine ended: its process {self._lost} was killed, or the machine ran out of memory"
         else:
@@ -109,7 +124,11 @@ class HeadWatch:
         return f"{what}; what is written stays, and {self._goes_on}"
 
     def begin(self, address: str) -> None:
-        """Watch the head at an address from now on."""
+        """Start the watch.
+
+        Args:
+            address: host and port of the head.
+        """
         self._address = address
         if _WAKE is not None and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(_WAKE, self._raise)
@@ -117,7 +136,7 @@ class HeadWatch:
         threading.Thread(target=self._watch, daemon=True, name="head-watch").start()
 
     def disarm(self) -> None:
-        """Let the main thread be: it is on its way to the end."""
+        """Do not interrupt the main thread any more, since it is ending already."""
         self._armed.clear()
 
     def close(self) -> None:
@@ -145,7 +164,7 @@ class HeadWatch:
             self._end()
 
     def _end(self) -> None:
-        self._processes.end(wait_s=0)  # of our own Ray, if it is: on the way out Ray would wait for them
+        self._processes.end(wait_s=0)  # otherwise Ray would wait for them at its end
         if self._before is not None and _WAKE is not None and self._armed.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
         if not self._closed.wait(GRACE_S):

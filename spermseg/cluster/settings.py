@@ -5,39 +5,40 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 OWN = "local"
-"""The address of a Ray that is started for this process alone."""
+"""The address for a Ray that is started for this process alone."""
 STARTING = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
 }
-"""Ray's time limits for the start of its own processes. Its defaults of seconds are too short on a busy machine."""
+"""Environment variables: Ray's time limits for the start of its own processes. Its defaults are a few seconds, which is
+too short on a busy machine."""
 
 
 def _quiet_environment(*, own_cluster: bool) -> None:
-    """Set what Ray reads from the environment, where the user has not.
+    """Set the environment variables of Ray that the user has not set.
 
     Args:
-        own_cluster: Ray will be started for this process alone.
+        own_cluster: whether Ray will be started for this process alone.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # a cloud's GPU machine takes minutes
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # an epoch waits for one; else 2 s
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process, and of what it starts
-    if not own_cluster:  # for as long Ray waits for a lost head: `cluster/head.py` is there before, with a word
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
-    else:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other load the workers would starve
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # each epoch waits for one; Ray's default is 2 s
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process and its children
+    if own_cluster:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: any other load starves the workers
         for name, wait in STARTING.items():
             os.environ.setdefault(name, wait)
+    else:  # Ray waits longer for a lost head than `cluster/head.py`, which ends the process with a message
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
 
 
 def _address(address: str | None) -> str:
@@ -50,7 +51,11 @@ def is_own(address: str | None) -> bool:
 
 
 def init_options(address: str | None) -> dict[str, Any]:
-    """Return the arguments of `ray.init`: the cluster of `address` or `RAY_ADDRESS`, else one of its own."""
+    """Return the arguments of `ray.init`, and set the environment variables of Ray.
+
+    Args:
+        address: the cluster; None takes `RAY_ADDRESS`, or if that is not set, starts Ray on this machine.
+    """
     address = _address(address)
     _quiet_environment(own_cluster=address == OWN)
     options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
@@ -60,7 +65,7 @@ def init_options(address: str | None) -> dict[str, Any]:
 
 
 def configure_ray_data(context: Any) -> None:
-    """Keep Ray's logs in its files: how far the work is, is shown once, in micrographs; what goes wrong is raised.
+    """Keep Ray's log out of the terminal. This project shows its own progress, and raises errors.
 
     Args:
         context: `ray.data.DataContext.get_current()`, after `ray.init`, which sets the level of Ray's loggers.
@@ -72,49 +77,66 @@ def configure_ray_data(context: Any) -> None:
         logger.setLevel(logging.ERROR)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
-                handler.setLevel(logging.CRITICAL)  # not handlers of others
+                handler.setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def signals_afterwards(ray: Any) -> Iterator[None]:
-    """Heed Ctrl-C and SIGTERM at the end of the block, in this process's own ways; a second one at once.
+    """Delay Ctrl-C and SIGTERM until the end of the block, and then call the handlers of this process.
 
-    To be held around `ray.init`. What a handler raises in the midst of it is lost where the interpreter is forking,
-    with a lock held for good, or ends in Ray's native code, which aborts.
+    If the same signal comes again during the block, its handler is called at once. This is for `ray.init`, in which a
+    handler must not raise: while the interpreter forks, the exception would be lost and a lock held for ever, and in
+    Ray's native code it would abort the process.
 
     Args:
-        ray: the module, which would put a way of its own in place of a handler of SIGTERM.
+        ray: the module `ray`. Within the block, it cannot replace the handler of SIGTERM.
     """
-    ways = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ours = {number: way for number, way in ways.items() if callable(way)}
+    handlers = _own_handlers()
+    received: list[int] = []
+
+    def delay(number: int, frame: FrameType | None) -> None:
+        if number in received:
+            handlers[number](number, frame)
+        received.append(number)
+
+    no_replacement = _without_rays_handler(ray) if signal.SIGTERM in handlers else nullcontext()
+    with no_replacement:
+        for number in handlers:
+            signal.signal(number, delay)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if received:
+                handlers[received[0]](received[0], None)
+
+
+def _own_handlers() -> dict[int, Callable[[int, FrameType | None], Any]]:
+    """Return signal -> handler, of SIGINT and SIGTERM. Only the main thread can set handlers."""
     if threading.current_thread() is not threading.main_thread():
-        ours = {}
-    came: list[int] = []
+        return {}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: handler for number, handler in found.items() if callable(handler)}
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if number in came:
-            ours[signal.Signals(number)](number, frame)
-        came.append(number)
 
-    rays = ray._private.utils
-    set_rays = rays.set_sigterm_handler
-    if signal.SIGTERM in ours:
-        rays.set_sigterm_handler = lambda _: None
-    for number in ours:
-        signal.signal(number, note)
+@contextmanager
+def _without_rays_handler(ray: Any) -> Iterator[None]:
+    utils = ray._private.utils
+    set_sigterm_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        rays.set_sigterm_handler = set_rays
-        for number, way in ours.items():
-            signal.signal(number, way)
-        for one in came[:1]:
-            ours[signal.Signals(one)](one, None)
+        utils.set_sigterm_handler = set_sigterm_handler
 
 
 @contextmanager
 def own_sigint() -> Iterator[None]:
-    """Let Ctrl-C be KeyboardInterrupt: in Ray Train's way a training ends in order, and the process without a word."""
+    """Convert the exit of Ray Train after Ctrl-C into KeyboardInterrupt.
+
+    The handler of Ray Train ends the training in order, and then exits without a message.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -127,9 +149,9 @@ def own_sigint() -> Iterator[None]:
 
 @contextmanager
 def hidden_native_stderr() -> Iterator[None]:
-    """Send what native code writes to stderr meanwhile to nowhere: Ray's core announces its log level there.
+    """Discard what native code writes to stderr in the block. This is for `ray.init` only, which raises its errors.
 
-    To be held around `ray.init` only. What goes wrong there is raised, not written.
+    Ray's core writes its log level to stderr.
     """
     sys.stderr.flush()
     kept = os.dup(2)

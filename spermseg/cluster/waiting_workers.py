@@ -1,7 +1,7 @@
 """Messages of workers that wait for the storage, shown by the driver. Imports no Ray.
 
-The log of a worker lies in Ray's files. So a waiting worker sends its message to an
-actor (`Note`) on the driver's node. The driver polls that actor and logs one line for all workers.
+The log of a worker is in Ray's files, where users do not see it. So a waiting worker sends its message to an actor
+(`Note`) on the driver's node. The driver polls this actor, and logs one line for all workers.
 """
 
 import threading
@@ -15,7 +15,7 @@ LOOK_EVERY_S = 5.0
 
 
 class Note:
-    """The last line that any of many processes has said."""
+    """The latest line of any worker, as a Ray actor."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -25,34 +25,34 @@ class Note:
         self._line = line
 
     def take(self) -> str:
-        """Return the line and forget it; empty where none came."""
+        """Return the line and forget it; empty if there is none."""
         line, self._line = self._line, ""
         return line
 
 
 class Teller:
-    """Sends lines to the note from any process. It can be pickled.
+    """Sends lines to a `Note` from any process. It can be pickled.
 
     Args:
-        note: the actor that keeps it.
+        note: the handle of the actor.
     """
 
     def __init__(self, note: Any) -> None:
         self._note = note
 
     def __call__(self, line: str) -> None:
-        """Send one line. A lost note is ignored: its reader is lost, too."""
+        """Send one line. A lost actor is ignored, since the driver is lost, too."""
         with suppress(Exception):
             self._note.write.remote(line)
 
 
 @contextmanager
 def heard(ray: Any, look_every_s: float = LOOK_EVERY_S) -> Iterator[Callable[[str], None]]:
-    """Yield a function that workers of this Ray call with a line. This process logs the lines until the block ends.
+    """Yield a function that workers of this cluster call with a line. This process logs the lines during the block.
 
     Args:
-        ray: the module, connected, with `ray.util.scheduling_strategies`.
-        look_every_s: how often to look for a line.
+        ray: the module `ray`, connected, with `ray.util.scheduling_strategies` imported.
+        look_every_s: time between two polls of the actor.
     """
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
@@ -62,7 +62,7 @@ def heard(ray: Any, look_every_s: float = LOOK_EVERY_S) -> Iterator[Callable[[st
 
     def listen() -> None:
         while not done.wait(look_every_s):
-            with suppress(Exception):  # what became of Ray is told where it matters
+            with suppress(Exception):  # other code reports that Ray is lost
                 if line := ray.get(note.take.remote(), timeout=look_every_s):
                     say_that_somebody_waits(line)
 
@@ -72,4 +72,4 @@ def heard(ray: Any, look_every_s: float = LOOK_EVERY_S) -> Iterator[Callable[[st
         yield Teller(note)
     finally:
         done.set()
-        listening.join(2 * look_every_s)  # asked once more after `ray.shutdown`, Ray would start another cluster
+        listening.join(2 * look_every_s)  # a `ray.get` after `ray.shutdown` would start another cluster

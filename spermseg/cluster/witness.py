@@ -1,8 +1,8 @@
-"""A small process that outlives the one that works with Ray, says what nobody else is left to say, and tidies up.
+"""A small process that outlives the process that uses Ray. If that one is killed, it prints why, and ends Ray.
 
-Ray's native code may end the process that it is loaded into, on the spot and without a word: where it cannot register
-with its raylet, or loses it in mid-call. SIGKILL leaves no time for words either, and two of Ray's processes run on for
-more than a minute then. Imports no Ray.
+Ray's native code may end its process at once and without a message: if it cannot register with its raylet, or loses the
+raylet during a call. SIGKILL leaves no time for a message, either. Two of Ray's processes then run on for more than a
+minute. Imports no Ray.
 """
 
 import os
@@ -21,32 +21,34 @@ from spermseg.cluster.head import OwnProcesses
 from spermseg.errors import RunError, first_line
 
 LOOK_EVERY_S = 0.5
+"""Time between two looks for new processes of Ray."""
 GRACE_S = 2.0
 """Time that Ray's processes have to end by themselves."""
 READY, ALL_IS_SAID = b"ready\n", b"all is said\n"
+"""Messages from the witness (it watches now) and to the witness (it must print nothing)."""
 
 
 @contextmanager
 def witnessed(ray_folder: Path, goes_on: str) -> Iterator[Callable[[], None]]:
-    """Have a witness from before Ray starts until the block ends; what is yielded tells it to keep silent.
+    """Run a witness until the end of the block, in which Ray is started. Yield a function that silences the witness.
 
     Args:
-        ray_folder: what Ray's own processes run out of.
-        goes_on: what to tell how to go on.
+        ray_folder: the folder of the package `ray`, from which its processes run.
+        goes_on: the end of the message of the witness: how to continue.
 
     Raises:
-        RunError: the machine starts no process.
+        RunError: the witness could not be started.
     """
     witness = _start(ray_folder, goes_on)
     told, heard = cast("IO[bytes]", witness.stdin), cast("IO[bytes]", witness.stdout)
 
     def silence() -> None:
-        with suppress(OSError, ValueError):  # it is gone, or was told before
+        with suppress(OSError, ValueError):  # the witness has ended, or the pipe is closed already
             told.write(ALL_IS_SAID)
             told.close()
 
     try:
-        heard.readline()  # from then on it tells Ray's new processes from those that were there
+        heard.readline()  # the witness has listed the earlier processes of Ray, and will find the new ones
         yield silence
     finally:
         silence()
@@ -62,14 +64,17 @@ def _start(ray_folder: Path, goes_on: str) -> "subprocess.Popen[bytes]":
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
-            start_new_session=True,  # what ends all processes of a job at once is to leave this one
+            start_new_session=True,  # a signal to all processes of the job must not end the witness
         )
     except OSError as error:
-        raise RunError(f"no process could be started beside Ray ({first_line(error)}); is the machine full?") from error
+        why = first_line(error)
+        raise RunError(
+            f"no process could be started beside Ray ({why}); is this machine out of memory, or of process ids?"
+        ) from error
 
 
 def _watch(parent: psutil.Process, ray_folder: Path, goes_on: str) -> None:
-    """Take note of what Ray starts for a process, and when that process ends without a word, say so and end it."""
+    """Watch a process and its Ray. If the process ends without `ALL_IS_SAID`, end its Ray and print a message."""
     processes = OwnProcesses(ray_folder, parent)
     sys.stdout.buffer.write(READY)
     sys.stdout.close()

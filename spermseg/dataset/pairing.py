@@ -1,7 +1,22 @@
-"""Folders of images and annotations -> pairs of an image and its annotation."""
+"""Folders of images and annotations -> pairs of an image and its annotation.
+
+An annotation names its image by a path relative to the annotation file. The path may come from another machine. The
+image is the first of these that exists:
+
+1. The image whose path below the folder of images is the longest suffix of that path.
+2. The image of that name in the folder of the annotation file.
+3. The only image of that name.
+4. The only image with the stem of the annotation file, if the file annotates one picture.
+
+The home folder of an annotation file is its own folder below the folder of images or, if that has no images, the
+nearest parent that has some. An image outside the home folder matches only if the annotation names its folder. So the
+annotation of one patient is never assigned to an image of another.
+
+Names are compared in Unicode NFC, since some systems write an umlaut as one code point and others as two.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from posixpath import normpath
@@ -16,6 +31,8 @@ from spermseg.storage.uris import storable
 from spermseg.texts import composed, visible
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+TOP = PurePosixPath(".")
+"""The folder of images itself, as a path below it."""
 
 NO_ANNOTATION = "no annotation"
 NO_IMAGE = "no image"
@@ -73,21 +90,7 @@ class _Entry:
 def pair_images(
     images: Path, annotations: Path, problems: Problems, *, label_attribute: str | None = None
 ) -> list[Pair]:
-    """Find the annotation of every image.
-
-    An annotation names its image by a path relative to the annotation file. The path may come from another machine. The
-    image is the first of these that exists:
-
-    1. The image whose path below `images` is the longest suffix of that path.
-    2. The image of that name in the folder of the annotation file.
-    3. The only image of that name.
-    4. The only image with the stem of the annotation file, if the file annotates one picture.
-
-    The home folder of an annotation file is its own folder below `images` or, if that has no images, the nearest parent
-    that has some. An image outside the home folder matches only if the annotation names its folder. So the annotation
-    of one patient is never assigned to an image of another.
-
-    Names are compared in Unicode NFC, since some systems write an umlaut as one code point and others as two.
+    """Find the annotation of every image, by the rules of this module.
 
     Args:
         images: a folder, searched with all folders below it.
@@ -188,18 +191,33 @@ class _ImageIndex:
 
     def find(self, entry: _Entry) -> list[str]:
         """Return the images that an entry may mean: one, none, or several if the name is ambiguous."""
-        named, own = PureWindowsPath(composed(entry.image_name)), entry.json.parent  # accepts both kinds of slashes
-        steps = PurePosixPath(f"{own}/{named.as_posix()}").parts
-        home = next((folder for folder in (own, *own.parents) if folder in self._folders), PurePosixPath("."))
-        longest_first = range(len(steps) - (home != PurePosixPath(".")))  # a bare name must not match outside home
-        tails = ("/".join(steps[start:]) for start in longest_first)
-        for path in (normpath("/".join(steps)), *tails, str(own / named.name)):
+        own = entry.json.parent
+        home = next((folder for folder in (own, *own.parents) if folder in self._folders), TOP)
+        named = PureWindowsPath(composed(entry.image_name))  # a Windows path accepts both kinds of slashes
+        for path in _possible_paths(own, home, named):
             if path in self._paths:
                 return [path]
-        found = self._by_name.get(named.name) or (self._by_stem.get(entry.json.stem, []) if entry.alone else [])
-        here = [one for one in found if PurePosixPath(one).is_relative_to(home)]
-        above = [one for one in found if one not in here and PurePosixPath(one).parent in own.parents]
-        return here + above if here else []
+        found = self._by_name.get(named.name, [])
+        if not found and entry.alone:
+            found = self._by_stem.get(entry.json.stem, [])
+        return _near(found, own, home)
+
+
+def _possible_paths(own: PurePosixPath, home: PurePosixPath, named: PureWindowsPath) -> Iterator[str]:
+    """Yield the paths that an annotation in the folder `own` may mean by a name, the most specific first."""
+    steps = PurePosixPath(f"{own}/{named.as_posix()}").parts
+    yield normpath("/".join(steps))
+    shortest = 1 if home == TOP else 2  # a bare name must not match an image outside the home folder
+    for start in range(len(steps) - shortest + 1):
+        yield "/".join(steps[start:])
+    yield str(own / named.name)
+
+
+def _near(images: Sequence[str], own: PurePosixPath, home: PurePosixPath) -> list[str]:
+    """Return the images in the home folder. If there are any, those in a parent folder make the name ambiguous."""
+    inside = [image for image in images if PurePosixPath(image).is_relative_to(home)]
+    above = [image for image in images if image not in inside and PurePosixPath(image).parent in own.parents]
+    return inside + above if inside else []
 
 
 def _report_unpaired(entry: _Entry, candidates: Sequence[str], images: Path, problems: Problems) -> None:

@@ -40,6 +40,8 @@ NOT_IN_SPLIT_CSV = "not in the split CSV"
 IN_TWO_GROUPS = "same picture in two groups"
 
 Futures = Iterable[Future[Example]]
+Progress = Callable[[Sequence[Future[Example]]], Futures]
+"""Takes the futures of all images, and yields them as they are waited for, as `tqdm` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +106,16 @@ def prepare_dataset(
     annotations: Path,
     out: Location,
     config: PrepareConfig,
-    progress: Callable[[Sequence[Future[Example]]], Futures] = iter,
+    progress: Progress = iter,
 ) -> PrepareSummary:
-    """Build a dataset from images and their annotations.
+    """Build a dataset from images and their annotations. Return the dataset and the files that were left out.
 
     Args:
         images: a folder of micrographs, searched with all folders below it.
         annotations: a LabelMe, VIA or COCO file, or a folder of them.
         out: the location to write to, outside both folders.
         config: the settings.
-        progress: takes the list of futures, one for each image, and yields them, as `tqdm` does.
-
-    Returns:
-        The dataset and the files that were left out.
+        progress: shows how far the work is.
 
     Raises:
         ConfigError: the settings do not fit the folders.
@@ -127,11 +126,7 @@ def prepare_dataset(
     _check_places(images, annotations, out, config)
     problems = Problems(strict=config.strict)
     pairs = pair_images(images, annotations, problems, label_attribute=config.label_attribute)
-    placements = place_images([pair.image for pair in pairs], config.split)
-    placed = list(_keep_placed(pairs, placements, problems))
-    parts = list_parts((pair.annotation for pair in placed), config.labels)
-    task = partial(_prepare_one, out=out, parts=parts, config=config, placements=placements)
-    examples = _one_group_each(_run_tasks(task, placed, problems, config.threads, progress), problems)
+    parts, examples = _prepare_pairs(pairs, out, config, problems, progress)
     if not examples:
         raise _nothing_usable(images, out, problems)
     write_index(
@@ -144,6 +139,22 @@ def prepare_dataset(
         splits=SPLITS,
     )
     return PrepareSummary(dataset=open_dataset(out), left_out=tuple(problems.left_out))
+
+
+def _prepare_pairs(
+    pairs: Sequence[Pair],
+    out: Location,
+    config: PrepareConfig,
+    problems: Problems,
+    progress: Progress,
+) -> tuple[tuple[str, ...], list[Example]]:
+    """Write the image and the mask of each usable pair. Return (the parts of a cell, the examples)."""
+    placements = place_images([pair.image for pair in pairs], config.split)
+    placed = list(_keep_placed(pairs, placements, problems))
+    parts = list_parts((pair.annotation for pair in placed), config.labels)
+    task = partial(_prepare_one, out=out, parts=parts, config=config, placements=placements)
+    examples = _run_tasks(task, placed, problems, config.threads, progress)
+    return parts, _one_group_each(examples, problems)
 
 
 def _nothing_usable(images: Path, out: Location, problems: Problems) -> DatasetError:
@@ -199,7 +210,7 @@ def _run_tasks(
     pairs: Sequence[Pair],
     problems: Problems,
     threads: int,
-    progress: Callable[[Sequence[Future[Example]]], Futures],
+    progress: Progress,
 ) -> list[Example]:
     examples = []
     with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:

@@ -93,13 +93,7 @@ def decode_micrograph(
         MemoryError: this process has too little memory, which is no fault of the picture.
     """
     header = read_header(data)
-    if header.megapixels > max_megapixels:
-        raise MicrographError(
-            f"{header.width} x {header.height} px is {header.megapixels:.0f} megapixels; "
-            f"at most {max_megapixels:g} are allowed"
-        )
-    if header.pages != 1:
-        raise MicrographError(f"{header.format} with {header.pages} pictures; a file with one field of view is needed")
+    _check_header(header, max_megapixels)
     by, shape = 1, (header.height, header.width)
     if view and header.format == "JPEG":
         by = exact_reduction(shape, view.working_shape(shape))
@@ -111,6 +105,21 @@ def decode_micrograph(
             f"{broken(header.format)}: its header says {header.width} x {header.height} px, it holds {width} x {height}"
         )
     return found
+
+
+def _check_header(header: Header, max_megapixels: float) -> None:
+    """Refuse a picture that is too large, or a file with several pictures, before memory is allocated.
+
+    Raises:
+        MicrographError: the header says so.
+    """
+    if header.megapixels > max_megapixels:
+        raise MicrographError(
+            f"{header.width} x {header.height} px is {header.megapixels:.0f} megapixels; "
+            f"at most {max_megapixels:g} are allowed"
+        )
+    if header.pages != 1:
+        raise MicrographError(f"{header.format} with {header.pages} pictures; a file with one field of view is needed")
 
 
 def _decode_pixels(data: bytes, header: Header, by: int) -> tuple[NDArray[np.uint8], Depth | None]:

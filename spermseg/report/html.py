@@ -148,18 +148,25 @@ def render_report(
     return _template().render(
         config=config,
         root=root,
-        totals=summary.count_totals(frame, receipts),
         problems=[*damage, *summary.find_problems(frame, receipts, () if config.finished_only else unfinished)],
         left_out=unfinished if config.finished_only else (),
-        runs=summary.list_runs(frame, receipts),
-        rejections=summary.group_rejections(frame),
-        duplicates=summary.find_duplicates(frame),
-        groups=summary.count_groups(frame),
-        flag_counts=frame["flags"].explode().value_counts().to_dict(),
         histograms=_histograms(frame),
         gallery=_gallery(frame, shelves, read_pixels, config.picture_width),
-        rows=summary.to_rows(summary.first_rows(frame, config.table_rows)),
+        **_tables(frame, receipts, config.table_rows),
     )
+
+
+def _tables(frame: pd.DataFrame, receipts: Sequence[Mapping[str, Any]], most_rows: int) -> dict[str, Any]:
+    """Return name in the template -> counts or rows, for all tables of the page."""
+    return {
+        "totals": summary.count_totals(frame, receipts),
+        "runs": summary.list_runs(frame, receipts),
+        "rejections": summary.group_rejections(frame),
+        "duplicates": summary.find_duplicates(frame),
+        "groups": summary.count_groups(frame),
+        "flag_counts": frame["flags"].explode().value_counts().to_dict(),
+        "rows": summary.to_rows(summary.first_rows(frame, most_rows)),
+    }
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""Sets of image ids, 16 bytes each: a table's ids of years fit in memory."""
+"""Sets of image ids. An id takes 16 bytes, so the ids of years fit in memory."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ _ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 def digest(parts: Iterable[str]) -> str:
-    """Return the id of a list of texts; JSON, so that no text can pass for two."""
+    """Return the id of a list of texts. The list is hashed as JSON, so that different lists have different ids."""
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:ID_LENGTH]
 
 
 class ImageIds:
-    """A set of image ids, made once. What is no id of this project's making is left out: it is that of no upload.
+    """An immutable set of image ids. Texts that are not in the form of an id are left out, since no upload has them.
 
     >>> ids = ImageIds([["00" * 16, "0f" * 16]])
     >>> "0f" * 16 in ids, "f0" * 16 in ids, len(ids)
@@ -29,11 +29,11 @@ class ImageIds:
     def __init__(self, batches: Iterable[Iterable[str]]) -> None:
         packed = b"".join(_pack(batch) for batch in batches)
         self._ids = np.unique(np.frombuffer(packed, np.dtype(f"S{ID_BYTES}")))
-        self._bytes = self._ids.view(np.uint8).data
+        self._bytes = self._ids.view(np.uint8).data  # numpy values of the type S16 lose zero bytes at their end
 
     @classmethod
     def union(cls, several: Iterable["ImageIds"]) -> "ImageIds":
-        """Return the ids that are in any of several sets."""
+        """Return the union of several sets."""
         made = cls(())
         made._ids = np.unique(np.concatenate([made._ids, *(one._ids for one in several)]))
         made._bytes = made._ids.view(np.uint8).data

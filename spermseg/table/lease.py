@@ -1,9 +1,12 @@
-"""One job at a time on a table: a lease, `OUT/lock.json`, which conditional writes let only one process make or renew.
+"""The lease of a table, `OUT/lock.json`, so that one job at a time works on the table.
 
-The holder renews it; one that was not renewed for as long as it lasts has expired, and the next job takes it over by
-itself, at once where its process is proven gone. No clocks are compared: whoever wants the table watches the file, and
-counts by his own clock how long he sees it unchanged. A holder that was cut off for longer, and then is not alone, sees
-at its next step that the lease is another's, and stops.
+Conditional writes let only one process make or renew the lease. Its holder renews the lease again and again. A lease
+that is not renewed in time expires, and the next job takes it over. If the process of the holder is proven to have
+ended, the next job takes the lease over at once.
+
+No clocks are compared. A job that waits for the table watches the file, and measures by its own clock how long the file
+stays unchanged. A holder that was cut off from the storage for too long may have lost the lease. It notices this at its
+next step, and stops.
 """
 
 import logging
@@ -29,20 +32,26 @@ from spermseg.table.lease_holder import HELD, Found, Holder, encode_holder, find
 logger = logging.getLogger(__name__)
 
 BEATS = 12
-"""Renewals in the time that a lease lasts. Some of them may fail."""
+"""Number of renewals in the duration of a lease. Some of them may fail."""
 LOOKS = 36
-"""Looks at another's lease in that time, at least."""
+"""Least number of times that a waiting job looks at the lease in its duration."""
 LONGEST_LOOK_S = 2.0
+"""Longest time between two looks."""
 TELL_AFTER_S = 3.0
-"""A process that waits longer than this logs what it waits for."""
+"""Time after which a waiting job logs what it waits for."""
 
 
 class Lease:
-    """The lease of a table, held and renewed by this process while `hold_lease` is open."""
+    """The lease of a table. This process holds and renews the lease while `hold_lease` is open.
+
+    Args:
+        out: the table.
+        arguments: the words of the command line, without secrets. The file shows them to people.
+    """
 
     def __init__(self, out: Location, arguments: Sequence[str] = ()) -> None:
         self.place = out.child("lock.json")
-        """Where it lies."""
+        """The file of the lease."""
         self._mine = this_process(arguments)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -51,51 +60,54 @@ class Lease:
         self._beat_s, self._briefly = beat_s, replace(self.place, patience=brief)
 
     def check(self) -> None:
-        """See that the lease is still this process's.
+        """Check that this process still holds the lease.
 
         Raises:
-            RunError: another job took it over, or somebody deleted it. This job must write nothing more.
+            RunError: another job took the lease over, or somebody deleted it. This job must not write any more.
+            StorageError: the lease could not be read.
         """
         found = find_holder(self.place)
         if not self._is_mine(found):
-            now = f"now is that of {found.holder}" if found else "is gone"
+            now = f"now belongs to {found.holder}" if found else "is gone"
+            who = "that job" if found else "the same command"
             raise RunError(
-                f"the lock of this job, {self.place.uri}, {now}; this job stops, and what it wrote stays: the job "
-                "that took over goes on with it"
+                f"the lock of this job, {self.place.uri}, {now}; this job stops, its results stay, and {who} continues"
             )
 
     def fenced(self, place: Location) -> Location:
-        """Return a place as one in which this job may change things: each attempt first sees that the lease is its own.
+        """Return a location for changes: each attempt to access it first checks that this process holds the lease.
 
-        Whoever waits for a storage may wait for longer than the lease lasts, and then is not alone. `check` and a
-        change that waits after it would write over what the job did that took over.
+        A request may wait for the storage for longer than the lease lasts, and another job may take the table over
+        meanwhile. A single check before the request does not detect this.
 
         Args:
-            place: of the table; the places below it are fenced, too.
+            place: a location in the table. The locations below the returned one are fenced, too.
         """
         return replace(place, patience=replace(place.patience or patience(), guard=self.check))
 
     def acquire(self, *, take_over: bool = False) -> None:
-        """Make the lease, or take it over where it has expired, or its process is proven gone; and keep renewing it.
+        """Acquire the lease, and renew it from now on.
+
+        A lease of another process is taken over once it has expired, or at once if that process has ended.
 
         Args:
-            take_over: do not wait until it has expired, unless its process is proven to run.
+            take_over: whether not to wait until the lease has expired. A lease whose process runs is still respected.
 
         Raises:
-            LockedError: another process holds it, and was seen to renew it.
-            StorageError: it could not be read or written.
+            LockedError: another process holds the lease, and renewed it meanwhile.
+            StorageError: the lease could not be read or written.
         """
         HELD.add(self._mine.token)
         while not self._try(take_over=take_over):
-            take_over = False  # whoever came first is not gone
+            take_over = False  # another job has just come first, and is at work
         self._thread.start()
 
     def _try(self, *, take_over: bool) -> bool:
-        """Return whether the lease is this process's now; where another came first, things are to be looked at anew."""
+        """Return whether this process holds the lease now. If not, the lease has changed, and must be read again."""
         found = find_holder(self.place)
         if found is None:
             return self._make()
-        if self._is_mine(found):  # a storage that answered too late was asked again
+        if self._is_mine(found):  # an earlier write succeeded, and its answer was lost
             return True
         runs = found.holder.runs
         if runs is False:
@@ -121,19 +133,19 @@ class Lease:
         return True
 
     def _watch(self, found: Found) -> bool:
-        """Watch another's lease until it has expired; return False where it was given up meanwhile.
+        """Wait until the lease of another process has expired. Return False if the lease was released meanwhile.
 
-        Only time counts in which the storage answered: while it does not, nobody can renew anything.
+        Time in which the storage did not answer does not count, since nobody could renew the lease then.
 
         Raises:
-            LockedError: it was renewed, or is another's by now.
+            LockedError: the lease was renewed, or a third process has taken it over.
         """
         lasts_s = found.holder.lasts_s
         look_s = min(lasts_s / LOOKS, LONGEST_LOOK_S)
-        idle_s, told, before = 0.0, False, time.monotonic()
+        idle_s, is_told, before = 0.0, False, time.monotonic()
         while idle_s < lasts_s:
-            if idle_s >= TELL_AFTER_S and not told:
-                told = True
+            if idle_s >= TELL_AFTER_S and not is_told:
+                is_told = True
                 self._tell_waiting(found.holder)
             time.sleep(look_s)
             now = find_holder(self.place)
@@ -142,30 +154,30 @@ class Lease:
             if now != found:
                 raise LockedError(_locked(self.place, now.holder))
             passed, before = time.monotonic() - before, time.monotonic()
-            idle_s += min(passed, 2 * look_s)
+            idle_s += min(passed, 2 * look_s)  # a longer time means that the storage did not answer
         return True
 
     def _keep(self) -> None:
-        """Renew the lease until it is given up or lost; a storage that does not answer is asked at the next beat."""
-        renewed, told = time.monotonic(), False
+        """Renew the lease until it is released or lost. After a storage error, the next attempt is at the next beat."""
+        renewed, is_told = time.monotonic(), False
         while not self._ended.wait(self._beat_s):
             try:
                 if not self._renew():
-                    return  # the job sees it at its next step
+                    return  # the job notices this at its next step
             except StorageError as error:
-                if not told:
+                if not is_told:
                     self._tell_late(time.monotonic() - renewed, error)
-                told = True
+                is_told = True
             else:
-                if told:
+                if is_told:
                     logger.warning("%s: this job's lock is renewed again", self.place.uri)
-                renewed, told = time.monotonic(), False
+                renewed, is_told = time.monotonic(), False
 
     def _renew(self) -> bool:
-        """Renew the lease, and return whether it is still this process's.
+        """Renew the lease, and return whether this process still holds it.
 
-        It is looked at before: a server may know no conditions, and an earlier renewal may have arrived though no
-        answer did.
+        The lease is read first, for two reasons. A server may ignore conditions. An earlier renewal may have been
+        written although its answer was lost.
         """
         found = find_holder(self._briefly)
         if not self._is_mine(found):
@@ -181,14 +193,14 @@ class Lease:
         return found is not None and found.holder.token == self._mine.token
 
     def release(self) -> None:
-        """Delete the lease where it is still this process's; storage that fails meanwhile is a warning."""
+        """Delete the lease if this process still holds it. A storage error is logged as a warning."""
         held = self._thread.ident is not None
         self._ended.set()
         if held:
             self._thread.join()
         HELD.discard(self._mine.token)
         try:
-            if self._renew():  # nobody takes it over meanwhile, so what is deleted is this process's
+            if self._renew():  # a fresh lease is not taken over, so the lease that is deleted is this one
                 self._briefly.delete()
         except StorageError as error:
             if not held:
@@ -200,15 +212,15 @@ class Lease:
 
     def _tell_late(self, late_s: float, error: StorageError) -> None:
         logger.warning(
-            "%s: this job's lock was not renewed for %s, and is tried again every %s; after %s without, another job "
-            "may take the table over; what else this job asks of the storage it tries for %s, and then stops: %s",
+            "%s: this job's lock was not renewed for %s; a renewal is tried every %s. After %s without a renewal, "
+            "another job may take the table over. This job retries its other requests for %s, and then stops: %s",
             *(self.place.uri, spoken(late_s), spoken(self._beat_s), spoken(self._mine.lasts_s)),
             *(spoken(patience().total_s), error.message),
         )
 
     def _tell_waiting(self, holder: Holder) -> None:
         logger.warning(
-            "%s: this table is held by %s; waiting to see whether that job renews its lock: if not within %s, this one "
+            "%s: this table is held by %s; waiting to see whether that job renews its lock: if not within %s, this job "
             "takes over",
             *(self.place.uri, holder, spoken(holder.lasts_s)),
         )
@@ -220,16 +232,18 @@ def _locked(place: Location, holder: Holder) -> str:
 
 @contextmanager
 def hold_lease(out: Location, arguments: Sequence[str] = (), *, take_over: bool = False) -> Iterator[Lease]:
-    """Hold the lease of a table; it is released however the work ends, unless the process is killed.
+    """Hold the lease of a table in a `with` block. It is released at the end of the block, also after an error.
+
+    A process that is killed cannot release its lease; this lease expires.
 
     Args:
         out: the table.
         arguments: the words of the command line, without secrets.
-        take_over: do not wait until another's lease has expired, unless its process is proven to run.
+        take_over: whether not to wait until another lease has expired. A lease whose process runs is still respected.
 
     Raises:
-        LockedError: another process holds it, and was seen to renew it.
-        StorageError: it could not be read or written.
+        LockedError: another process holds the lease, and renewed it meanwhile.
+        StorageError: the lease could not be read or written.
     """
     lease = Lease(out, arguments)
     try:

@@ -1,4 +1,4 @@
-"""Who holds the lease of a table, as `OUT/lock.json` says, and whether that process still runs."""
+"""The holder of a lease, as `OUT/lock.json` names it, and whether its process still runs."""
 
 import json
 import os
@@ -18,17 +18,17 @@ from spermseg.storage.filesystem import Location
 from spermseg.storage.uris import storable
 
 LASTS_S = 180.0
-"""A lease that is not renewed for so long has expired."""
+"""Time without a renewal after which a lease has expired."""
 SHORTEST_S, LONGEST_S = 0.1, 3600.0
-"""What is believed of a file that anybody may have written."""
+"""Bounds of the duration in a file. Anybody may have written the file."""
 LARGEST_FILE = 1 << 20
-"""Bytes; a lease has under a thousand, and a command line."""
+"""Limit on the bytes of a file. A lease has less than a thousand, and a command line."""
 TRIES = 20
-"""Times that a lease is looked at which changes between two requests."""
+"""Number of attempts to read a lease that changes between two requests."""
 MOST_WORDS, LONGEST_WORD = 50, 1000
-"""Of the command line: what is stored must be read again."""
+"""Limits on the stored command line, so that the file stays below `LARGEST_FILE`."""
 ENDED = ("Z", "X", "x")
-"""States of a process that has ended."""
+"""States of a process that has ended, in `/proc`."""
 
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -36,36 +36,37 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """What `lock.json` says. A file of an earlier version says less: it is a lease that nobody renews."""
+    """The content of `lock.json`. A file of an earlier version has fewer fields, and nobody renews it."""
 
     number: Count = 0
-    """One more than that of the lease which this one took over."""
+    """One more than the number of the lease that this one took over."""
     host: Text = ""
     boot: Text = ""
-    """Id of the host's boot: other than its name, no other host has it, nor the same one after a crash."""
+    """Boot id of the host. Unlike the host name, it is unique, and changes after a crash."""
     processes: Text = ""
-    """The process namespace, in which a number of a process means something: a container has one of its own."""
+    """The process namespace, in which `process` is valid. A container has its own."""
     process: Count = 0
+    """The process id."""
     process_start: Text = ""
-    """When that process began, in ticks since the boot: numbers come round."""
+    """Start of the process, in ticks since the boot. Process ids are used again."""
     since: Text = ""
-    """ISO 8601, UTC; for people only."""
+    """Time at which the lease was made, ISO 8601, UTC; for people only."""
     arguments: Sequence[str] = ()
-    """The words of its command line, without secrets."""
+    """The words of the command line of the process, without secrets."""
     token: Text = ""
-    """What tells this lease from every other one."""
+    """A random text that is unique to this lease."""
     renewals: Count = 0
     lasts_s: Annotated[float, Field(ge=SHORTEST_S, le=LONGEST_S)] = LASTS_S
-    """It has expired when it was not renewed for so long, by the clock of whoever watches it."""
+    """Time without a renewal after which the lease has expired, by the clock of the process that watches it."""
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since}"
 
     @property
     def runs(self) -> bool | None:
-        """Whether the process still runs; None where nobody here can tell.
+        """Whether the process still runs; None if this process cannot tell.
 
-        Proven is something only of a process of the same boot of the same host, and of the same process namespace.
+        It can tell only for a process of the same boot of the same host, in the same process namespace.
         """
         if not (self.boot and self.processes and (self.boot, self.processes) == (_boot(), _processes())):
             return None
@@ -79,21 +80,21 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A lease as it lies there."""
+    """A lease that was read, with the etag of its file."""
 
     holder: Holder
     etag: str
 
 
 HELD: set[str] = set()
-"""Tokens of the leases that this process holds."""
+"""Tokens of the leases that this process holds or is acquiring."""
 
 
 def this_process(arguments: Sequence[str] = ()) -> Holder:
-    """Return this process as a holder.
+    """Return a new lease of this process.
 
     Args:
-        arguments: the words of its command line, without secrets.
+        arguments: the words of the command line of this process, without secrets.
     """
     return Holder(
         number=1,
@@ -110,15 +111,15 @@ def this_process(arguments: Sequence[str] = ()) -> Holder:
 
 
 def encode_holder(holder: Holder) -> bytes:
-    """Return what is stored."""
+    """Return the content of `lock.json`."""
     return (json.dumps(asdict(holder), indent=2) + "\n").encode()
 
 
 def find_holder(place: Location) -> Found | None:
-    """Return the lease that lies in a place; None where none does.
+    """Return the lease in a file; None if the file does not exist. A damaged file is a lease of an unknown holder.
 
     Raises:
-        StorageError: it could not be read.
+        StorageError: the file could not be read.
     """
     for _ in range(TRIES):
         try:
@@ -127,9 +128,9 @@ def find_holder(place: Location) -> Found | None:
             return Found(holder=_decode(place.read_range(0, size, etag=there.etag)), etag=there.etag)
         except ObjectMissingError:
             return None
-        except ObjectChangedError:  # it was renewed this very moment
+        except ObjectChangedError:  # the holder has just renewed the lease
             continue
-    raise StorageError(f"{place.uri} could not be read: it has another etag each time")
+    raise StorageError(f"{place.uri} could not be read: its etag changed {TRIES} times during the reading")
 
 
 def _decode(data: bytes) -> Holder:
@@ -154,7 +155,7 @@ def _processes() -> str:
 
 
 def _is_gone(process: int) -> bool:
-    """Whether no process has this number; one that only is hidden from this user is not gone."""
+    """Whether no process has this id. A process that is hidden from this user counts as not gone."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -165,9 +166,10 @@ def _is_gone(process: int) -> bool:
 
 
 def _state_and_start(process: int) -> tuple[str, str]:
-    """Return (state, when it began in ticks since the boot) of a process; empty where that cannot be told.
+    """Return (state, start in ticks since the boot) of a process; empty texts if they are unknown.
 
-    psutil tells a time of day, which moves when the clock is set. Source: `man 5 proc_pid_stat`, fields 3 and 22.
+    psutil returns the start as a time of day, which changes when the clock is set. Source: fields 3 and 22 of
+    `man 5 proc_pid_stat`.
     """
     fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
     return (fields[0], fields[19]) if len(fields) > 19 else ("", "")

@@ -1,4 +1,4 @@
-"""What killed writers left in a table that is a local folder: parts of files, which nothing reads, and nobody ends."""
+"""Removal of the partial files that killed writers left in a table in a local folder. No reader reads such files."""
 
 import logging
 
@@ -9,20 +9,20 @@ from spermseg.table.lease import Lease
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("runs", "results", "damaged")
-"""Of a table; others below it, and what lies in them, are not looked at."""
+"""Folders of a table that are searched, with all folders below them. Other folders are not searched."""
 
 
 def remove_leftovers(out: Location, lease: Lease) -> None:
-    """Remove the parts of files whose writers did nothing for a day before the lease was renewed last; nothing else.
+    """Remove the partial files that are at least a day older than the last renewal of the lease.
 
-    A storage that does not let them be removed is a warning: they harm nobody.
+    A storage error is logged as a warning, since partial files are harmless.
 
     Args:
         out: the table.
-        lease: of the table, which this job holds.
+        lease: the lease of the table, which this job holds.
 
     Raises:
-        RunError: the table is another job's by now.
+        RunError: this job has lost the lease.
     """
     table = lease.fenced(out)
     try:
@@ -32,4 +32,4 @@ def remove_leftovers(out: Location, lease: Lease) -> None:
         for place in found:
             table.child(place.uri.removeprefix(out.uri).lstrip("/")).delete()
     except StorageError as error:
-        logger.warning("what killed writers left in the table stays there: %s", error.message)
+        logger.warning("the partial files of killed writers could not be removed from the table: %s", error.message)

@@ -1,4 +1,4 @@
-"""The plan: one line a micrograph, stored before the first unit runs. A million lines are 60 MB."""
+"""The plan: one line per micrograph, stored before the first unit runs. A million lines take 60 MB."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -29,24 +29,24 @@ from spermseg.table.results import MEND, SCHEMA_VERSION
 from spermseg.table.run_folder import unit_name
 
 UNIT_MICROGRAPHS = 64
-"""Most micrographs of a unit of work."""
+"""Largest number of micrographs in a unit of work."""
 UNIT_BYTES = 64 * 2**20
-"""Most bytes of a unit of work, unpacked; one larger file makes a unit of its own."""
+"""Largest unpacked size of a unit of work, in bytes. A larger file is a unit of its own."""
 ROWS_AT_ONCE = 1 << 16
-"""Of one column, in memory while it is read from the first unit to the last."""
+"""Number of values that are in memory while a column is read."""
 MOST_BYTES = 1 << 31
-"""Of a plan that is read at once: thirty million micrographs."""
+"""Limit on the bytes of a plan that is read as a whole: thirty million micrographs."""
 READ_AHEAD = 1 << 23
-"""Bytes; what is read of a plan from end to end, in one request."""
+"""Bytes in one request while a column is read."""
 
 PASSED_OVER = "passed_over"
-"""Key of what a plan says was listed and is no upload."""
+"""Key in the metadata of a plan: the number of listed files that are no uploads, by kind, as JSON."""
 CHANGED = "changed since planned"
 GONE = "not found: removed since planned"
 DENIED = "access denied: the storage does not let this file be read"
 
 ADDED = {"retry_of"}
-"""What plans of earlier versions lack."""
+"""Columns that plans of earlier versions lack."""
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -65,7 +65,7 @@ PLAN_SCHEMA = pa.schema(
 )
 _TYPES = {field.name: field.type for field in PLAN_SCHEMA}
 RETRY = {"retry": "yes"}
-"""What the plan of a run over rejected uploads says."""
+"""Metadata of the plan of a run that tries rejected uploads again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,45 +73,45 @@ class Planned:
     """One micrograph to segment: a line of the plan."""
 
     image_id: str
-    """Digest of where it lies, its size and etag, the model and the settings."""
+    """Digest of the model, the settings, and the place, size and etag of the upload (`Identity.image_id`)."""
     uri: str
-    """The file, or the archive that holds it."""
+    """The file, or the archive that holds the micrograph."""
     member: str | None = None
-    """Its name inside the archive."""
+    """Name of the micrograph in the archive; None for a plain file."""
     group: str | None = None
     """The first folder below the input: patient, slide or session."""
     packing: str = ""
-    """How its bytes are packed in the archive; empty for a plain file."""
+    """How the archive packs the micrograph; empty for a plain file."""
     offset: int = 0
     """First byte to fetch."""
     size: int
-    """Bytes to fetch."""
+    """Number of bytes to fetch."""
     data_size: int
-    """Bytes once unpacked."""
+    """Number of bytes after unpacking."""
     crc32: int | None = None
-    """Checksum of the unpacked bytes, where the archive has one."""
+    """Checksum of the unpacked bytes; None if the archive has none."""
     etag: str
-    """Of the file, or of the archive."""
+    """ETag of the file or the archive."""
     reason: str | None = None
-    """Why it is rejected, where planning could see it already."""
+    """Why the upload is rejected, if planning has found a reason already."""
     retry_of: str | None = None
-    """The image id of the rejected row that its row is to replace."""
+    """Image id of the rejected row that the row of this micrograph replaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What makes a second run over the same uploads a no-op."""
+    """The model and the settings of a run. A second run with the same identity over the same uploads does nothing."""
 
     model_sha256: str
     settings_sha256: str
 
     def image_id(self, item: StoredObject, member: Member | None = None, number: int = 0) -> str:
-        """Return the id of an upload under this model and these settings.
+        """Return the id of an upload for this model and these settings.
 
         Args:
             item: the file, or the archive.
-            member: the member of the archive.
-            number: its place among the members; a hostile archive may list one member twice.
+            member: the member of the archive; None for a plain file.
+            number: the position of the member, since a hostile archive may list one member twice.
         """
         place = (item.uri, str(item.size), item.etag)
         inside = (member.name, str(number)) if member else ()
@@ -119,21 +119,21 @@ class Identity:
 
 
 def retry_id(image_id: str) -> str:
-    """Return the id under which a rejected upload is tried again: another one, so that either has one row."""
+    """Return the new id with which a rejected upload is tried again, so that both ids have exactly one row."""
     return digest((image_id, "retry"))
 
 
 def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
-    """Yield units of work: neighbours in the plan, bounded in number and bytes."""
+    """Yield units of work: consecutive micrographs, up to `UNIT_MICROGRAPHS` and up to `UNIT_BYTES`."""
     unit: list[Planned] = []
-    size = 0
+    unit_bytes = 0
     for one in planned:
-        more = 0 if one.reason else max(one.size, one.data_size)
-        if unit and (len(unit) == UNIT_MICROGRAPHS or size + more > UNIT_BYTES):
+        one_bytes = 0 if one.reason else max(one.size, one.data_size)
+        if unit and (len(unit) == UNIT_MICROGRAPHS or unit_bytes + one_bytes > UNIT_BYTES):
             yield unit
-            unit, size = [], 0
+            unit, unit_bytes = [], 0
         unit.append(one)
-        size += more
+        unit_bytes += one_bytes
     if unit:
         yield unit
 
@@ -141,14 +141,15 @@ def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
 def encode_plan(
     units: Iterable[list[Planned]], metadata: dict[str, str], notes: Callable[[], dict[str, str]] = dict
 ) -> tuple[bytes, int]:
-    """Return (the bytes of `plan.parquet`, micrographs planned); a unit is a row group, so a worker reads its own.
+    """Return (the bytes of `plan.parquet`, number of planned micrographs).
 
-    Units are written as they come, to a temporary file: in memory is one unit, and what the directory says of each.
+    A unit is a row group, so a worker reads only its own units. Units are written to a temporary file as they come, so
+    only one unit and the Parquet footer are in memory.
 
     Args:
-        units: of work.
-        metadata: what the plan says of its run.
-        notes: returns what else it says, which is known when all units are.
+        units: the units of work.
+        metadata: metadata of the plan about its run.
+        notes: returns further metadata. It is called after the last unit.
     """
     planned = 0
     schema = PLAN_SCHEMA.with_metadata({**metadata, VERSION: str(SCHEMA_VERSION)})
@@ -163,21 +164,23 @@ def encode_plan(
 
 
 def _columns(unit: list[Planned], schema: pa.Schema) -> pa.Table:
-    """Return a unit as a table; by columns, which takes a twentieth of the time that a dictionary a row takes."""
+    """Return a unit as a table. It is built by columns, which takes a twentieth of the time of one dictionary a row."""
     columns = [pa.array([getattr(one, field.name) for one in unit], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 class Plan:
-    """A stored plan, of which only the directory and the units asked for are read.
+    """A stored plan. Only its Parquet footer and the requested units are read.
 
     Args:
-        location: where it lies.
-        whole: read all of it at once, and prove that its bytes are those that were written.
+        location: the file.
+        whole: whether to read the whole file at once, and to verify its seal.
 
     Raises:
-        ObjectMissingError: it is not there.
-        DamagedError: it is damaged.
+        ObjectMissingError: the plan does not exist.
+        DamagedError: the plan is damaged. The methods raise this error, too, since they read further bytes.
+        RunError: the plan has a later schema version.
+        StorageError: the plan could not be read.
     """
 
     def __init__(self, location: Location, *, whole: bool = False) -> None:
@@ -187,11 +190,11 @@ class Plan:
             if self._bytes is not None:
                 check_seal(self._bytes)
             self._file = open_parquet(self._open(), _TYPES, SCHEMA_VERSION)
-            lacking = {field.name for field in PLAN_SCHEMA}.difference(ADDED, self._file.schema_arrow.names)
-            if lacking:
+            self._columns = [name for name in PLAN_SCHEMA.names if name in self._file.schema_arrow.names]
+            if lacking := set(PLAN_SCHEMA.names) - ADDED - set(self._columns):
                 raise DamagedError(f"it lacks the columns {', '.join(sorted(lacking))}")
             self.metadata = said_metadata(self._file)
-            """What the run said of itself when it was planned."""
+            """Key -> text about the run, as it was known when the plan was made."""
 
     def _open(self, *ahead: int) -> Any:
         return self._location.open(*ahead) if self._bytes is None else pa.BufferReader(self._bytes)
@@ -200,73 +203,72 @@ class Plan:
         return reading(self._location.uri, MEND)
 
     def __len__(self) -> int:
-        """Return the number of micrographs planned."""
+        """Return the number of planned micrographs."""
         return int(self._file.metadata.num_rows)
 
     @property
     def units(self) -> int:
-        """Units of work."""
+        """Number of units of work."""
         return int(self._file.num_row_groups)
 
     @property
     def seal(self) -> str:
-        """The digest of its own bytes that it says; empty for one of an earlier version."""
+        """The seal that the plan holds, without verification; empty for a plan of an earlier version."""
         return said_seal(self._file)
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """What was listed and is no upload, by kind, and how much of it; plans of earlier versions do not say."""
+        """Kind -> number of listed files that are no uploads; empty for a plan of an earlier version."""
         with self._reading():
-            return {
-                str(kind): int(count) for kind, count in dict(json.loads(self.metadata.get(PASSED_OVER, "{}"))).items()
-            }
+            stored = dict(json.loads(self.metadata.get(PASSED_OVER, "{}")))
+            return {str(kind): int(count) for kind, count in stored.items()}
 
     @property
     def unit_sizes(self) -> list[int]:
-        """Micrographs of each unit."""
+        """Number of micrographs in each unit."""
         directory = self._file.metadata
         return [int(directory.row_group(number).num_rows) for number in range(self.units)]
 
     def unit(self, number: int) -> list[Planned]:
         """Return the micrographs of a unit."""
         with self._reading():
-            names = [name for name in PLAN_SCHEMA.names if name in self._file.schema_arrow.names]
-            rows = self._file.read_row_group(number, columns=names, use_threads=False).to_pylist()
+            rows = self._file.read_row_group(number, columns=self._columns, use_threads=False).to_pylist()
             return [Planned(**row) for row in rows]
 
     def unit_id(self, number: int) -> str:
-        """Return the name of a unit: the digest of its image ids, which hold model and settings."""
+        """Return the id of a unit: the digest of its image ids, which depend on model and settings."""
         with self._reading():
             ids = self._file.read_row_group(number, columns=["image_id"], use_threads=False)["image_id"]
             return digest(ids.to_pylist())
 
     def unit_files(self) -> Iterator[str]:
-        """Yield the names of the result files of all units, in their order."""
+        """Yield the names of the result files of all units, in the order of the plan."""
         return map(unit_name, self.unit_ids())
 
     def unit_ids(self) -> Iterator[str]:
-        """Yield the names of all units, in their order; many times as quickly as one by one."""
+        """Yield the ids of all units, in the order of the plan. This is many times faster than `unit_id` for each."""
         ids = self.image_ids()
-        yield from (digest(islice(ids, size)) for size in self.unit_sizes)
+        for size in self.unit_sizes:
+            yield digest(islice(ids, size))
 
     def image_ids(self) -> Iterator[str]:
-        """Yield the ids of all micrographs planned, in their order."""
+        """Yield the ids of all planned micrographs, in the order of the plan."""
         return chain.from_iterable(self.column("image_id"))
 
     def replaced_ids(self) -> Iterator[str]:
-        """Yield the image ids of the rejected rows that this run's rows are to replace."""
-        if "retry_of" in self._file.schema_arrow.names:  # not in a plan of an earlier version
+        """Yield the image ids of the rejected rows that the rows of this run replace."""
+        if "retry_of" in self._columns:
             yield from filter(None, chain.from_iterable(self.column("retry_of")))
 
     def column(self, name: str) -> Iterator[list[Any]]:
-        """Yield a column from the first line to the last, some lines at a time."""
+        """Yield the values of a column in lists of up to `ROWS_AT_ONCE`, in the order of the plan."""
         with self._reading():
             file = open_again(self._open(READ_AHEAD), self._file.metadata)
             batches = file.iter_batches(ROWS_AT_ONCE, columns=[name], use_threads=False)
-        while True:
-            with self._reading():
-                batch = next(batches, None)
-                values = None if batch is None else batch.column(0).to_pylist()
-            if values is None:
-                return
+        while (values := self._next_values(batches)) is not None:
             yield values
+
+    def _next_values(self, batches: Iterator[pa.RecordBatch]) -> list[Any] | None:
+        with self._reading():
+            batch = next(batches, None)
+            return None if batch is None else list(batch.column(0).to_pylist())

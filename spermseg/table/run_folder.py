@@ -1,4 +1,4 @@
-"""Where the files of a run lie in a table. All paths below OUT that belong to a run are here."""
+"""The paths of the files of a run in a table."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ PLAN = "plan.parquet"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run of a table: its notes in `OUT/runs/<run_id>/`, and its rows in `OUT/results/run=<run_id>/`."""
+    """The folders of one run: `OUT/runs/<run_id>/` for its notes, `OUT/results/run=<run_id>/` for its rows."""
 
     table: Location
-    """OUT, the folder that `spermseg segment` writes to."""
+    """`OUT`, the folder that `spermseg segment` writes to."""
     run_id: str
 
     def within(self, table: Location) -> "RunFolder":
-        """Return the same run of a table that is reached another way, as through a lease."""
+        """Return the same run in another `Location` of its table, such as `Lease.fenced` returns."""
         return replace(self, table=table)
 
     @property
@@ -33,12 +33,12 @@ class RunFolder:
 
     @property
     def receipt(self) -> Location:
-        """The receipt, which is there once the run is finished."""
+        """The receipt. It exists once the run is finished."""
         return self.notes.child(RECEIPT)
 
     @property
     def forecast(self) -> Location:
-        """The forecast, where one was made."""
+        """The forecast. A small run has none."""
         return self.notes.child(FORECAST)
 
     @property
@@ -47,11 +47,11 @@ class RunFolder:
         return self.table.child("results", f"run={self.run_id}")
 
     def unit(self, unit_id: str) -> Location:
-        """The result file of a unit."""
+        """Return the result file of a unit."""
         return self.results.child(unit_name(unit_id))
 
     def units(self) -> list[Location]:
-        """Return the unit files that are there, in the order of their names."""
+        """Return the unit files that exist, in the order of their names."""
         return [Location(item.uri, self.table.endpoint_url) for item in self.results.list() if is_unit(item.key)]
 
 
@@ -61,11 +61,11 @@ def unit_name(unit_id: str) -> str:
 
 
 def is_unit(name: str) -> bool:
-    """Whether this is how a unit's result file is named, in the folder of its run."""
+    """Whether a file of this name in the results folder of a run is a unit file."""
     return name.startswith("unit-") and name.endswith(".parquet") and "/" not in name
 
 
 def is_note(name: str) -> bool:
-    """Whether a file of this name lies in the folder of a run's notes."""
+    """Whether a file of this name in the notes folder of a run is one of its notes."""
     is_start = name.startswith("start-") and name.endswith(".json")
     return is_start or name in (PLAN, RECEIPT, FORECAST)

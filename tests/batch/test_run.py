@@ -263,7 +263,7 @@ def test_a_job_whose_table_was_taken_over_stops_at_its_next_step_and_writes_no_r
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "run_pipeline", pipeline)
-        with pytest.raises(RunError, match="this job stops, and what it wrote stays"):
+        with pytest.raises(RunError, match="this job stops, its results stay"):
             segment_night(night, nothing)
     assert list(list_runs(out).values()) == [False]
     assert len(list_units(out)) <= after + 1

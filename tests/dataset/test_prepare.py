@@ -250,6 +250,15 @@ def test_one_patients_annotation_is_never_put_on_the_picture_of_another(tmp_path
     assert left_out(summary) == {("patient-1/field-7.json", "no image"), ("patient-2/field-7.png", "no annotation")}
 
 
+def test_nor_on_a_picture_that_lies_above_the_folders_of_the_patients(tmp_path):
+    draw(tmp_path, "field-7.png")
+    draw(tmp_path, "patient-1/field-1.png")
+    annotate(tmp_path, "patient-1/field-1.png", "field-1.png")
+    annotate(tmp_path, "patient-1/field-7.png", "field-7.png")
+    summary = prepare(tmp_path)
+    assert left_out(summary) == {("patient-1/field-7.json", "no image"), ("field-7.png", "no annotation")}
+
+
 def test_nor_where_annotations_have_a_folder_of_their_own_beside_the_pictures(tmp_path):
     draw(tmp_path, "patient-1/images/field-1.png")
     draw(tmp_path, "patient-2/images/field-7.png")

@@ -71,7 +71,7 @@ def test_a_lease_that_is_renewed_is_anothers_and_a_line_says_whose(out, clock, c
     assert clock.now < 110
     (waiting,) = caplog.messages
     assert "held by process 77 on head-2.clinic" in waiting
-    assert "if not within 3 min, this one takes over" in waiting
+    assert "if not within 3 min, this job takes over" in waiting
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over_after_its_own_time(out, clock, caplog):
@@ -195,10 +195,13 @@ def test_a_lease_that_was_deleted_or_taken_over_stops_its_job(out):
     with hold_lease(out) as lease:
         lease.check()
         out.child("lock.json").delete()
-        with pytest.raises(RunError, match="is gone; this job stops, and what it wrote stays"):
+        with pytest.raises(RunError, match="is gone; this job stops, its results stay, and the same command continues"):
             lease.check()
         foreign(out)
-        with pytest.raises(RunError, match=r"now is that of process 77 on head-2\.clinic"):
+        with pytest.raises(
+            RunError,
+            match=r"now belongs to process 77 on head-2\.clinic, .*, and that job continues$",
+        ):
             lease.check()
     assert holder_of(out)["process"] == 77  # not this job's to release
 
@@ -240,7 +243,7 @@ def test_a_storage_that_is_away_for_a_while_is_two_lines_and_the_lease_is_kept(p
         until(lambda: "this job's lock is renewed again" in caplog.text)
         lease.check()
     late, _ = (message for message in caplog.messages if "this job's lock" in message)
-    assert "after 0.5 s without, another job may take the table over; what else" in late
+    assert "After 0.5 s without a renewal, another job may take the table over. This job retries" in late
     assert "could not be released" not in caplog.text
     assert not list(table.list())
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_removed_is_a_warning(night, monkeypatch, caplog):
     with hold_lease(night.out) as lease:
         remove_leftovers(night.out, lease)
         monkeypatch.undo()
-    assert "what killed writers left in the table stays there: " in caplog.text
+    assert "the partial files of killed writers could not be removed from the table: " in caplog.text
 
 
 def test_a_table_on_s3_has_none(moto_server):

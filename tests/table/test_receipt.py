@@ -195,7 +195,9 @@ def test_a_receipt_with_other_reasons_is_a_difference(table, capsys):
 
 def test_a_missing_receipt_is_a_run_that_did_not_finish(table, capsys):
     Path(RunFolder(table, run_of(table)).receipt.path).unlink()
-    expect(table, capsys, "it has no receipt: it did not finish; segment again with the same arguments to go on")
+    expect(
+        table, capsys, "it has no receipt, so the run did not finish; the same `spermseg segment` command continues it"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"null"])

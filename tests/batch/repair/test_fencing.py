@@ -22,7 +22,7 @@ from spermseg.table.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
 
-IS_GONE = r"now is that of process 77 on head-2\.clinic.*this job stops"
+IS_GONE = r"now belongs to process 77 on head-2\.clinic.*this job stops"
 
 
 def shown(out: Location) -> dict[str, str]:
