@@ -106,7 +106,7 @@ def play(options: Options, folder: Path) -> tuple[list[Round], int]:
     with (
         {"moto": moto, "radosgw": radosgw}[options.server](folder) as server_url,
         FaultProxy(server_url) as proxy,
-        forks() if options.forked else nullcontext(subprocess.Popen) as start,
+        forks() if options.forked else nullcontext(subprocess.Popen[str]) as start,
         cluster() as nodes,
     ):
         upload(server_url, options)

@@ -56,7 +56,11 @@ def children_of(address: str) -> Iterator[None]:
 
 
 def _use(address: str, alive: int) -> Any:
-    given = {"_forkserver_address": address, "_forkserver_alive_fd": alive, "ensure_running": lambda: None}
+    given: dict[str, Any] = {
+        "_forkserver_address": address,
+        "_forkserver_alive_fd": alive,
+        "ensure_running": lambda: None,
+    }
     return patch.multiple(forkserver._forkserver, **given)
 
 

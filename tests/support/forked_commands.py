@@ -38,7 +38,7 @@ class ForkedPopen(subprocess.Popen[str]):
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
         if self.returncode is None:
-            self.returncode = self._process.exitcode  # type: ignore[assignment]
+            self.returncode = self._process.exitcode
         return self.returncode
 
     def _try_wait(self, flags: int) -> tuple[int, int]:
