@@ -58,7 +58,7 @@ def whole_units(run: RunFolder) -> WholeUnits:
 
 
 def tidy_run(run: RunFolder, plan: Plan, count: Count, lease: Lease) -> None:
-    """Make room for the units that a run lacks: delete unreadable files, and move files to the run that their rows name.
+    """Make room for the units that a run lacks: delete unreadable files, move others to the run that their rows name.
 
     A file is moved only to a run that the table has, since anyone who can write a file chooses which run its rows name.
 

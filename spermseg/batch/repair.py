@@ -135,7 +135,7 @@ class _Survey:
         logger.warning("run %s: it is a copy of run %s; it was moved to %s", run_id, origin, aside)
 
     def _know(self, run_id: str, has_receipt: bool) -> KnownRun | None:
-        """Return a run, repaired. Return None if it has another model or other settings, or is moved out of the table."""
+        """Return a run, repaired; None if it has another model or other settings, or was moved out of the table."""
         receipt = self._receipt(run_id) if has_receipt else None
         if receipt and _is_of(self.night, receipt) and (home := self._free_home(run_id, {str(receipt.get("run_id"))})):
             return self._renamed(run_id, home)
