@@ -1,17 +1,16 @@
-"""What a night will take, told from a sample of its uploads: pictures, time, memory, and the size of the table.
+"""The forecast of a night from a sample of its uploads: pictures, time, memory, and the size of the table.
 
-A few uploads are segmented in a child process, so that one which ends its process costs nothing but its place in the
-sample. All else is proportion, and `extrapolate` has no more in it.
+A few uploads are segmented in a child process, so an upload that ends its process costs only its place in the sample.
+`extrapolate` scales the sample to all uploads in proportion.
 """
 
 import os
 import random
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from operator import itemgetter
 
+from spermseg.batch.random_rows import draw_rows
 from spermseg.batch.worker.fetch import fetch_all
 from spermseg.batch.worker.isolation import IsolatedSegmenter
 from spermseg.batch.worker.loss_limits import LossCount, LossLimits
@@ -23,35 +22,35 @@ from spermseg.table.plan import Plan, Planned
 from spermseg.table.results import OK, encode_unit, results_table
 
 SAMPLED = 16
-"""Uploads that are segmented for a forecast; the first one that is ok is not timed, since it warms the process."""
+"""Uploads that are segmented for a forecast. The first one that is ok is not timed, since it warms up the process."""
 START_S = 15.0
-"""From the start of Ray to the first picture, about."""
+"""Approximate time from the start of Ray to the first picture, s."""
 LOSS_LIMITS = LossLimits(group_s=60, run_s=60)
-"""What pictures of the sample that end their process may cost: the night does not wait for them."""
+"""Time that the sample may lose to pictures that end their process, so that the night does not wait for them."""
 MS = 1000.0
 
 
 def cpus() -> int:
-    """Return the CPUs that this process may use: with no GPU, a worker each."""
+    """Return the number of CPUs that this process may use. Without GPUs, each has a worker."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(kw_only=True)
 class Uploads:
-    """Uploads that go by, counted, of which a few are kept: each as likely as any other."""
+    """Counts a stream of uploads, and keeps a random sample of it. All uploads are equally likely."""
 
     count: int = 0
     bytes: int = 0
-    """To be fetched."""
+    """Bytes to fetch."""
     _kept: list[tuple[int, Planned]] = field(default_factory=list)
 
     @property
     def kept(self) -> list[Planned]:
-        """Those that are kept, in the order in which they went by: some archives can only be read in order."""
+        """The sample, in the order of the stream: compressed archives can only be read in order."""
         return [one for _, one in sorted(self._kept, key=itemgetter(0))]
 
     def passing(self, planned: Iterable[Planned]) -> Iterator[Planned]:
-        """Yield what goes by (Vitter's algorithm R, 1985)."""
+        """Yield the uploads of a stream unchanged, and sample them (algorithm R of Vitter, 1985)."""
         dice = random.Random(0)  # noqa: S311 (no secret)
         for one in planned:
             self.count += 1
@@ -66,48 +65,53 @@ class Uploads:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a few uploads took, by one process with one thread for each kind of work."""
+    """What a few uploads took in one process, with one thread for each kind of work."""
 
     uploads: int
-    """Of the sample."""
+    """Uploads of the sample."""
     ok: int
     megapixels: float
-    """Of those that are ok."""
+    """Of the uploads that are ok."""
     windows: int
-    """That the network reads of those."""
+    """Windows of the uploads that are ok, for the network."""
     timed_megapixels: float
     decode_s: float
     network_s: float
     measure_s: float
     table_bytes: int
-    """Of the rows of all."""
+    """Bytes of the rows of all uploads."""
     worker_bytes: float
-    """The most memory that the process had."""
+    """Peak memory of the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a night will take."""
+    """The forecast of a night."""
 
     uploads: int
     rejected: int
     megapixels: float
     windows: float
-    """That the network reads."""
+    """Windows that the network reads."""
     cpu_s: float
-    """Of decoding, network and measuring, on one core of the machine that made the forecast."""
+    """Time of decoding, network and measuring, on one core of the machine that made the forecast."""
     beside_network_s: float
-    """Of that, without the network: what is left for CPUs where GPUs run it."""
+    """The part of that time without the network. If GPUs run the network, this part is left for the CPUs."""
     worker_bytes: float
     """Memory of a worker."""
     table_bytes: float
 
     def seconds(self, workers: int) -> float:
-        """Return how long it will take by so many workers that have a core each."""
+        """Return the time of the night, s, with this number of workers. Each has a core."""
         return START_S + self.cpu_s / workers
 
     def least_seconds_on_gpus(self, gpus: int, threads: int) -> float:
-        """Return how long decoding and measuring take beside so many GPUs; no network can be faster than that."""
+        """Return the time of decoding and measuring, s: no network on these GPUs can make the night shorter.
+
+        Args:
+            gpus: number of GPUs. Each has a worker.
+            threads: decoding threads of a worker.
+        """
         return START_S + self.beside_network_s / (gpus * threads)
 
 
@@ -151,15 +155,12 @@ def _windows(rows: Iterable[dict[str, int]], segmenting: Segmenting) -> int:
 
 
 def draw_planned(plan: Plan, seed: int = 0) -> list[Planned]:
-    """Return up to `SAMPLED` micrographs of a plan, each as likely as any other, of which only their units are read."""
-    ends = list(accumulate(plan.unit_sizes))
-    rows = random.Random(seed).sample(range(len(plan)), min(SAMPLED, len(plan)))  # noqa: S311 (no secret)
-    places = [(bisect_right(ends, row), row) for row in sorted(rows)]
-    return [plan.unit(at)[row - (ends[at - 1] if at else 0)] for at, row in places]
+    """Draw up to `SAMPLED` micrographs of a plan. All are equally likely. Only their units are read."""
+    return [plan.unit(unit)[place] for unit, place in sorted(draw_rows(plan.unit_sizes, SAMPLED, seed))]
 
 
 def extrapolate(sample: Sample, uploads: int) -> Forecast:
-    """Return what so many uploads like those of a sample will take."""
+    """Return the forecast for this number of uploads like those of a sample."""
     share = uploads / sample.uploads if sample.uploads else 0.0
     megapixels = sample.megapixels * share
     ratio = megapixels / sample.timed_megapixels if sample.timed_megapixels else 0.0

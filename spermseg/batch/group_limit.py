@@ -1,7 +1,7 @@
-"""How much of one group a run takes: a folder of a thousand slide scans must not cost the other patients their night.
+"""The limit of megapixels per group. A folder of a thousand slide scans must not take the night of other patients.
 
-It is decided while the run is planned, from the headers of the pictures in the order of the plan, and stored in the
-plan. So a run that was cut off goes on with the same uploads, whatever its workers have done so far.
+The limit applies when the run is planned. The sizes come from the headers of the pictures, in the order of the plan.
+The plan stores the result, so an interrupted run continues with the same uploads.
 """
 
 from collections import defaultdict
@@ -24,13 +24,13 @@ whole file is read."""
 def within_group_limit(
     planned: Iterable[Planned], source: Location, most: float | None, largest: float
 ) -> Iterator[Planned]:
-    """Yield what is planned, with a reason from where on a group has more megapixels than it may.
+    """Yield the planned uploads. Those beyond the limit of their group have a reject reason.
 
     Args:
-        planned: in the order of the plan: of the paths, but on a retry, what crashed its decoder comes last.
-        source: where it was listed. Without a limit nothing is read there.
-        most: megapixels of a group, those that lie in no folder being one; None lets every group have its all.
-        largest: megapixels of a picture; a larger one is rejected anyway, and does not count.
+        planned: uploads in the order of the plan: by path, but those that crashed their decoder last on a retry.
+        source: where the uploads were listed. Without a limit nothing is read there.
+        most: megapixels of a group. Uploads in no folder are one group. None sets no limit.
+        largest: megapixels of a picture. A larger one is rejected anyway, and does not count.
 
     Raises:
         StorageError: the storage failed.
@@ -49,7 +49,7 @@ def within_group_limit(
 
 
 def _beginning(one: Planned) -> Planned:
-    """Return an upload cut to its first bytes, if its packing allows to read them alone."""
+    """Return an upload cut to its first bytes, if its packing lets them be read alone."""
     if one.reason or one.packing not in ("", TAR):
         return one
     size = min(one.size, HEADER_BYTES)
@@ -57,7 +57,7 @@ def _beginning(one: Planned) -> Planned:
 
 
 def _megapixels(one: Planned, fetched: Fetched, source: Location) -> float:
-    """Return the size of a picture. An upload without a readable header has size 0; the decoder rejects it."""
+    """Return the megapixels of a picture. An upload without a readable header has 0, and the decoder rejects it."""
     if fetched.reason:
         return 0.0
     try:

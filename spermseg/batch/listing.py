@@ -1,4 +1,4 @@
-"""What a listing and the directories of its archives show -> what is planned. Nothing is skipped in silence."""
+"""A listing of the uploads, and the directories of its archives -> planned micrographs. Nothing is skipped silently."""
 
 import re
 from collections import Counter
@@ -23,25 +23,25 @@ from spermseg.table.plan import CHANGED, DENIED, GONE, Identity, Planned
 from spermseg.texts import composed
 
 ARCHIVES_AT_ONCE = 4
-"""Archives whose directories are read at once; those of so many may lie in memory."""
+"""Archives whose directories are read at the same time. As many directories may be in memory."""
 FILES_AT_ONCE = 1000
-"""Plain files that are taken together, where no archive is among them."""
+"""Most files of a group, which is listed in one step. An archive ends its group."""
 DRIVE = re.compile("[A-Za-z]:")
-"""What a name begins with that was packed with its whole path on Windows."""
+"""Start of a member name that was packed on Windows with its whole path."""
 NO_FILE = "the archive holds no file"
 SYSTEM_FILES_ONLY = f"the archive holds no file but {SYSTEM_FILES}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Contents:
-    """What was found in an upload."""
+    """What an upload contains."""
 
     members: list[Member] | None = None
-    """Of an archive that can be read; None where the upload is one by itself."""
+    """Members of a readable archive. None if the upload is planned as one micrograph."""
     reason: str | None = None
-    """Why it is rejected."""
+    """Why the upload is rejected."""
     streamed: bool = False
-    """Whether its members can only be reached by reading all that comes before them."""
+    """Whether a member can only be reached by reading all that comes before it (.tar.gz)."""
 
 
 PLAIN = _Contents()
@@ -52,17 +52,17 @@ def list_uploads(
 ) -> Iterator[Planned]:
     """Yield every micrograph below `source`: each file, and each member of each archive, in the order of the paths.
 
-    What cannot be a micrograph is yielded as well, with its reason: nothing is skipped in silence. What nobody uploaded
-    is counted: files of operating systems, and links to what is listed under its own path.
+    Files that cannot be micrographs are yielded too, with a reject reason. Two kinds of files are no uploads, and are
+    only counted: files of operating systems, and links to files that are listed under their own path.
 
     Args:
-        source: the uploads.
-        identity: what their ids are made of.
-        passed_over: counts, by kind, what is no upload.
-        max_unpacked: bytes that one archive may unpack to; what is in it beyond is rejected.
+        source: the folder of the uploads.
+        identity: the model and the settings, for the image ids.
+        passed_over: counts the files that are no uploads, by kind.
+        max_unpacked: bytes that one archive may unpack to. Members beyond are rejected.
 
     Raises:
-        StorageError: `source` could not be listed, or the storage failed where an archive was to be read.
+        StorageError: `source` could not be listed, or the storage failed while an archive was read.
     """
     counts: Counter[str] = Counter() if passed_over is None else passed_over
 
@@ -80,7 +80,7 @@ def list_uploads(
 
 
 def _uploads(items: Iterable[StoredObject], counts: Counter[str]) -> Iterator[StoredObject]:
-    """Yield what somebody uploaded, and count what nobody did."""
+    """Yield the uploads, and count the files that are none."""
     for item in items:
         kind = item.passed_over or (SYSTEM_FILES if is_system_file(item.key) else None)
         if kind is None:
@@ -90,7 +90,7 @@ def _uploads(items: Iterable[StoredObject], counts: Counter[str]) -> Iterator[St
 
 
 def _groups(items: Iterable[StoredObject]) -> Iterator[list[StoredObject]]:
-    """Yield listed files, some at a time; an archive is the last of its group."""
+    """Yield listed files in groups. An archive is the last file of its group."""
     group: list[StoredObject] = []
     for item in items:
         group.append(item)
@@ -102,7 +102,7 @@ def _groups(items: Iterable[StoredObject]) -> Iterator[list[StoredObject]]:
 
 
 def _contents(source: Location, item: StoredObject, max_unpacked: int) -> _Contents:
-    """Return what is in an upload. A storage that fails is not the upload's fault."""
+    """Return what an upload contains. A failing storage is raised, since it is no fault of the upload."""
     if item.reason or not is_archive_name(item.uri):
         return _Contents(reason=item.reason)
     try:
@@ -123,14 +123,14 @@ def _contents(source: Location, item: StoredObject, max_unpacked: int) -> _Conte
 
 
 def _inside_all(item: StoredObject, contents: _Contents, identity: Identity, counts: Counter[str]) -> Iterator[Planned]:
-    """Yield the members of an archive that somebody packed on purpose, or the archive itself where there are none."""
+    """Yield the members of an archive that are uploads, or the archive itself, rejected, if there are none."""
     members = list(enumerate(contents.members or ()))
     meant = [(number, member) for number, member in members if member.reason or not is_system_file(member.name)]
     if len(meant) < len(members):
         counts[SYSTEM_FILES] += len(members) - len(meant)
     if not meant:
         yield _plain(item, identity, SYSTEM_FILES_ONLY)
-    packing = TAR_GZ if contents.streamed else ""  # also of what is rejected: all of it is one pass
+    packing = TAR_GZ if contents.streamed else ""  # rejected members too, so that the archive is fetched in one pass
     yield from (_inside(item, member, number, identity, member.packing or packing) for number, member in meant)
 
 
@@ -163,6 +163,6 @@ def _inside(item: StoredObject, member: Member, number: int, identity: Identity,
 
 
 def _group(key: str) -> str | None:
-    """Return the first folder of a path; `tar cf` of a folder's content begins each with `./`."""
+    """Return the first folder of a path; None if it has none. `tar cf` may begin each name with `./`."""
     folders = [part for part in key.split("/")[:-1] if part not in ("", ".", "..") and not DRIVE.fullmatch(part)]
     return composed(folders[0]) if folders else None

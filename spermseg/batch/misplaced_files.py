@@ -1,7 +1,7 @@
-"""Files and runs of a table that lie in the wrong place, brought to where their rows belong, or put aside.
+"""Files and runs in a wrong place of a table: moved to the run of their rows, or moved out of the table.
 
-Where a row belongs it says itself. That is the word of whoever wrote the file, so nothing goes by it but to a run that
-the table has, or under a name that a run can have.
+A row names its run. Anyone who can write a file chooses that name. So a file is moved only to a run that the table has,
+and a run is renamed only to a valid run id.
 """
 
 import logging
@@ -24,8 +24,7 @@ from spermseg.table.run_folder import RECEIPT, RunFolder
 logger = logging.getLogger(__name__)
 
 ASIDE = "damaged"
-"""Folder of the table with what could not be read of runs that are lost, and with copies of runs; nothing reads it, and
-it may be deleted."""
+"""Folder for unreadable files of lost runs and for copies of runs. Nothing reads it, and it may be deleted."""
 OF_A_PLAN = ("image_id", "uri", "member", "group", "retry_of")
 MADE_WITH = ("model_sha256", "recipe_sha256")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -33,10 +32,10 @@ _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 
 @dataclass(kw_only=True)
 class WholeUnits:
-    """What can be read of the units in a run's folder."""
+    """The readable units in the folder of a run."""
 
     own: dict[str, list[Planned]] = field(default_factory=dict)
-    """Right file name of a unit whose rows name this run -> its plan, as far as the rows tell it."""
+    """Right file name -> plan, for each unit whose rows name this run. Rows hold only a part of the plan."""
     runs: set[str] = field(default_factory=set)
     """Ids of the runs that the rows name."""
     makers: set[tuple[str, ...]] = field(default_factory=set)
@@ -44,7 +43,7 @@ class WholeUnits:
 
 
 def whole_units(run: RunFolder) -> WholeUnits:
-    """Return what can be read of the units in a run's folder; a unit of another run's is not its own."""
+    """Read the units in the folder of a run, without the damaged ones."""
     found = WholeUnits()
     for place in run.units():
         with suppress(DamagedError):
@@ -59,15 +58,15 @@ def whole_units(run: RunFolder) -> WholeUnits:
 
 
 def tidy_run(run: RunFolder, plan: Plan, count: Count, lease: Lease) -> None:
-    """Make room for the units that a run lacks: what cannot be read is deleted, what lies wrong goes where it belongs.
+    """Make room for the units that a run lacks: delete unreadable files, move others to the run that their rows name.
 
-    That is only ever a run that the table has: which one rows name is the word of whoever wrote the file.
+    A file is moved only to a run that the table has, since anyone who can write a file chooses which run its rows name.
 
     Args:
         run: the run.
         plan: its plan.
-        count: of its files; afterwards it has the units that were brought back.
-        lease: of the table; it is looked at before each change.
+        count: of its files. Units that are moved back are added to it.
+        lease: of the table, checked before each change.
     """
     run = run.within(lease.fenced(run.table))
     folder, planned = run.results, set(plan.unit_files())
@@ -80,7 +79,8 @@ def tidy_run(run: RunFolder, plan: Plan, count: Count, lease: Lease) -> None:
         count.units.discard(name)
         if maker in known:
             bring_home(folder.child(name), RunFolder(run.table, maker).results.child(right))
-            count.units.update({right} if maker == run.run_id else ())
+            if maker == run.run_id:
+                count.units.add(right)
         elif name in planned:
             put_aside(run, folder.child(name), name)
             logger.warning(
@@ -94,18 +94,18 @@ def _planned(row: dict[str, Any]) -> Planned:
 
 
 def is_run_id(text: str) -> bool:
-    """Whether a run can have this id."""
+    """Whether a text is a valid run id."""
     return bool(_RUN_ID.fullmatch(text))
 
 
 def find_copies(out: Location, planned: dict[str, ImageIds]) -> dict[str, str]:
-    """Return run -> the run that it is a copy of; either may be the one that is finished.
+    """Return copy -> original, for runs that are copies. Either may be the finished one.
 
-    No two runs plan the same uploads. Where two do, their folders were copied, and rows tell whose they are.
+    No two runs plan the same uploads. If two do, a folder was copied. The rows name the original.
 
     Args:
         out: the table.
-        planned: run -> the ids of its plan, all of the same model and settings.
+        planned: run id -> image ids of its plan. All runs have the same model and settings.
     """
     if len(ImageIds.union(planned.values())) == sum(map(len, planned.values())):
         return {}
@@ -121,7 +121,7 @@ def find_copies(out: Location, planned: dict[str, ImageIds]) -> dict[str, str]:
 
 
 def _copy_of_two(out: Location, first: str, second: str, planned: dict[str, ImageIds]) -> str | None:
-    """Return which of two runs is a copy of the other; None where both have something of their own."""
+    """Return which of two runs is a copy of the other; None if each has uploads of its own."""
     together = len(ImageIds.union((planned[first], planned[second])))
     if together == len(planned[first]) + len(planned[second]):
         return None
@@ -134,11 +134,11 @@ def _copy_of_two(out: Location, first: str, second: str, planned: dict[str, Imag
 
 
 def send_home(run: RunFolder, known: Container[str]) -> None:
-    """Give other runs their units that lie in a run's folder, where they are lost or damaged; the copies stay.
+    """Copy units of other runs from a folder to these runs, if they are missing or damaged there.
 
     Args:
-        run: whose folder is looked into.
-        known: the runs of the table.
+        run: the run of the folder. Its files stay.
+        known: ids of the runs of the table.
     """
     for place in run.units():
         with suppress(DamagedError):
@@ -150,7 +150,7 @@ def send_home(run: RunFolder, known: Container[str]) -> None:
 
 
 def bring_home(place: Location, home: Location) -> None:
-    """Move a unit to where it belongs; what lies there stays if it is whole."""
+    """Move a unit to its right place. A sound file there stays."""
     if place.uri != home.uri:
         _give(place, home)
         place.delete()
@@ -168,7 +168,7 @@ def _give(place: Location, home: Location) -> None:
 
 
 def rename_run(run: RunFolder, home: RunFolder) -> None:
-    """Move all of a run to another id, which no run of the table has; its receipt last: it stands for the rest."""
+    """Move all files of a run to an id that no run has. The receipt is last, since it vouches for the others."""
     for folder, target in ((run.results, home.results), (run.notes, home.notes)):
         for item in _receipt_last(folder):
             target.child(item).write_bytes(folder.child(item).read_bytes(MOST_BYTES))
@@ -176,7 +176,7 @@ def rename_run(run: RunFolder, home: RunFolder) -> None:
 
 
 def set_aside(run: RunFolder) -> None:
-    """Move a run out of the table; its receipt first: it stands for what is not there."""
+    """Move a run out of the table. The receipt is first, since it vouches for the others."""
     for folder in (run.notes, run.results):
         for item in _receipt_last(folder)[::-1]:
             put_aside(run, folder.child(item), item)
@@ -184,7 +184,7 @@ def set_aside(run: RunFolder) -> None:
 
 def put_aside(run: RunFolder, place: Location, name: str) -> None:
     """Move a file of a run out of the table."""
-    with suppress(DamagedError):  # so large that it is none of ours
+    with suppress(DamagedError):  # a file of this size is not from spermseg
         run.table.child(ASIDE, run.run_id, name).write_bytes(place.read_bytes(MOST_BYTES))
     place.delete()
 

@@ -1,4 +1,4 @@
-"""What one night is asked to do."""
+"""The request of one night: input, output, model and options."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from spermseg.table.plan import Identity
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """What is to be segmented, with what, into what."""
+    """Input, output, model, settings and options of one night."""
 
     source: Location
     out: Location
@@ -24,21 +24,21 @@ class Night:
     predict: PredictConfig
     workers: Workers
     model_uri: str = ""
-    """Where the model was read, for those who want to segment a row again."""
+    """Where the model file is. The plan notes it, so that rows can be reproduced."""
     arguments: tuple[str, ...] = ()
-    """The words of the command line, for the receipt; from `credentials.without_secrets`."""
+    """The arguments of the command line without secrets, for the receipt; from `credentials.without_secrets`."""
     take_over: bool = False
-    """Do not wait until the lease of another job has expired, unless that job is known to run."""
+    """Take the lease of another job at once, unless that job is known to run. Otherwise wait until it has expired."""
     forecast: bool = True
-    """Forecast a new run from a sample, where it is not a small one."""
+    """Forecast a new run from a sample, unless the run is small."""
     check_files: bool = False
-    """Read the files of all runs of this model and these settings, rather than trust what a listing shows of them."""
+    """Read the files of all runs of this model and these settings. Otherwise a listing of the files is trusted."""
     retry_rejected: bool = False
-    """Plan what was rejected, and nothing else."""
+    """Plan only uploads that were rejected."""
     max_unpacked: int = MAX_UNPACKED
-    """Bytes that one archive may unpack to; what is in it beyond is rejected."""
+    """Bytes that one archive may unpack to. Members beyond are rejected."""
     max_megapixels_per_group: float | None = None
-    """That a run takes of a group; what is in it beyond is rejected. None takes all."""
+    """Megapixels of a group in one run. Pictures beyond are rejected. None sets no limit."""
 
     def __post_init__(self) -> None:
         if self.max_unpacked < 1 or not (self.max_megapixels_per_group is None or self.max_megapixels_per_group > 0):
@@ -54,10 +54,10 @@ class Night:
 
     @cached_property
     def identity(self) -> Identity:
-        """What makes the same upload the same."""
+        """The digests that, with an upload, give its image id."""
         return Identity(model_sha256=hashlib.sha256(self.model).hexdigest(), settings_sha256=self.settings.sha256)
 
     @property
     def model_and_settings(self) -> dict[str, str]:
-        """What the plans of all runs say that this night's rows can be compared with."""
+        """The model and the settings, as plans and receipts name them."""
         return {"model_sha256": self.identity.model_sha256, "recipe_sha256": self.identity.settings_sha256}

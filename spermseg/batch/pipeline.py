@@ -1,10 +1,10 @@
-"""The nightly job on Ray Data: units of the plan -> fetch bytes -> segment, and write the unit."""
+"""The nightly job on Ray Data: the units of a plan -> fetch their bytes -> segment them and write their results."""
 
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -26,6 +26,7 @@ from spermseg.batch.worker.messages import (
     open_plan,
 )
 from spermseg.batch.worker.process import Segmenting
+from spermseg.batch.worker.process_limits import Limits
 from spermseg.batch.worker.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.batch.worker.timing import Spent
@@ -48,18 +49,22 @@ NO_PROGRESS_S = 1800
 """Seconds without a finished unit, beyond the patience with the storage, after which the pipeline is stopped."""
 FAILURES_AT_FIRST = 8
 """More failed units than this, and none done, stop the first pass of a new run: no single micrograph is the cause.
-The limit does not apply in the second pass or in a run that goes on: units that failed before come first there, so a
-micrograph may be the cause. It applies again in isolation, where only the machine can be the cause."""
+The limit does not apply in the second pass or in a continued run: units that failed before come first there, so a
+micrograph may be the cause. The limit applies again in isolation, where only the machine can be the cause."""
 MOST_BLOCKS = 1000
-"""Most Ray Data blocks at the start of a pass. Each block costs the driver 3 ms before the first unit is done. One task
-fetches the units of one block."""
+"""Most Ray Data blocks at the start of a pass. One task fetches the units of one block. Each block delays the first
+unit by 3 ms."""
 FETCH_CPUS, DECODE_CPUS, SEGMENT_CPUS = 0.2, 0.5, 0.75
-"""CPUs of the stages. They differ, so that Ray does not fuse the stages. None asks for all CPUs that there are."""
+"""CPUs that a process of each stage reserves.
+
+The numbers differ, because Ray fuses neighbouring stages that reserve the same. Fetching and segmenting together need
+less than one CPU, so both run at the same time on a machine with one CPU.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineJob:
-    """What the stages need to know. It travels to every worker."""
+    """The run, the model and the settings of a pipeline."""
 
     run: RunFolder
     model: bytes
@@ -71,7 +76,7 @@ class PipelineJob:
     """Whether the run was started before."""
 
     def segmenting(self, workers: Workers, *, use_gpu: bool) -> Segmenting:
-        """Return what a process needs to segment."""
+        """Return what a worker needs to segment."""
         predict = replace(self.predict, device="cuda" if use_gpu else "cpu")
         return workers.segmenting(self.model, self.settings, predict, self.run.run_id)
 
@@ -83,42 +88,43 @@ class UnitDone:
     ok: int
     rejected: int
     worker: str
-    """Process that segmented it."""
+    """The process that segmented the unit: host name and process id."""
     spent: Spent
-    """What it took."""
+    """Time and memory that the unit took."""
 
 
 def unit_done(row: WrittenUnit) -> UnitDone:
-    """Return what the last stage says of a unit that is written."""
+    """Return the message of the last stage as a `UnitDone`."""
     return UnitDone(ok=row["ok"], rejected=row["rejected"], worker=row["worker"], spent=Spent(**row["spent"]))
 
 
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:
-    """Segment units of the plan and write one result object each.
+    """Segment units of the plan and write one result file each.
 
-    Units whose workers died, for whatever reason, are done again at the end, and those that are left then once more,
-    each micrograph in isolation: so one that kills its process is rejected, and the others of its unit are not, but
-    those of a group that has cost more than `workers.losses` allow.
+    Units whose workers died get a second pass. Units that are left then get a third pass, in isolation: each micrograph
+    in a process of its own. There a micrograph that kills its process is rejected, and the others of its unit are not,
+    unless the time limits of `workers.losses` are reached.
 
     Args:
-        job: what the stages need to know.
+        job: the run, the model and the settings.
         units: the numbers of the units that have no result yet.
-        workers: what segments.
+        workers: the number and kind of the processes.
         on_unit: called for each unit once it is written.
 
     Raises:
-        ConfigError: a GPU is asked for that is not there, or cannot be used.
-        StorageRefusedError: the storage does not accept who asks.
-        RunError: there is no such cluster, the storage failed, or units could not be segmented even in isolation. What
-            is written stays; the same command goes on.
+        ConfigError: a GPU was asked for, and is missing or cannot be used.
+        StorageRefusedError: the storage refused the credentials.
+        RunError: the cluster does not exist, the storage failed, or units could not be segmented even in isolation.
+            Written results stay; the same command continues the run.
     """
     left, why = list(units), ""
     for number in range(SHARED_PASSES + 1):
-        if left and number:
-            how = ", each picture by itself" if number == SHARED_PASSES else ""
-            logger.warning("%d units are done once more%s: %s", len(left), how, why)
-        if left:
-            left, why = _connected_run(job, left, workers, on_unit, number)
+        if not left:
+            return
+        if number:
+            how = ", each picture in its own process" if number == SHARED_PASSES else ""
+            logger.warning("%d units are segmented again%s: %s", len(left), how, why)
+        left, why = _connected_run(job, left, workers, on_unit, number)
     if left:
         raise _stopped(f"{len(left)} units could not be segmented: {why}")
 
@@ -126,10 +132,10 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 def _connected_run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
-    """Run the pipeline as a job of its own: when it ends, so do its actors, those too that wait for a lost node."""
+    """Make one pass as a Ray job of its own. Its end also ends the actors, even those that wait for a lost node."""
     with connected(ray, workers.address):
         try:
-            _configure()
+            _configure(job.segmenting(workers, use_gpu=False).limits)
             return _run(job, units, workers, on_unit, number)
         except RayError as error:
             raise _stopped(_what_happened(error)) from error
@@ -138,77 +144,102 @@ def _connected_run(
 def _run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
-    """Make one pass over units. Return (those that are not done, why the last of them is not)."""
-    left, failures, isolated = set(units), list[str](), Counter[str]()
+    """Make one pass over units. Return the units without a result, and why the last of them has none."""
+    is_isolated = number == SHARED_PASSES
+    is_first = number == 0 and not job.goes_on
+    tally = _Tally(left=set(units), on_unit=on_unit, no_picture_to_blame=is_isolated or is_first)
     waiting = Waiting(_workers_of_this_job, lambda: (ray.cluster_resources(), ray.available_resources()))
     try:
         with waiting.told(), heard(ray) as tell:
-            rows = _pipeline(job, units, workers, waiting, tell, isolated=number == SHARED_PASSES).iter_rows()
-            row: WrittenUnit | IsolatedPicture | FailedUnit
-            for row in rows:
-                if row["kind"] == "failed":
-                    failures.append(row["failure"])
-                    at_first = len(left) == len(units) and len(failures) > FAILURES_AT_FIRST
-                    none_to_blame = number == SHARED_PASSES or not (number or job.goes_on)
-                    _check_failure(row, at_first=at_first and none_to_blame)
-                    continue
-                waiting.progress()
-                if row["kind"] == "isolated":
-                    isolated.update(kind for kind in (CRASHED, NOT_TRIED) if row["reason"].startswith(kind))
-                else:
-                    left.discard(row["unit"])
-                    on_unit(unit_done(row))
-    except ExecutionTimeoutError:  # a worker hangs where no watch is kept; the units that are done are known
+            for row in _pipeline(job, units, workers, waiting, tell, isolated=is_isolated).iter_rows():
+                if row["kind"] != "failed":
+                    waiting.progress()
+                tally.add(row)
+    except ExecutionTimeoutError:  # a worker hangs where no watch sees it; the tally has the units that are done
         waiting.timed_out = True
-    _tell_isolated(isolated)
-    return sorted(left), failures[-1] if failures else waiting.why() if left else ""
+    tally.log_isolated()
+    if not tally.left:
+        return [], ""
+    return sorted(tally.left), tally.last_failure or waiting.why()
 
 
-def _tell_isolated(kinds: Counter[str]) -> None:
-    if kinds:
-        logger.warning(
-            "%d pictures crashed or hung their decoder; %d were rejected since these took too long: --retry-rejected",
-            *(kinds[CRASHED], kinds[NOT_TRIED]),
-        )
+@dataclass
+class _Tally:
+    """What became of the units of one pass."""
 
+    left: set[int]
+    """Units without a result."""
+    on_unit: Callable[[UnitDone], None]
+    no_picture_to_blame: bool
+    """Whether failures at the start of this pass cannot be the fault of a micrograph."""
+    last_failure: str = ""
+    _failures: int = 0
+    _is_any_done: bool = False
+    _isolated: Counter[str] = field(default_factory=Counter)
 
-def _check_failure(row: FailedUnit, *, at_first: bool) -> None:
-    """Raise where a failure is no upload's fault, and would be that of every unit."""
-    if row["refused"]:
-        raise _stopped(row["failure"], StorageRefusedError)
-    if row["unusable"]:
-        raise _stopped(row["failure"], ConfigError)
-    if row["outage"] or at_first:
-        raise _stopped(row["failure"])
+    def add(self, row: WrittenUnit | IsolatedPicture | FailedUnit) -> None:
+        """Count a message of the last stage.
+
+        Raises:
+            SpermsegError: a failure that every unit would have.
+        """
+        if row["kind"] == "failed":
+            self._failures += 1
+            self.last_failure = row["failure"]
+            self._check(row)
+        elif row["kind"] == "isolated":
+            self._isolated.update(kind for kind in (CRASHED, NOT_TRIED) if row["reason"].startswith(kind))
+        else:
+            self._is_any_done = True
+            self.left.discard(row["unit"])
+            self.on_unit(unit_done(row))
+
+    def log_isolated(self) -> None:
+        """Log how many pictures ended their process, and how many were rejected in consequence."""
+        if self._isolated:
+            logger.warning(
+                "%d pictures crashed or hung their decoder; %d others were rejected, since the time for such pictures "
+                "was up; --retry-rejected tries them again",
+                *(self._isolated[CRASHED], self._isolated[NOT_TRIED]),
+            )
+
+    def _check(self, row: FailedUnit) -> None:
+        """Raise a failure that is not the fault of an upload, since every unit would have it."""
+        if row["refused"]:
+            raise _stopped(row["failure"], StorageRefusedError)
+        if row["unusable"]:
+            raise _stopped(row["failure"], ConfigError)
+        all_fail = self._failures > FAILURES_AT_FIRST and not self._is_any_done
+        if row["outage"] or (all_fail and self.no_picture_to_blame):
+            raise _stopped(row["failure"])
 
 
 def _pipeline(
     job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, tell: Tell, *, isolated: bool
 ) -> "ray.data.Dataset":
-    jobs = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.run.plan), units)]
-    pool = waiting.pool = _pool(workers, len(units), len(jobs))
+    fetch_tasks = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.run.plan), units)]
+    pool = waiting.pool = _pool(workers, len(units), len(fetch_tasks))
     segmenting = job.segmenting(workers, use_gpu=pool.gpu)
     segmenting = replace(segmenting, patience=replace(segmenting.patience, tell=tell))
-    # A picture may be tried to the end of its time, which nobody hears of before.
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s += segmenting.limits.longest_s
     with warnings.catch_warnings():
-        # That retries cannot be bounded from Ray 2.64 on is why the project file asks for an earlier one.
+        # Ray deprecates the arguments that limit retries and restarts here. Ray 2.64 removes them, so pyproject.toml
+        # asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        fetched = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_BLOCKS)).flat_map(
+        rows = ray.data.from_items(fetch_tasks, override_num_blocks=min(len(fetch_tasks), MOST_BLOCKS)).flat_map(
             FetchUnits(job.run.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES
         )
         if workers.decode_apart and not isolated:
             decode = DecodeUnits(job.run.plan, segmenting.decoder, segmenting.limits, segmenting.memory, tell)
-            fetched = fetched.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
-        given = (job.run, segmenting, workers.decode_threads)
-        return fetched.flat_map(
+            rows = rows.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
+        arguments = (job.run, segmenting, workers.decode_threads)
+        return rows.flat_map(
             IsolateUnit if isolated else SegmentUnit,
-            fn_constructor_args=(*given, _SharedLosses(workers.losses)) if isolated else given,
+            fn_constructor_args=(*arguments, _SharedLosses(workers.losses)) if isolated else arguments,
             compute=ray.data.ActorPoolStrategy(min_size=pool.fewest, max_size=pool.most),
             num_cpus=SEGMENT_CPUS,
             num_gpus=int(pool.gpu),
-            max_restarts=len(units),  # as often as units may kill it
-            max_task_retries=0,  # a retry would wait for that very process, and its node may be gone for good
+            max_restarts=len(units),  # each unit may kill an actor once
+            max_task_retries=0,  # Ray would retry on the same actor, and wait for a node that may not come back
         )
 
 
@@ -225,7 +256,10 @@ def _pool(workers: Workers, units: int, jobs: int) -> Pool:
 
 
 class _SharedLosses(Losses):
-    """The losses of a run, counted once for all workers: on the driver's node, since any other may be lost."""
+    """The lost time of a run, counted for all workers by one actor.
+
+    The actor is on the driver's node. If that node is lost, so is the run.
+    """
 
     def __init__(self, limits: LossLimits) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -243,18 +277,23 @@ class _SharedLosses(Losses):
 
 
 def _workers_of_this_job() -> list[dict[str, Any]]:
-    """Return the lines of Ray's table of actors that are of this job and segment."""
+    """Return the rows of Ray's actor table for the actors of this job that segment."""
     job = ray.get_runtime_context().get_job_id()
     actors = ray._private.state.actors().values()
     return [one for one in actors if one["JobID"] == job and "Unit" in one["ActorClassName"]]
 
 
-def _configure() -> None:
+def _configure(limits: Limits) -> None:
+    """Configure Ray Data for a pipeline, given the time limits of a picture."""
     context = ray.data.DataContext.get_current()
     configure_ray_data(context)
-    context.execution_no_progress_timeout_s = NO_PROGRESS_S + 2 * patience().total_s  # a unit is read, and written
-    context.max_errored_blocks = -1  # a block that is lost is a unit whose worker died: it is done in isolation
-    context.target_max_block_size = 1  # bytes: each unit that a task fetches is a block of its own, and goes on at once
+    # The pipeline may have no news while a unit waits for the storage, to be read and to be written, or while a picture
+    # takes all of its time.
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S + 2 * patience().total_s + limits.longest_s
+    # A lost block is a unit whose worker died. A later pass segments it again.
+    context.max_errored_blocks = -1
+    # One byte: each unit that a task fetches becomes a block of its own, and reaches the next stage at once.
+    context.target_max_block_size = 1
 
 
 def _stopped(why: str, kind: type[SpermsegError] = RunError) -> SpermsegError:
@@ -262,5 +301,5 @@ def _stopped(why: str, kind: type[SpermsegError] = RunError) -> SpermsegError:
 
 
 def _what_happened(error: BaseException) -> str:
-    """Return the first line of what was raised in a worker; Ray puts its stack trace before it, and advice behind."""
+    """Return the first line of an error of a worker. Ray wraps it in a stack trace and advice."""
     return first_line(getattr(error, "cause", None) or error)

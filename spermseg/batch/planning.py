@@ -1,4 +1,4 @@
-"""What there is to do tonight: the plan of a new run."""
+"""The plan of a new run: which uploads it segments."""
 
 import json
 import secrets
@@ -26,59 +26,85 @@ from spermseg.table.results import REJECTED, read_unit
 from spermseg.table.run_folder import RunFolder
 
 SHOWN_EVERY = 1000
-"""Uploads that are listed between two words on how many there are."""
+"""Uploads between two calls of `OnListed`."""
 
 OnListed = Callable[[int], None]
-"""Called with the number of uploads that were listed so far."""
+"""Called with the number of uploads listed so far."""
 
 
 def plan_run(
     night: Night, started: datetime, lease: Lease, known: Sequence[KnownRun], on_listed: OnListed = lambda _: None
 ) -> str | None:
-    """Store the plan of what has no row yet, or of what is to be tried again, before anything else is done.
+    """Store the plan of a new run: over the uploads without a row, or on request over those whose row is rejected.
 
     Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
 
     Args:
         night: what is to be done.
-        started: when.
+        started: when the command started.
         lease: of the table.
         known: the runs of this model and these settings, from `survey_runs`.
         on_listed: called now and then while uploads are listed.
 
     Returns:
-        The id of the new run; None where nothing is to do.
+        The id of the new run; None if there is nothing to do.
 
     Raises:
-        ConfigError: the input holds no file, or an upload is planned by an unfinished run over another input.
-        RunError: the table is another job's by now.
+        ConfigError: the input holds no file, or an unfinished run over another input has planned one of the uploads.
+        RunError: another job has taken the table over.
     """
-    finished = ImageIds.union(run.ids for run in known if run.finished)
-    unfinished = {run.run_id: run.ids for run in known if not run.finished}
-    passed_over: Counter[str] = Counter()
-    listed = _counted(list_uploads(night.source, night.identity, passed_over, night.max_unpacked), on_listed)
-    if night.retry_rejected:
-        todo = _to_retry(listed, finished, _rejected(night, known))
-    else:
-        todo = (one for one in listed if one.image_id not in finished)
-    limits = night.max_megapixels_per_group, night.settings.max_megapixels
-    todo = within_group_limit(_free(todo, unfinished), night.source, *limits)
-    said, notes = _metadata(night, started), lambda: {PASSED_OVER: json.dumps(passed_over)}
-    data, planned = encode_plan(split_units(todo), said, notes)
+    todo = _Todo(night, known)
+    data, planned = encode_plan(split_units(todo.uploads(on_listed)), _metadata(night, started), todo.notes)
     if planned == 0:
-        if not finished and not night.retry_rejected:
-            beside = "".join(f" ({count} {kind} were passed over)" for kind, count in sorted(passed_over.items()))
-            raise ConfigError(
-                f"got {night.source.uri}, which holds no file{beside}; a folder with micrographs is needed"
-            )
+        todo.check_input()
         return None
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     _write_once(RunFolder(lease.fenced(night.out), run_id).plan, data)
     return run_id
 
 
+class _Todo:
+    """The uploads that a new run has to segment.
+
+    Args:
+        night: what is to be done.
+        known: the runs of this model and these settings.
+    """
+
+    def __init__(self, night: Night, known: Sequence[KnownRun]) -> None:
+        self._night, self._known = night, known
+        self._finished = ImageIds.union(run.ids for run in known if run.finished)
+        self._unfinished = {run.run_id: run.ids for run in known if not run.finished}
+        self._passed_over: Counter[str] = Counter()
+
+    def uploads(self, on_listed: OnListed) -> Iterator[Planned]:
+        """Yield the uploads in the order of the plan. Those beyond the limit of their group have a reject reason."""
+        night = self._night
+        found = list_uploads(night.source, night.identity, self._passed_over, night.max_unpacked)
+        listed = _counted(found, on_listed)
+        if night.retry_rejected:
+            todo = _to_retry(listed, self._finished, _rejected(night, self._known))
+        else:
+            todo = (one for one in listed if one.image_id not in self._finished)
+        limits = night.max_megapixels_per_group, night.settings.max_megapixels
+        return within_group_limit(_free(todo, self._unfinished), night.source, *limits)
+
+    def notes(self) -> dict[str, str]:
+        """Return what the plan says of the listing, once all uploads are listed."""
+        return {PASSED_OVER: json.dumps(self._passed_over)}
+
+    def check_input(self) -> None:
+        """Raise ConfigError if a first run found no file. A later night may find nothing new."""
+        if self._finished or self._night.retry_rejected:
+            return
+        beside = "".join(f" ({count} {kind} were passed over)" for kind, count in sorted(self._passed_over.items()))
+        raise ConfigError(
+            f"got {self._night.source.uri}, which holds no file{beside}; a folder with micrographs is needed"
+        )
+
+
 def _metadata(night: Night, started: datetime) -> dict[str, str]:
-    """Return what a plan says of its run, so that it can be continued, proved and done again."""
+    """Return the metadata of a plan, with which its run can be continued, verified and reproduced."""
     return {
         "input": night.source.uri,
         **night.model_and_settings,
@@ -93,7 +119,7 @@ def _metadata(night: Night, started: datetime) -> dict[str, str]:
 
 
 def _write_once(place: Location, data: bytes) -> None:
-    """Store a plan. A storage that answered too late is asked again, and finds the plan that it has just stored."""
+    """Store a plan. A repeated request, after an answer that came too late, may find the same plan already stored."""
     try:
         place.write_bytes(data, only_if_absent=True)
     except ObjectExistsError:
@@ -111,7 +137,11 @@ def _counted(planned: Iterable[Planned], on_listed: OnListed) -> Iterator[Planne
 
 
 def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterator[Planned]:
-    """Yield what is planned, and see that no unfinished run has planned it too."""
+    """Yield the planned uploads.
+
+    Raises:
+        ConfigError: an unfinished run over another input has planned one of them too.
+    """
     for one in planned:
         for run_id, ids in unfinished.items():
             if one.image_id in ids:
@@ -123,7 +153,7 @@ def _free(planned: Iterable[Planned], unfinished: dict[str, ImageIds]) -> Iterat
 
 
 def _rejected(night: Night, known: Sequence[KnownRun]) -> list[ImageIds]:
-    """Return the image ids of the rejected rows of finished runs, by how far each was tried."""
+    """Return the image ids of the rejected rows of finished runs: one set for each value of `Tried`."""
     some = [run.run_id for run in known if run.finished and run.rejected]
     places = chain.from_iterable(RunFolder(night.out, run_id).units() for run_id in some)
     tables = (read_unit(place, ("image_id", "status", "reason")) for place in places)
@@ -139,8 +169,8 @@ def _rejected(night: Night, known: Sequence[KnownRun]) -> list[ImageIds]:
 def _to_retry(listed: Iterable[Planned], finished: ImageIds, rejected: Sequence[ImageIds]) -> Iterator[Planned]:
     """Yield the uploads whose latest row is rejected, under the id of their next try.
 
-    Those that ended their process come last: else the same ones would use up the time of their group on every retry,
-    and what lies behind them would never be tried. They alone are held in memory, and that time bounds their number.
+    Those that ended their process come last. Otherwise the same uploads would use up the time of their group on every
+    retry, and those behind them would never be tried. Only they are held in memory, and that time limits their number.
     """
     anyhow = ImageIds.union(rejected)
     later: list[list[Planned]] = [[] for _ in Tried]

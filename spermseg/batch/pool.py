@@ -1,4 +1,7 @@
-"""How many processes segment, what they wait for, and what became of them. No Ray: it is given what Ray says."""
+"""The number of worker processes, what they wait for, and how they ended.
+
+Without Ray: its answers are arguments here.
+"""
 
 import logging
 import threading
@@ -20,8 +23,9 @@ from spermseg.model.predict import PredictConfig
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 64
-"""Most workers that a run asks a cluster for by default. The limit bounds the cost of a mistake."""
+"""Default of the most workers that a run asks a cluster for. It limits the cost of a mistake."""
 SAY_EVERY_S = 60.0
+"""Seconds between two lines about what the run waits for."""
 LOOK_WAITS_S = 10.0
 """Seconds to wait, when the work ends, for a query of the cluster that is still running."""
 Resources = Mapping[str, float]
@@ -31,26 +35,26 @@ Actor = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What segments."""
+    """The number and kind of the processes that segment."""
 
     count: int | None = None
-    """Processes that hold a model each; None takes one a GPU or CPU of this machine, and of a cluster what it gives."""
+    """Number of processes. None takes one per GPU or CPU of this machine, or as many as a cluster gives."""
     most: int = MAX_WORKERS
-    """Processes that a cluster is asked for at most where no count is given."""
+    """Most processes that a cluster is asked for if no count is given."""
     gpu: bool | None = None
-    """One GPU a process; None takes them when the cluster has them."""
+    """Whether each process has a GPU. None takes GPUs if the cluster has some."""
     decode_threads: int = 2
-    """Threads that decode in each process while its network works."""
+    """Decoding threads of each process."""
     decode_apart: bool = False
-    """Decode in tasks of their own, on any machine: for GPUs that outrun the CPUs beside them."""
+    """Decode in separate tasks on any machine, for GPUs that are faster than the CPUs beside them."""
     decode: Decode = decode_micrograph
-    """What turns the bytes of a file into a picture."""
+    """Turns the bytes of a file into a picture."""
     hang_s: float = 60
-    """A picture that is not decoded after so long is taken to hang its decoder."""
+    """Seconds. A picture that takes longer to decode counts as hanging its decoder."""
     losses: LossLimits = field(default_factory=LossLimits)
-    """What pictures that end their process may cost."""
+    """Time that a run may lose to pictures that end their process."""
     address: str | None = None
-    """The Ray cluster; None takes `RAY_ADDRESS`, else this machine."""
+    """Address of the Ray cluster. None takes `RAY_ADDRESS` if set, else this machine."""
 
     def __post_init__(self) -> None:
         if (self.count is not None and self.count < 1) or min(self.most, self.decode_threads) < 1:
@@ -59,10 +63,10 @@ class Workers:
                 "needed"
             )
         if not self.hang_s > 0:
-            raise ConfigError(f"got a time of {self.hang_s} s to decode a picture in; more than 0 is needed")
+            raise ConfigError(f"got a time limit of {self.hang_s} s to decode a picture; more than 0 is needed")
 
     def segmenting(self, model: bytes, settings: SegmentSettings, predict: PredictConfig, run_id: str) -> Segmenting:
-        """Return what each of them needs to segment for a run."""
+        """Return what each process needs to segment for a run."""
         return Segmenting(
             model=model, settings=settings, predict=predict, run_id=run_id, decode=self.decode, hang_s=self.hang_s
         )
@@ -87,19 +91,19 @@ class Pool:
 def pool_for(
     *, count: int | None, most: int, gpu: bool | None, own: bool, there: Resources, fewest: int, units: int
 ) -> Pool:
-    """Return what segments.
+    """Return the processes that segment.
 
-    A machine of one's own takes one process a GPU, or one a CPU. Of a cluster nobody can tell how far it would grow:
-    so as many are asked for as there are units, and its autoscaler, where it has one, brings what it may.
+    This machine alone gets one process per GPU, or one per CPU. A cluster may grow by an unknown amount. So the run
+    asks it for as many processes as there are units, up to `most`, and an autoscaler brings what it can.
 
     Args:
-        count: processes that were asked for; None leaves it to the cluster and the plan.
-        most: that may be asked for at most where no count is given.
-        gpu: whether GPUs were asked for; None takes them where there are some now.
-        own: the cluster is this machine alone.
-        there: what the cluster has now.
-        fewest: more is of no use at the start.
-        units: more is never of use.
+        count: number of processes asked for. None takes the number from the cluster and the plan.
+        most: most processes to ask a cluster for if no count is given.
+        gpu: whether GPUs were asked for. None takes GPUs if the cluster has some now.
+        own: whether the cluster is this machine alone.
+        there: the resources that the cluster has now.
+        fewest: number of processes that can be of use at the start.
+        units: number of units. More processes are never of use.
 
     Raises:
         ConfigError: a GPU was asked for, and this machine has none.
@@ -116,27 +120,27 @@ def pool_for(
 
 @dataclass
 class Waiting:
-    """Says about once a minute what is waited for while no unit is done, and at the end why some are not."""
+    """Logs about once a minute what the run waits for, while no unit finishes. Tells why units are left at the end."""
 
     actors: Callable[[], Iterable[Actor]]
     """Returns the processes that segment, as rows of Ray's actor table."""
     there: Callable[[], tuple[Resources, Resources]]
     """Returns (resources of the cluster, its free resources)."""
     pool: Pool | None = None
-    """What segments, once that is known."""
+    """The processes that segment, once known."""
     timed_out: bool = False
-    """Whether the pipeline was ended because it made no progress."""
+    """Whether the pipeline was stopped because it made no progress."""
     _up: bool = False
     _died: bool = False
     _since: float = field(default_factory=time.monotonic)
     _since_when: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def progress(self) -> None:
-        """Note that a unit is done."""
+        """Note that a unit finished, or an isolated picture."""
         self._since, self._since_when, self._up = time.monotonic(), datetime.now(UTC), True
 
     def look(self) -> str:
-        """Return a line that says what the run waits for. It is empty if a worker is up or the state is unknown."""
+        """Return a line that says what the run waits for; empty if a worker is up or the state is unknown."""
         actors = self._look_at_actors()
         if self.pool is None or actors is None or any(actor["State"] == "ALIVE" for actor in actors):
             return ""
@@ -148,7 +152,7 @@ class Waiting:
         )
 
     def why(self) -> str:
-        """Return why units are left that did not fail by themselves."""
+        """Return why units are left although none failed."""
         self._look_at_actors()
         if self._died:
             return "their workers died, or the machines were lost"
@@ -159,7 +163,7 @@ class Waiting:
     def _look_at_actors(self) -> list[Actor] | None:
         try:
             actors = list(self.actors())
-        except Exception:  # noqa: BLE001 (Ray may be on its way out: that is told where it matters)
+        except Exception:  # noqa: BLE001 (Ray may be shutting down; another place reports that)
             return None
         self._died |= any(actor["NumRestarts"] or actor["State"] == "RESTARTING" for actor in actors)
         self._up |= self._died or any(actor["State"] == "ALIVE" for actor in actors)
@@ -167,7 +171,7 @@ class Waiting:
 
     @contextmanager
     def told(self, every_s: float = SAY_EVERY_S) -> Iterator[None]:
-        """Say what is waited for, each time that no unit was done for so long, until the block ends."""
+        """Log what the run waits for, each time that no unit finished for so long, until the block ends."""
         done = threading.Event()
 
         def watch() -> None:
@@ -182,4 +186,4 @@ class Waiting:
             yield
         finally:
             done.set()
-            watching.join(LOOK_WAITS_S)  # a look after `ray.shutdown` would start another cluster
+            watching.join(LOOK_WAITS_S)  # a query after `ray.shutdown` would start another cluster

@@ -1,4 +1,4 @@
-"""Where the time of a run went, stage by stage, and what to do about it."""
+"""The time of a run by stage, the bottleneck, and what helps."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,32 +6,32 @@ from dataclasses import dataclass, field
 from spermseg.batch.worker.timing import Spent
 
 WAITING = 0.1
-"""Share of the workers' time that they must wait for a stage before it is called the bottleneck."""
+"""Share of the workers' time. A stage for which they wait at least so long is the bottleneck."""
 MB = 1e6
 
 
 @dataclass(kw_only=True)
 class Profile:
-    """What the units of a run took together."""
+    """Time and memory of all units of a run together."""
 
     decode_threads: int
-    """Of each worker."""
+    """Decoding threads of each worker."""
     spent: Spent = field(default_factory=Spent)
     workers: set[str] = field(default_factory=set)
-    """Processes that have segmented."""
+    """The processes that segmented: host name and process id."""
 
     def add(self, worker: str, spent: Spent) -> None:
-        """Count one unit more."""
+        """Add a unit."""
         self.workers.add(worker)
         self.spent += spent
 
     @property
     def worker_s(self) -> float:
-        """Seconds of all workers together: at work, writing, and waiting for bytes."""
+        """Seconds of all workers together: segmenting, writing, and waiting for bytes."""
         return self.spent.idle_s + self.spent.segment_s + self.spent.write_s
 
     def table(self) -> str:
-        """Return the table: a line a stage."""
+        """Return the table as text, with one line per stage."""
         lines = [f"{'stage':<9}{'at work':>9}{'busy':>7}{'Mpx/s':>9}{'MB/s':>8}   what it is"]
         wall = self.worker_s / max(1, len(self.workers))
         for name, seconds, places, moved, what in self._stages():
@@ -45,7 +45,7 @@ class Profile:
         return "\n".join(lines)
 
     def advice(self) -> str:
-        """Return which stage is the bottleneck, and what helps."""
+        """Return the bottleneck, and what helps."""
         idle, wait = self._share(self.spent.idle_s), self._share(self.spent.wait_s)
         if not self.workers:
             return "nothing was segmented"
@@ -56,7 +56,7 @@ class Profile:
         return "network-bound: more workers, or GPUs, make it faster"
 
     def _threads_short(self) -> int:
-        """Return how many decoding threads a worker lacks to keep up with its network."""
+        """Return the number of decoding threads that a worker lacks to keep its network busy."""
         working = self.spent.segment_s - self.spent.wait_s
         needed = math.ceil(self.spent.decode_s / working) if working > 0 else self.decode_threads + 1
         return max(1, needed - self.decode_threads)
@@ -65,7 +65,7 @@ class Profile:
         return seconds / self.worker_s if self.worker_s else 0.0
 
     def _stages(self) -> list[tuple[str, float, int, float, str]]:
-        """Return (name, seconds, places that could work at once or 0, bytes moved, what it is) of each."""
+        """Return (name, seconds, threads that can work at the same time or 0, bytes moved, meaning) of each stage."""
         one, workers = self.spent, len(self.workers)
         threads = workers * self.decode_threads
         return [

@@ -1,4 +1,4 @@
-"""How much of a run may be rejected: a night in which everything is, is a broken camera or a broken key."""
+"""The limit of rejected uploads. If a whole night is rejected, the camera is broken or a key is invalid."""
 
 import re
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ SHOWN_REASONS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RejectLimit:
-    """The most that may be rejected of a run: a share or a count, whichever is given."""
+    """The most uploads of a run that may be rejected: a share or a count, one of them."""
 
     percent: float | None = None
-    """Of the uploads planned, 0-100."""
+    """Share of the planned uploads, 0-100."""
     count: int | None = None
-    """Uploads."""
+    """Number of uploads."""
 
     def __post_init__(self) -> None:
         if (self.percent is None) == (self.count is None):
-            raise ConfigError("got no limit of rejected uploads, or two; a share or a count is needed")
+            raise ConfigError("got no limit of rejected uploads, or both; a share or a count is needed")
         if (self.percent is not None and not 0 <= self.percent <= 100) or (self.count is not None and self.count < 0):
             raise ConfigError(f"got a limit of {self} rejected; a share of 0% to 100% or a count is needed")
 
@@ -29,16 +29,16 @@ class RejectLimit:
         return f"{self.count}" if self.percent is None else f"{self.percent:g}%"
 
     def allows(self, rejected: int, planned: int) -> bool:
-        """Whether so many rejected of so many planned are no more than the limit."""
+        """Whether a run with these numbers of rejected and planned uploads keeps the limit."""
         most = self.count if self.percent is None else self.percent / 100 * planned
         return most is not None and rejected <= most
 
 
 def read_reject_limit(text: str) -> RejectLimit:
-    """Return the limit that a person typed.
+    """Parse a limit: `20%` or `500`.
 
     Raises:
-        ConfigError: it is neither a share of 0% to 100% nor a count.
+        ConfigError: the text is neither a share of 0% to 100% nor a count.
 
     >>> read_reject_limit("20%"), read_reject_limit("500")
     (RejectLimit(percent=20.0, count=None), RejectLimit(percent=None, count=500))
@@ -54,10 +54,10 @@ def read_reject_limit(text: str) -> RejectLimit:
 
 
 def check_rejected(receipts: Iterable[Receipt], limit: RejectLimit) -> None:
-    """See that no run rejected more than the limit.
+    """Check that no run rejected more than the limit.
 
     Raises:
-        TooManyRejectedError: one did; what it wrote stays, and it is not done again.
+        TooManyRejectedError: a run did. Its rows stay, and it is finished.
     """
     for receipt in receipts:
         if not limit.allows(receipt.rejected, receipt.planned):
@@ -65,5 +65,5 @@ def check_rejected(receipts: Iterable[Receipt], limit: RejectLimit) -> None:
             shown = "; ".join(f"{count} x {reason}" for reason, count in reasons[:SHOWN_REASONS])
             raise TooManyRejectedError(
                 f"run {receipt.run_id} rejected {receipt.rejected} of {receipt.planned}, more than the limit of "
-                f"{limit}: {shown}; all rows are written; once mended, --retry-rejected tries these again"
+                f"{limit}: {shown}; all rows are written; mend the cause, then --retry-rejected tries these again"
             )

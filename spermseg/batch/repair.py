@@ -1,8 +1,8 @@
-"""A table as a night finds it: what lies there compared with what its runs say, and made ready to be completed.
+"""The repair of a table at the start of a night: compare its files with its receipts, and prepare damaged runs.
 
-A receipt says what a listing showed of its files. One listing of all results tells where that is so no more; only
-there, or where a person asks for it, files are read. Nothing that is whole is lost: a file under a wrong name is moved
-to where its rows belong, and a plan that is lost is written again from the rows of its run.
+A receipt has a digest of the listing of its files. One listing of all results shows which runs differ from their
+receipts. Files are read only in these runs, or in all runs if the user asks for it. No sound file is lost: a file under
+a wrong name is moved to the run of its rows, and a lost plan is written again from the rows of its run.
 """
 
 import json
@@ -48,41 +48,41 @@ from spermseg.table.verify import contradictions, differences, makers
 logger = logging.getLogger(__name__)
 
 REBUILT = {"rebuilt": "yes"}
-"""What a plan says that was written again from rows, which do not tell how to fetch their uploads."""
+"""Metadata of a plan that was written again from rows. Rows do not say how to fetch their uploads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownRun:
-    """A run of this night's model and settings, as it was found."""
+    """A run with the model and settings of this night, as found in the table."""
 
     run_id: str
     plan: dict[str, str]
-    """What its plan says of itself."""
+    """The metadata of its plan."""
     differs: bool
-    """What lies there is not what its receipt says."""
+    """Whether its files differ from its receipt."""
     ids: ImageIds
-    """Of the micrographs that it planned."""
+    """Image ids of the planned micrographs."""
     finished: bool
-    """Each of them has its row, and the receipt says so."""
+    """Whether each planned micrograph has its row, and the receipt says so."""
     here: bool
-    """What it lacks can be done now: it is over this night's input, or lacks a receipt only."""
+    """Whether this night can complete it: it is over the input of this night, or lacks only its receipt."""
     rejected: bool
-    """It may have rejected rows."""
+    """Whether it may have rejected rows."""
 
     @property
     def is_retry(self) -> bool:
-        """Whether it is over uploads that were rejected before."""
+        """Whether the run is over uploads that were rejected before."""
         return self.plan.items() >= RETRY.items()
 
 
 def survey_runs(night: Night, lease: Lease) -> list[KnownRun]:
-    """Return the runs of this night's model and settings, oldest first, and whether each is as its receipt says.
+    """Repair what needs no new rows, and return the runs with the model and settings of this night, oldest first.
 
-    Of other models and settings, a damaged file is named in a warning, and left.
+    Damaged files of other models or settings are only named in a warning.
 
     Raises:
         StorageError: the table could not be read.
-        RunError: it is another job's by now, or of a later version.
+        RunError: another job has taken the table over, or a later version wrote it.
     """
     return _Survey(night, lease).runs()
 
@@ -92,21 +92,21 @@ class _Survey:
     night: Night
     lease: Lease
     files: dict[str, list[StoredObject]] = field(init=False)
-    """Run -> what lies in its folder of results."""
+    """Files in the results folder of each run."""
     ids: set[str] = field(init=False)
-    """Of all runs of which the table has something, whatever their model."""
+    """Ids of all runs that have a file in the table, whatever their model."""
 
     @property
     def table(self) -> Location:
-        """The table, to change it."""
+        """The table for changes: each first checks the lease."""
         return self.lease.fenced(self.night.out)
 
     def _run(self, run_id: str) -> RunFolder:
-        """Return a run, to read it."""
+        """Return a run for reading."""
         return RunFolder(self.night.out, run_id)
 
     def _own(self, run_id: str) -> RunFolder:
-        """Return a run, to change it."""
+        """Return a run for changes: each first checks the lease."""
         return RunFolder(self.table, run_id)
 
     def runs(self) -> list[KnownRun]:
@@ -118,8 +118,8 @@ class _Survey:
         kept = self._without_copies([run for run in known if run])
         for run in kept:
             if run.differs:
-                again = "it is completed again" if run.here else "segment its own input to mend it"
-                logger.warning("run %s: what lies there is not what its receipt says; %s", run.run_id, again)
+                advice = "it is completed again" if run.here else "segment its own input to mend it"
+                logger.warning("run %s: its files differ from its receipt; %s", run.run_id, advice)
         return kept
 
     def _without_copies(self, known: list[KnownRun]) -> list[KnownRun]:
@@ -135,6 +135,7 @@ class _Survey:
         logger.warning("run %s: it is a copy of run %s; it was moved to %s", run_id, origin, aside)
 
     def _know(self, run_id: str, has_receipt: bool) -> KnownRun | None:
+        """Return a run, repaired; None if it has another model or other settings, or was moved out of the table."""
         receipt = self._receipt(run_id) if has_receipt else None
         if receipt and _is_of(self.night, receipt) and (home := self._free_home(run_id, {str(receipt.get("run_id"))})):
             return self._renamed(run_id, home)
@@ -151,9 +152,9 @@ class _Survey:
         return self._known(run_id, plan, receipt, finished=finished)
 
     def _plan(self, run_id: str, receipt: dict[str, Any] | None) -> Plan | None:
-        """Return the plan of a run, all of it; None where it is of another model or of other settings.
+        """Read the whole plan of a run. Return None if the run has another model or other settings.
 
-        Of a run of which its receipt says so, too, only the directory is read.
+        If its receipt has other ones too, only the directory of the plan is read.
         """
         place = self._run(run_id).plan
         if receipt and not self.night.check_files and not _is_of(self.night, receipt):
@@ -186,7 +187,7 @@ class _Survey:
             return None
 
     def _is_as_it_says(self, run_id: str, plan: Plan, receipt: dict[str, Any]) -> bool:
-        """Whether a finished run has its rows; where the listing does not say so, its files are read."""
+        """Whether a run has all its rows. The files are read only if the listing does not prove it."""
         files = [item for item in self.files.get(run_id, ()) if is_unit(item.key)]
         if not self.night.check_files and _fits(files, plan, receipt):
             return True
@@ -195,31 +196,33 @@ class _Survey:
         if [*chain(*wrong), *contradictions(receipt, plan, count, renewed=True)]:
             return False
         shown = {"files_sha256": files_digest(files), "plan_sha256": plan.seal}
-        if any(receipt.get(name) != value for name, value in shown.items()):  # a copy of the table, say
+        if any(receipt.get(name) != value for name, value in shown.items()):  # in a copy of the table, for example
             store_receipt(self._own(run_id), {**receipt, **shown, "schema_version": SCHEMA_VERSION})
         return True
 
     def _free_home(self, run_id: str, named: set[str]) -> str | None:
-        """Return the run that a run is, where it lies under another id, and no run of the table has its own."""
+        """Return the right id of a run whose folder has a wrong one. None if the id is right, or another run has it."""
         home = next(iter(named)) if len(named) == 1 else run_id
         return home if home != run_id and is_run_id(home) and home not in self.ids else None
 
     def _renamed(self, run_id: str, home: str) -> KnownRun | None:
         rename_run(self._own(run_id), self._own(home))
-        logger.warning("run %s: it is run %s, and was moved back to that name", run_id, home)
+        logger.warning("run %s: it is run %s under a wrong name; it was moved back to its own", run_id, home)
         self.ids.add(home)
         self.files[home] = list(self._run(home).results.list())
         return self._know(home, list_runs(self.night.out).get(home, False))
 
     def _rebuilt(self, run_id: str, receipt: dict[str, Any] | None) -> KnownRun | None:
-        """Write the plan of a run again from its rows; what it planned and has no row is planned anew tonight."""
+        """Write the plan of a run again from its rows. A new run plans the uploads that have no row."""
         found = whole_units(self._run(run_id))
-        makers = found.makers | ({tuple(str(receipt.get(name)) for name in MADE_WITH)} if receipt else set())
-        if makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
+        if receipt:
+            found.runs.add(str(receipt.get("run_id")))
+            found.makers.add(tuple(str(receipt.get(name)) for name in MADE_WITH))
+        if found.makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
             logger.warning("run %s is of another model or other settings, with which segment mends it; left", run_id)
             return None
         if not found.own:
-            return self._given_up(run_id, receipt, found.runs | ({str(receipt.get("run_id"))} if receipt else set()))
+            return self._given_up(run_id, receipt, found.runs)
         units = list(found.own.values())
         data, planned = encode_plan(units, self._metadata(run_id, receipt, units))
         self._own(run_id).plan.write_bytes(data)
@@ -231,7 +234,13 @@ class _Survey:
         return self._known(run_id, plan, None, finished=False)
 
     def _given_up(self, run_id: str, receipt: dict[str, Any] | None, named: set[str]) -> KnownRun | None:
-        """Bring a run that has neither a plan nor rows of its own to where it belongs, or put it aside."""
+        """Rename a run without a plan and without rows of its own, or move it out of the table.
+
+        Args:
+            run_id: id of its folder.
+            receipt: its receipt, if that can be read.
+            named: the runs that its rows and its receipt name.
+        """
         if home := self._free_home(run_id, named):
             return self._renamed(run_id, home)
         if named and named <= self.ids - {run_id}:
@@ -265,7 +274,7 @@ class _Survey:
 
 
 def _tell(run_id: str, error: DamagedError | ObjectMissingError) -> None:
-    """Say what is wrong with a file, without the advice for those who only read: this mends it, or says who does."""
+    """Log what is wrong with a file, without the advice to repair it: this command repairs it."""
     logger.warning("run %s: %s", run_id, without_advice(error.message))
 
 
@@ -278,7 +287,7 @@ def _is_of(night: Night, said: Mapping[str, Any]) -> bool:
 
 
 def _fits(files: Sequence[StoredObject], plan: Plan, receipt: dict[str, Any]) -> bool:
-    """Whether a listing shows what a receipt says; one of an earlier version says how many bytes there are."""
+    """Whether a listing proves that a run is as its receipt says. A receipt of an earlier version has no digest."""
     if receipt.get("files_sha256"):
         return (files_digest(files), plan.seal) == (receipt["files_sha256"], receipt.get("plan_sha256"))
     names, size = {item.key for item in files}, sum(item.size for item in files)
@@ -286,6 +295,6 @@ def _fits(files: Sequence[StoredObject], plan: Plan, receipt: dict[str, Any]) ->
 
 
 def _moment_of(run_id: str) -> str:
-    """Return when a run was planned, as its id says."""
+    """Return the time at which a run was planned, from its id."""
     stamp = run_id.partition("-")[0]
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:11]}:{stamp[11:13]}:{stamp[13:15]}+00:00"

@@ -1,12 +1,12 @@
-"""A random sample of a table segmented again, and compared with what its rows say."""
+"""Segment a random sample of a table again, and compare the new rows with the stored ones."""
 
-import random
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from functools import cache
+from itertools import groupby, islice
 from typing import Any
 
+from spermseg.batch.random_rows import draw_rows
 from spermseg.batch.worker.fetch import Fetched, fetch_all
 from spermseg.batch.worker.segmenter import UnitSegmenter
 from spermseg.batch.worker.settings import read_settings
@@ -20,11 +20,11 @@ from spermseg.table.results import ADDED, OK, ResultRow, read_unit, results_tabl
 from spermseg.table.run_folder import RunFolder
 
 OUT_OF_REACH = (CHANGED, GONE, DENIED)
-"""Why an upload cannot be compared."""
+"""Reject reasons of uploads that cannot be compared."""
 COMPARED = ("status", "content_sha256", "width_px", "height_px", "mask", "n_cells", "n_heads", "bits")
-"""Columns that must be the same; of those in `ADDED`, where the row has a value."""
+"""Columns that must be equal. A column in `ADDED` is compared only if the stored row has a value."""
 COMPARED_OF_CELLS = ("x", "y", "width", "height", "area", "touches_border", "mask")
-"""Fields of each cell that must be; its confidence differs in rounding by what else was in the batch."""
+"""Fields of each cell that must be equal. Its confidence may differ in rounding, with the rest of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -33,30 +33,30 @@ class Sampled:
 
     run_id: str
     unit: int
-    """Its unit of work in the run's plan."""
+    """Number of its unit in the plan."""
     number: int
-    """Its place in the unit."""
+    """Its place in the unit, from 0."""
 
 
 @dataclass(kw_only=True)
 class DeepCheck:
-    """What segmenting a sample again has shown."""
+    """The result of a deep check."""
 
     same: int = 0
-    """Rows whose masks are the same, bit for bit."""
+    """Rows that are equal, masks bit for bit."""
     out_of_reach: int = 0
-    """Rows of which nothing can be said: their uploads are gone, others by now, or not to be read."""
+    """Rows that cannot be compared: their uploads were removed, were changed, or may not be read."""
     differences: list[str] = field(default_factory=list)
-    """A line for each row that is not the same."""
+    """A line for each row that is not equal."""
 
 
 class DeepVerifier:
-    """Segments rows of a table again, in this process, and compares.
+    """Segments rows of a table again in this process, and compares them.
 
     Args:
         out: the table.
-        model: the model that segmented; None reads it where each run's plan says that it was.
-        endpoint_url: the S3 server of the uploads and the models, where it is not AWS.
+        model: the model that segmented the rows. None reads the model from where the plan of each run says it is.
+        endpoint_url: the S3 server of the uploads and the models, if it is not AWS.
 
     Raises:
         ConfigError: no finished run was segmented with this model.
@@ -80,32 +80,31 @@ class DeepVerifier:
                 raise ConfigError(f"got the model {digest}; no finished run of {out.uri} was segmented with it")
 
     def draw(self, size: int, seed: int) -> list[Sampled]:
-        """Return up to so many rows that are ok, drawn from all finished runs, each as likely as any other."""
+        """Draw up to `size` rows that are ok from all finished runs. All rows are equally likely."""
         units = [(run_id, unit) for run_id, plan in self._plans.items() for unit in range(plan.units)]
-        ends = list(accumulate(size for plan in self._plans.values() for size in plan.unit_sizes))
-        statuses: dict[int, list[str]] = {}
-        found: list[Sampled] = []
-        for row in random.Random(seed).sample(range(ends[-1]), ends[-1]):  # noqa: S311 (no secret)
-            at = bisect_right(ends, row)
-            (run_id, unit), number = units[at], row - (ends[at - 1] if at else 0)
-            if at not in statuses:
-                rows = self._stored_unit(run_id, unit, ("image_id", "status"))
-                statuses[at] = [rows[one.image_id]["status"] for one in self._plans[run_id].unit(unit)]
-            if statuses[at][number] == OK:
-                found.append(Sampled(run_id=run_id, unit=unit, number=number))
-            if len(found) == size:
-                break
-        return sorted(found)
+        sizes = [rows for plan in self._plans.values() for rows in plan.unit_sizes]
+        statuses = cache(self._stored_statuses)
+        ok = (
+            Sampled(run_id=units[at][0], unit=units[at][1], number=place)
+            for at, place in draw_rows(sizes, sum(sizes), seed)
+            if statuses(*units[at])[place] == OK
+        )
+        return sorted(islice(ok, size))
+
+    def _stored_statuses(self, run_id: str, unit: int) -> list[str]:
+        """Return the statuses of the rows of a unit, in the order of the plan."""
+        rows = self._stored_unit(run_id, unit, ("image_id", "status"))
+        return [rows[one.image_id]["status"] for one in self._plans[run_id].unit(unit)]
 
     def check(self, sample: Sequence[Sampled], on_row: Callable[[], object]) -> DeepCheck:
         """Segment a sample again and compare.
 
         Args:
             sample: from `draw`.
-            on_row: called for each row that is done.
+            on_row: called after each row.
 
         Raises:
-            ConfigError: a model file is not the one that segmented, or a plan is of a version that did not name it.
+            ConfigError: a model file is not the one that segmented, or a plan does not name its model or settings.
             StorageError: the storage failed.
         """
         result = DeepCheck()
@@ -119,7 +118,9 @@ class DeepVerifier:
     def _segmenter(self, run_id: str) -> UnitSegmenter:
         said = self._plans[run_id].metadata
         if not said.get("settings"):
-            raise ConfigError(f"run {run_id} is of a version that did not note its settings, which --deep needs")
+            raise ConfigError(
+                f"the plan of run {run_id} is of a version that noted no settings, which --deep needs; give no --deep"
+            )
         saved = self._model or self._noted_model(run_id, said)
         config = read_predict_config(said.get("predict", "{}"))
         return UnitSegmenter(saved, read_settings(said["settings"]), config, run_id=run_id)
@@ -136,9 +137,9 @@ class DeepVerifier:
         return saved
 
     def _check_row(self, one: Sampled, segmenter: UnitSegmenter, result: DeepCheck) -> None:
-        """Segment a row by itself and, where that differs, in the company that it had.
+        """Segment a row by itself. If it differs, segment it again with the rest of its unit.
 
-        A network's last bits depend on what else is in the batch, and a pixel that lies at the threshold on them.
+        The last bits of the network's output depend on the rest of the batch. They decide a pixel at the threshold.
         """
         unit = self._plans[one.run_id].unit(one.unit)
         planned, stored = unit[one.number], self._stored_unit(one.run_id, one.unit)
@@ -150,15 +151,15 @@ class DeepVerifier:
             return
         different = _different(wanted, _segmented(segmenter, [planned], [fetched], 0))
         if different:
-            company = self._fetch_company(unit, stored, source)
-            different = _different(wanted, _segmented(segmenter, unit, company, one.number))
+            whole_unit = self._fetch_unit(unit, stored, source)
+            different = _different(wanted, _segmented(segmenter, unit, whole_unit, one.number))
         if different:
-            result.differences.append(f"run {one.run_id}: image {planned.image_id} now has another {different}")
+            result.differences.append(f"run {one.run_id}: image {planned.image_id} differs now in: {different}")
         else:
             result.same += 1
 
-    def _fetch_company(self, unit: Sequence[Planned], stored: dict[str, ResultRow], source: Location) -> list[Fetched]:
-        """Return the bytes of the unit's rows that are ok. The others were in no batch, and may be hostile."""
+    def _fetch_unit(self, unit: Sequence[Planned], stored: dict[str, ResultRow], source: Location) -> list[Fetched]:
+        """Return the bytes of a unit. Rows that are not ok are left out: they were in no batch, and may be hostile."""
         ok = [one for one in unit if stored[one.image_id]["status"] == OK]
         there = dict(zip((one.image_id for one in ok), fetch_all(ok, source), strict=True))
         return [there.get(one.image_id, Fetched(reason="rejected before")) for one in unit]
@@ -167,23 +168,25 @@ class DeepVerifier:
         """Return where the uploads of a run were listed."""
         source = self._plans[run_id].metadata.get("input")
         if not source:
-            raise RunError(f"the plan of run {run_id} does not say where its uploads lay, which --deep needs")
+            raise RunError(
+                f"the plan of run {run_id} does not say where its uploads are, which --deep needs; give no --deep"
+            )
         return Location(source, self._endpoint_url)
 
     def _stored_unit(self, run_id: str, unit: int, columns: Sequence[str] | None = None) -> dict[str, ResultRow]:
-        """Return image id -> row of a unit."""
+        """Return the stored rows of a unit by image id."""
         place = RunFolder(self._out, run_id).unit(self._plans[run_id].unit_id(unit))
         return {row["image_id"]: row for row in read_unit(place, columns).to_pylist()}
 
 
 def _segmented(segmenter: UnitSegmenter, unit: Sequence[Planned], fetched: Sequence[Fetched], number: int) -> ResultRow:
-    """Return a row of a unit as its file would hold it."""
+    """Segment a unit, and return one row as its file would hold it."""
     row: ResultRow = results_table(segmenter.segment(unit, fetched)[number : number + 1]).to_pylist()[0]
     return row
 
 
 def _different(stored: ResultRow, again: ResultRow) -> str:
-    """Return the names of the columns in which two rows differ, and must not."""
+    """Return the names of the compared columns in which two rows differ."""
     told = [name for name in COMPARED if stored[name] is not None or name not in ADDED]
     found = [name for name in told if stored[name] != again[name]]
     if _outlines(stored) != _outlines(again):

@@ -1,4 +1,4 @@
-"""One night: plan, segment what is not done, prove it, write the receipt."""
+"""One night: plan the uploads, segment them, verify the rows, write the receipt."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -35,26 +35,26 @@ logger = logging.getLogger(__name__)
 
 SHOWN_DIFFERENCES = 3
 FORECAST_FROM = 500
-"""Micrographs of a run; a smaller one is segmented sooner than forecast."""
+"""Least micrographs of a run with a forecast. A smaller run takes less time than its forecast would."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     run_id: str
     planned: int
     """Micrographs of the run."""
     done: int
-    """Rows written, those of an earlier start included."""
+    """Rows written, including those of earlier starts."""
     rejected: int
-    """Of these, rejected."""
+    """Rejected rows among them."""
     profile: Profile
-    """Where the time went since this start."""
+    """Times of the stages since this start."""
 
     @property
     def megapixels(self) -> float:
-        """Segmented since this start."""
+        """Megapixels segmented since this start."""
         return self.profile.spent.megapixels
 
 
@@ -62,27 +62,26 @@ OnProgress = Callable[[Progress], None]
 
 
 def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = lambda _: None) -> list[Receipt]:
-    """Segment every upload that has no row yet, or, on request, every one whose row is rejected.
+    """Segment every upload that has no row yet or, on request, every upload whose row is rejected.
 
-    An unfinished run over the same input, model and settings is completed first, under its own id; what came in since
-    it was planned becomes a run of its own. A finished run that lost files, or whose files are damaged, is completed
-    once more. Rejected uploads are not planned twice at once: where a run over them was
-    completed, that is all.
+    An unfinished run over the same input, model and settings is completed first, under its own id. So is a finished run
+    that lost files or has damaged ones. Uploads that came in later become a new run. If an unfinished run over rejected
+    uploads was completed, this call plans no other run over rejected uploads.
 
     Args:
         night: what is to be done.
-        on_progress: called at the start of a run, and for each unit of work that is done.
-        on_listed: called with the number of uploads listed so far, now and then while they are listed.
+        on_progress: called at the start of a run, and for each finished unit.
+        on_listed: called now and then during the listing, with the number of uploads so far.
 
     Returns:
-        The receipt of each run that was completed; none where there was nothing to do.
+        The receipt of each run that was completed; empty if there was nothing to do.
 
     Raises:
-        ConfigError: the input holds no file, or uploads that an unfinished run over another input has planned.
+        ConfigError: the input holds no file, or an unfinished run over another input has planned one of the uploads.
         LockedError: another job works on this table.
         RunError: a run ended without one row for each planned micrograph, and the same command goes on; or another
             job took the table over.
-        StorageError: the input could not be listed, or the output not be written.
+        StorageError: the input could not be listed, or the output could not be written.
     """
     with hold_lease(night.out, night.arguments, take_over=night.take_over) as lease, _advising(night):
         remove_leftovers(night.out, lease)
@@ -105,7 +104,7 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
 
 @contextmanager
 def _advising(night: Night) -> Iterator[None]:
-    """See that an error gives no advice that was taken already: what is damaged by now was whole a moment before."""
+    """Remove the advice to check the files from an error, if this night checks the files already."""
     try:
         yield
     except RunError as error:
@@ -115,7 +114,7 @@ def _advising(night: Night) -> Iterator[None]:
 
 
 def _complete(night: Night, run: RunFolder, lease: Lease, started: datetime, on_progress: OnProgress) -> Receipt:
-    """Segment the units of a run that have no result yet, and write its receipt."""
+    """Segment the units of a run that have no result yet, then write the receipt of the run."""
     write_start(_fenced(run, lease), started, night.arguments)
     plan = Plan(run.plan)
     profile = _segment_missing(night, run, plan, lease, on_progress)
@@ -127,18 +126,18 @@ def _fenced(run: RunFolder, lease: Lease) -> RunFolder:
 
 
 def _forecast(night: Night, run: RunFolder, lease: Lease) -> None:
-    """Note what a new run will take, where it is not so small that the forecast would take as long."""
+    """Write the forecast of a new run, unless the run is small."""
     plan = Plan(run.plan)
     if night.forecast and len(plan) >= FORECAST_FROM:
         segmenting = _job(night, run).segmenting(night.workers, use_gpu=False)
         try:
             sample = measure_sample(draw_planned(plan), segmenting, night.source)
-        except SpermsegError as error:  # nobody needs to know what a night will take for it to begin
+        except SpermsegError as error:  # the run can start without a forecast
             logger.warning("no forecast is made: %s", error.message)
             return
         forecast, workers = extrapolate(sample, len(plan)), night.workers.count or cpus()
-        told = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
-        write_forecast(_fenced(run, lease), told)
+        notes = {**asdict(forecast), "workers": workers, "seconds": forecast.seconds(workers)}
+        write_forecast(_fenced(run, lease), notes)
 
 
 def _job(night: Night, run: RunFolder) -> PipelineJob:
@@ -152,7 +151,7 @@ def _job(night: Night, run: RunFolder) -> PipelineJob:
 
 
 def _warn_of_other_engine(night: Night, run: RunFolder, plan: Plan) -> None:
-    """Say so where a run is to go on with another engine or precision than it was begun with: edges may differ."""
+    """Warn if a run continues with another engine or precision than it began with."""
     begun = read_predict_config(plan.metadata.get("predict", night.predict.text))
     if (begun.engine, begun.precision) != (night.predict.engine, night.predict.precision):
         logger.warning(
@@ -162,7 +161,7 @@ def _warn_of_other_engine(night: Night, run: RunFolder, plan: Plan) -> None:
 
 
 def _segment_missing(night: Night, run: RunFolder, plan: Plan, lease: Lease, on_progress: OnProgress) -> Profile:
-    """Segment the units of a run that have no result yet, and return where the time went."""
+    """Segment the units of a run that have no result yet. Return the times of the stages."""
     before = count_rows(run)
     tidy_run(run, plan, before, lease)
     progress = Progress(

@@ -46,5 +46,5 @@ def test_a_run_at_its_limit_passes_and_over_it_says_how_many_and_why():
     assert isinstance(caught.value, RunError)
     assert caught.value.message == (
         "run night-1 rejected 9 of 10, more than the limit of 20%: 4 x b; 3 x d; 1 x a; all rows are written; "
-        "once mended, --retry-rejected tries these again"
+        "mend the cause, then --retry-rejected tries these again"
     )

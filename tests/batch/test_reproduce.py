@@ -109,7 +109,7 @@ def test_rows_of_jpegs_that_were_decoded_at_a_half_are_the_same_again(tmp_path, 
 def test_a_row_that_says_otherwise_is_a_difference(table, changes, said):
     image_id = spoil(table, **changes)
     result = check(table)
-    assert result.differences == [f"run {next(iter(list_runs(table)))}: image {image_id} now has another {said}"]
+    assert result.differences == [f"run {next(iter(list_runs(table)))}: image {image_id} differs now in: {said}"]
     assert result.same == len(EXPECTED) - 1
 
 
@@ -210,7 +210,7 @@ def test_a_model_file_that_is_gone_or_another_by_now_is_said(tmp_path, finished,
     place = RunFolder(table, run_id).plan
     old = {name: text for name, text in Plan(place).metadata.items() if name not in ("settings", "model")}
     place.write_bytes(plan.encode_plan([Plan(place).unit(0)], old)[0])
-    with pytest.raises(ConfigError, match="is of a version that did not note its settings"):
+    with pytest.raises(ConfigError, match="is of a version that noted no settings"):
         check(table)
 
 
@@ -228,7 +228,7 @@ def test_the_command_says_what_it_found_and_which_seed_finds_it_again(table, cap
     image_id = spoil(table, mask=one_more_pixel)
     assert Verify(out=table.uri, deep=True, sample=99).run() == 1
     lines = capsys.readouterr().out.splitlines()
-    assert f"image {image_id} now has another mask" in lines[-2]
+    assert f"image {image_id} differs now in: mask" in lines[-2]
     assert re.fullmatch(r"segmented again, seed \d+: 13 of 14 the same bit for bit, 1 difference", lines[-1])
     spoil(table, image_id=lambda row: "0")
     assert Verify(out=table.uri, deep=True).run() == 1

@@ -190,7 +190,7 @@ def test_a_run_that_rejects_more_than_it_may_has_its_rows_and_receipt_and_ends_w
     last = lines_shown(said.err)[-1]
     if status:
         assert f" rejected {len(REASONS)} of {PLANNED}, more than the limit of {limit}: 1 x " in last
-        assert "; all rows are written; once mended, --retry-rejected tries these again" in last
+        assert "; all rows are written; mend the cause, then --retry-rejected tries these again" in last
     assert last.startswith("spermseg: run ") == bool(status)
     assert status_of(Verify, out.uri) == 0
     assert status_of(Segment, *command) == 0  # a later night has nothing to do

@@ -1,1 +1,1 @@
-"""What a process does with a unit of the plan: fetch, decode, segment, isolate what kills it."""
+"""The stages of the pipeline, as a process runs them on a unit: fetch, decode, segment, isolate. Without Ray."""

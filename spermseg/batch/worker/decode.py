@@ -1,4 +1,7 @@
-"""The bytes of a micrograph -> its pixels as the network sees them, and half of its row. No Ray; no PyTorch either."""
+"""The bytes of a micrograph -> its pixels at the working resolution, and the columns of its row known by then.
+
+This module uses neither Ray nor PyTorch.
+"""
 
 import hashlib
 import time
@@ -22,15 +25,19 @@ from spermseg.table.results import OK, REJECTED, ResultRow
 
 
 class Decode(Protocol):
-    """What turns the bytes of a file into a picture: `decode_micrograph`, or a stand-in for it."""
+    """The type of `decode_micrograph`: a function from the bytes of a file to a picture."""
 
     def __call__(self, data: bytes, *, max_megapixels: float, view: View) -> Micrograph:
-        """Return the picture, reduced to no less than the view sees; raise MicrographError where there is none."""
+        """Return the picture. It may be reduced, but not below the working resolution of the view.
+
+        Raises:
+            MicrographError: the bytes are no usable picture.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What every row of a run says of its making."""
+    """The columns that are the same in every row of a run: what made the row."""
 
     run_id: str
     model_sha256: str
@@ -39,7 +46,10 @@ class Provenance:
     version: str = spermseg.__version__
 
     def row(self, one: Planned, fetched: Fetched) -> ResultRow:
-        """Return the row of a micrograph of which no more is known than its bytes, or why there are none."""
+        """Return the row of a micrograph before it is decoded: rejected until the decoder succeeds.
+
+        The row has a reason if the bytes could not be read, else their digest.
+        """
         row = {**vars(self), "image_id": one.image_id, "uri": one.uri, "member": one.member, "group": one.group}
         row |= {"retry_of": one.retry_of, "status": REJECTED, "reason": fetched.reason}
         return row if fetched.reason else row | {"content_sha256": hashlib.sha256(fetched.data).hexdigest()}
@@ -47,52 +57,52 @@ class Provenance:
 
 @dataclass(kw_only=True, eq=False)
 class Decoded:
-    """A micrograph on its way to the network, or the row that says why it is rejected."""
+    """A decoded micrograph with the first part of its row, or a rejected one with its whole row."""
 
     row: ResultRow
     pixels: NDArray[np.uint8] | None = None
-    """(Y, X, 3) at the working resolution; None where there is no picture, and when the network has it."""
+    """(Y, X, 3) at the working resolution. None for a rejected micrograph, and once the pixels are taken."""
 
     @property
     def native_shape(self) -> Shape:
-        """Of a micrograph that is not rejected."""
+        """(height, width) of the picture as uploaded, px. A rejected micrograph has none."""
         return self.row["height_px"], self.row["width_px"]
 
     def take_pixels(self) -> NDArray[np.uint8]:
-        """Return the pixels, and let go of them."""
+        """Return the pixels, and release them here: they can be taken once.
+
+        Raises:
+            ValueError: the micrograph is rejected, or its pixels were taken before.
+        """
         pixels, self.pixels = self.pixels, None
         if pixels is None:
-            raise ValueError(f"micrograph {self.row['image_id']} has no pixels; those of a decoded one are taken once")
+            raise ValueError(
+                f"micrograph {self.row['image_id']} has no pixels: it is rejected, or they were taken before"
+            )
         return pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Decodes micrographs. It has no state, so threads share it."""
+    """Decodes micrographs. Threads can share a decoder, since it has no state."""
 
     provenance: Provenance
     settings: SegmentSettings
     read: Decode
 
     def decode(self, one: Planned, fetched: Fetched) -> Decoded:
-        """Return a micrograph at the working resolution, with what is known of it, or the row of a rejected one.
+        """Return a micrograph at the working resolution, or a rejected one with the reason.
 
         Raises:
-            MemoryError: the process has too little left, which may be another picture's fault.
+            MemoryError: this process has too little memory. Another picture may be the cause.
         """
         row = self.provenance.row(one, fetched)
         if fetched.reason:
             return Decoded(row=row)
         started, view = time.perf_counter(), self.settings.view
-        try:
-            picture = self.read(fetched.data, max_megapixels=self.settings.max_megapixels, view=view)
-        except SpermsegError as error:
-            return Decoded(row={**row, "reason": _utf8(error.message)})
-        except MemoryError:  # it is for the isolated try to tell
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever an upload does to a decoder, it is that upload's row)
-            reason = f"the decoder failed: {type(error).__name__}: {first_line(error)}"
-            return Decoded(row={**row, "reason": _utf8(reason)})
+        picture = self._picture(fetched.data)
+        if isinstance(picture, str):
+            return Decoded(row={**row, "reason": picture})
         height, width = picture.native_shape
         working = view.working_shape((height, width))
         quality = measure_quality(figure_pixels(picture.pixels, picture.reduction, working))
@@ -101,7 +111,18 @@ class Decoder:
         row |= asdict(picture.depth) if picture.depth else {}
         return Decoded(row={**row, "decode_ms": 1000 * (time.perf_counter() - started)}, pixels=pixels)
 
+    def _picture(self, data: bytes) -> Micrograph | str:
+        """Return the picture, or the reason to reject the upload."""
+        try:
+            return self.read(data, max_megapixels=self.settings.max_megapixels, view=self.settings.view)
+        except SpermsegError as error:
+            return _utf8(error.message)
+        except MemoryError:  # only a trial in isolation can tell which picture is the cause
+            raise
+        except Exception as error:  # noqa: BLE001 (any other error of a decoder concerns this upload alone)
+            return _utf8(f"the decoder failed: {type(error).__name__}: {first_line(error)}")
+
 
 def _utf8(text: str) -> str:
-    """Return text that Parquet can hold: what a decoder says may quote bytes of the file that are no text."""
+    """Return text that Parquet can hold. An error of a decoder may quote bytes of the file that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,13 +1,15 @@
-"""The bytes of planned micrographs. What is wrong with an upload becomes its reason; a storage that fails is raised.
+"""The bytes of planned micrographs.
 
-Objects, and members that are byte ranges, are read several at a time: each alone waits for the server most of the time.
+A fault of an upload becomes its reject reason. A failure of the storage is raised.
+
+Several files are read at the same time, because one read waits for the server most of its time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, repeat
 
 from spermseg.errors import ArchiveError, ObjectChangedError, ObjectDeniedError, ObjectMissingError, SpermsegError
 from spermseg.storage.archives.directory import TAR_GZ, stream_members, unpack_member
@@ -17,24 +19,27 @@ from spermseg.storage.s3.backend import client, resolve_endpoint
 from spermseg.table.plan import CHANGED, DENIED, GONE, Plan, Planned
 
 LARGEST_FILE = 2**30
-"""Bytes; a larger file is rejected before it is fetched: no micrograph is that large, and memory is finite."""
+"""Bytes. A larger file is rejected before it is fetched: no micrograph is that large, and the memory has to hold it."""
 READ_AT_ONCE, BYTES_AT_ONCE = 8, 64 * 2**20
-"""Files of a unit that are read at the same time, and how large they may be together; a larger one is read alone."""
+"""Most files of a unit that are read at the same time, and most bytes of them all. A larger file is read alone."""
 READING = "reading"
-"""Name of the threads that read."""
+"""Start of the names of the threads that read."""
 FAULTS_OF_AN_UPLOAD = (ObjectChangedError, ObjectMissingError, ObjectDeniedError, ArchiveError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """The bytes of a planned micrograph, or why there are none."""
+    """The bytes of a planned micrograph, or the reason why there are none."""
 
     data: bytes = b""
     reason: str | None = None
 
 
 def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
-    """Yield the units that one worker fetches: one, or all that share an archive which can only be read in order."""
+    """Group units by the task that fetches them.
+
+    A task fetches one unit. Neighbouring units of one compressed archive go to one task, which reads the archive once.
+    """
     job: list[int] = []
     before: str | None = None
     for number in units:
@@ -49,18 +54,18 @@ def fetch_jobs(plan: Plan, units: Iterable[int]) -> Iterator[list[int]]:
 
 
 def fetch_all(planned: Iterable[Planned], source: Location) -> Iterator[Fetched]:
-    """Yield the bytes of micrographs, in order; an archive that can only be read in order is read once for that.
+    """Yield the bytes of micrographs, in order.
 
-    All else is read several files at a time. Reasons are the same words for all that is wrong alike, without names or
-    places, since they are counted.
+    Members of a compressed archive (.tar.gz) are read in one pass over the archive. Other files are read several at a
+    time. Uploads with the same fault get the same reason, without names or paths, since a receipt counts the reasons.
 
     Args:
-        planned: what is planned; neighbours in an archive are best given together. Where the members of a compressed
-            one go back, it is read once more from its start.
-        source: where they were listed. Nothing else is read, and nothing through a link that lies there.
+        planned: the micrographs. Members of one compressed archive should be neighbours and in the order of the
+            archive. Where their order goes back, the archive is read again from its start.
+        source: where the uploads were listed. Only files below it are read, and no links.
 
     Raises:
-        StorageError: the storage failed or refused. That says nothing of the upload, which can be read another time.
+        StorageError: the storage failed or refused. The uploads may be sound, and can be read another time.
     """
     for archive, group in groupby(planned, key=_streamed):
         if archive is None:
@@ -71,17 +76,17 @@ def fetch_all(planned: Iterable[Planned], source: Location) -> Iterator[Fetched]
 
 
 def _fetch_ahead(group: Iterable[Planned], source: Location) -> Iterator[Fetched]:
-    """Yield the bytes of files that can be reached by themselves, in order."""
+    """Yield the bytes of plain files and of members that are byte ranges, in order."""
     pool = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix=READING)
     fetch, known = partial(_fetch_one, source=source), _with_client(group, source)
     try:
         yield from map_ahead(pool, fetch, known, count=READ_AT_ONCE, size=_bytes_of, total=BYTES_AT_ONCE)
-    finally:  # where the storage failed, those under way are awaited, and no other is begun
+    finally:  # if the storage failed, wait for the running reads, and start no others
         pool.shutdown(cancel_futures=True)
 
 
 def _with_client(group: Iterable[Planned], source: Location) -> Iterator[Planned]:
-    """Yield what is given, when the client of its server is made: else several threads would each make one."""
+    """Yield the micrographs, once the S3 client exists. Otherwise each thread would make a client of its own."""
     for one in group:
         if source.is_s3:
             client(resolve_endpoint(source.endpoint_url))
@@ -93,12 +98,12 @@ def _bytes_of(one: Planned) -> int:
 
 
 def _streamed(one: Planned) -> str | None:
-    """Return the archive of a member that can only be reached by reading all that comes before it."""
+    """Return the archive of a member of a compressed archive: only reading all before the member reaches it."""
     return one.uri if one.packing == TAR_GZ else None
 
 
 def _split_where_it_goes_back(group: Iterable[Planned]) -> Iterator[list[Planned]]:
-    """Yield members of a compressed archive in parts that one pass can read: a retry plans some of them last."""
+    """Split members of a compressed archive into parts in ascending order. A retry plans some members last."""
     part: list[Planned] = []
     end = 0
     for one in group:
@@ -125,27 +130,31 @@ def _fetch_one(one: Planned, source: Location) -> Fetched:
 
 
 def _fetch_streamed(source: Location, uri: str, group: Sequence[Planned]) -> Iterator[Fetched]:
-    """Yield the members of a compressed archive; where reading it fails, all that follows has the same reason."""
-    refusals = [_refusal(one) for one in group]
-    wanted = [(one.offset, one.size) for one, refusal in zip(group, refusals, strict=True) if not refusal]
-    done, fault = 0, ""
+    """Yield the bytes of members of a compressed archive, in ascending order."""
+    wanted = [one for one in group if not _refusal(one)]
+    members = _read_in_one_pass(source, uri, wanted)
+    for one in group:
+        refusal = _refusal(one)
+        yield Fetched(reason=refusal) if refusal else next(members)
+
+
+def _read_in_one_pass(source: Location, uri: str, wanted: Sequence[Planned]) -> Iterator[Fetched]:
+    """Yield the bytes of members of a compressed archive. If reading fails, all that follow get the same reason."""
+    done = 0
     try:
         archive = source.upload(uri)
-        with archive.open() as file:  # holds on to the version that it finds, and that is the one to compare
-            if archive.stat().etag != group[0].etag:
+        with archive.open() as file:  # opened before the comparison: a later change raises when it is read
+            if archive.stat().etag != wanted[0].etag:
                 raise ObjectChangedError(f"{archive.uri} changed since planned")
-            members = stream_members(file, wanted)
-            for refusal in refusals:
-                fetched = Fetched(reason=refusal) if refusal else Fetched(data=next(members))
+            for data in stream_members(file, [(one.offset, one.size) for one in wanted]):
                 done += 1
-                yield fetched
+                yield Fetched(data=data)
     except FAULTS_OF_AN_UPLOAD as error:
-        fault = _reason(error)
-    yield from (Fetched(reason=refusal or fault) for refusal in refusals[done:])
+        yield from repeat(Fetched(reason=_reason(error)), len(wanted) - done)
 
 
 def _refusal(one: Planned) -> str | None:
-    """Return why an upload is not even read."""
+    """Return why an upload is rejected before it is read; None if it is read."""
     largest = max(one.size, one.data_size)
     if not one.reason and largest > LARGEST_FILE:
         return f"the file has {largest} bytes; at most {LARGEST_FILE} are read"

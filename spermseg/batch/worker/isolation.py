@@ -1,10 +1,13 @@
-"""Micrographs that crash, hang or starve the process that decodes them: each in a process of its own, with limits.
+"""Isolation: one micrograph at a time in a child process, since a micrograph may crash, hang or starve its decoder.
 
-A unit whose worker died again and again is segmented here, one micrograph at a time in a child process that is bounded
-in memory and time. First each is tried briefly, since most are whole, and those get the rows that they always get; then
-those that failed, at length and in a new child each. A micrograph that ends a child which has segmented nothing but a
-synthetic picture is rejected, where the child after it segments a synthetic one: else it is the machine's fault, and no
-upload's. The time that is lost to such micrographs has an end (`loss_limits.py`): what would come after it is rejected.
+A unit whose worker died repeatedly is segmented here. The child process has limits of memory and time.
+
+1. Each micrograph gets a brief trial. Most are sound, and get the same rows as in a shared process.
+2. Each that failed gets a full trial in a new child, which has segmented nothing but a synthetic picture.
+3. A micrograph that ends such a child is rejected, if the next child can segment a synthetic picture. If it cannot, the
+   machine is at fault, not an upload.
+
+`loss_limits.py` limits the time that is lost to such micrographs. Those left when the limit is reached are rejected.
 """
 
 import re
@@ -29,22 +32,22 @@ from spermseg.table.plan import Planned
 from spermseg.table.results import REJECTED, ResultRow
 
 START_S = 300
-"""Time for a child to start and load the model; a busy machine is slow at it."""
+"""Time for a child to start and load the model. A busy machine is slow."""
 BRIEF_SHARE, BRIEF_LEAST_S = 0.1, 2.0
-"""Of the time that a decoder may take, that of a brief trial; where that is long enough for any."""
+"""Time of a brief trial: this share of the time limit of a decoder, but at least so many seconds."""
 DRAWN = np.full((256, 320, 3), 225, np.uint8)
-"""An empty field: what draws cells would make every worker load matplotlib."""
+"""The synthetic picture: an empty field, since drawing cells would need matplotlib in every worker."""
 CHILD_FAILED = (BrokenProcessPool, NotInTimeError, OSError)
-"""What is raised of a child that ended, or never began."""
+"""Errors of a child that ended or could not start."""
 
 
 def brief_s(hang_s: float) -> float:
-    """Return how long a brief trial takes, of a decoder that may take `hang_s`."""
+    """Return the time of a brief trial, s, given the time limit of a decoder."""
     return max(BRIEF_LEAST_S, BRIEF_SHARE * hang_s)
 
 
 def in_order(rows: Iterable[tuple[int, ResultRow]]) -> list[ResultRow]:
-    """Return the rows of a unit in their places."""
+    """Return the rows of a unit, given (place in the unit, row) pairs in any order."""
     return [row for _, row in sorted(rows, key=itemgetter(0))]
 
 
@@ -52,28 +55,28 @@ class IsolatedSegmenter:
     """Segments units one micrograph at a time, in a child process that is replaced when a micrograph ends it.
 
     Args:
-        segmenting: with what, and how.
-        losses: what micrographs that end their process may cost; None takes the default limits, for this object alone.
+        segmenting: the model, settings and limits of the child.
+        losses: counts and limits the time that is lost. None counts for this object alone, with the default limits.
     """
 
     def __init__(self, segmenting: Segmenting, losses: Losses | None = None) -> None:
         self._segmenting = segmenting
         self._losses = losses or LossCount(LossLimits())
         self.spent = Spent()
-        """What the last unit took."""
+        """Time and memory that the last unit took."""
         self._child: ProcessPoolExecutor | None = None
-        self._is_fresh = True  # no upload was given to the child
+        self._is_fresh = True  # the child has received no upload
 
     def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[ResultRow]:
-        """Return one result row for each micrograph of a unit, in order. Raises as `segment_each`."""
+        """Return one result row for each micrograph of a unit, in order. Raises the errors of `segment_each`."""
         return in_order(self.segment_each(unit, fetched))
 
     def segment_each(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> Iterator[tuple[int, ResultRow]]:
-        """Yield (place in the unit, result row) of each micrograph, as soon as it is known.
+        """Yield (place in the unit, result row) of each micrograph, as soon as the row is known.
 
         Raises:
-            RunError: no child could be started, or none can segment anything here.
-            SpermsegError: what a child raised when it started.
+            RunError: no child could be started, or a child cannot segment even a synthetic picture.
+            SpermsegError: the error that a child raised when it started.
         """
         started, rows = time.perf_counter(), []
         for place, row in self._rows(zip(unit, fetched, strict=True)):
@@ -83,7 +86,7 @@ class IsolatedSegmenter:
         self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=0.0, network_s=network_s)
 
     def child_peak_bytes(self) -> float:
-        """Return the most memory that the child has had."""
+        """Return the peak memory of the child."""
         try:
             peak: float = self._started().submit(peak_bytes).result(START_S)
         except CHILD_FAILED as error:
@@ -108,7 +111,7 @@ class IsolatedSegmenter:
             yield place, self._tried_fully(one, data, lost_s)
 
     def _tried_briefly(self, one: Planned, fetched: Fetched) -> ResultRow | float:
-        """Return the row of a micrograph, or the seconds that were lost where it is to be tried again."""
+        """Return the row of a micrograph, or the seconds lost if it needs a full trial."""
         if reason := fetched.reason or self._losses.refusal(one.group, Trial.BRIEF):
             return self._rejected(one, fetched, reason)
         row, lost_s = self._try(one, fetched, brief_s(self._segmenting.hang_s))
@@ -118,12 +121,12 @@ class IsolatedSegmenter:
         return lost_s
 
     def _tried_fully(self, one: Planned, fetched: Fetched, lost_s: float) -> ResultRow:
-        """Return the row of a micrograph that failed a brief trial, which took so long."""
+        """Return the row of a micrograph that failed its brief trial and lost `lost_s` there."""
         if refusal := self._losses.refusal(one.group, Trial.FULL):
             return self._rejected(one, fetched, refusal)
-        if not self._is_fresh:  # it may have failed for what an earlier micrograph left behind
+        if not self._is_fresh:  # an earlier micrograph may have left something behind that makes this one fail
             self.close()
-        # The child keeps watch over itself; the time given here is for what no watch can see.
+        # The child ends itself when a step takes too long. The limit here is for hangs that its watch cannot see.
         row, more_lost_s = self._try(one, fetched, self._segmenting.limits.longest_s)
         if isinstance(row, dict):
             self._losses.forgive(one.group, Trial.BRIEF, lost_s)
@@ -135,10 +138,13 @@ class IsolatedSegmenter:
         return self._segmenting.provenance.row(one, fetched) | {"status": REJECTED, "reason": reason}
 
     def _try(self, one: Planned, fetched: Fetched, within_s: float) -> tuple[ResultRow | str, float]:
-        """Return (the row of a micrograph, or what it did to the child; the seconds lost with the child, which is new).
+        """Try one micrograph. If it fails, replace the child.
+
+        Returns:
+            The row, or what the micrograph did to the child; and the seconds lost, the start of the new child included.
 
         Raises:
-            RunError: the child after it cannot segment anything.
+            RunError: the new child cannot segment a synthetic picture.
         """
         child = self._ready()
         started, self._is_fresh = time.perf_counter(), False
@@ -150,10 +156,10 @@ class IsolatedSegmenter:
         return row, time.perf_counter() - started
 
     def _ready(self) -> ProcessPoolExecutor:
-        """Return a child that has segmented a synthetic picture at least: what is loaded at the first one is loaded.
+        """Return the child, or a new one that has segmented a synthetic picture: the first picture loads libraries.
 
         Raises:
-            RunError: not even that can be segmented.
+            RunError: the new child cannot segment the synthetic picture.
         """
         if self._child is not None:
             return self._child
@@ -171,13 +177,13 @@ class IsolatedSegmenter:
         try:
             row: ResultRow = child.submit(_segment, one, fetched).result(within_s)
         except TerminatedWorkerError as error:
-            signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # told in its text only
+            signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # loky names the signal only in its message
             return f"{CRASHED} ({signal[1]})" if signal else ended
         except NotInTimeError:
             return ended
         except MemoryError:
             return f"{CRASHED}: it takes more memory than the largest picture allowed"
-        except Exception as error:  # noqa: BLE001 (whatever went wrong, it went wrong with this micrograph alone)
+        except Exception as error:  # noqa: BLE001 (any other error concerns this micrograph alone)
             return f"{STRANGE}: {type(error).__name__}: {first_line(error)}"
         return row
 
@@ -196,13 +202,14 @@ class IsolatedSegmenter:
 
 
 _segmenter: UnitSegmenter
-"""Of a child process."""
+"""The segmenter of this child process."""
 _wrong: SpermsegError | None = None
-"""Why it has none: raised where the process starts, its stack trace would be shown, and the error be lost."""
+"""The error that kept this child process from making a segmenter. Raised during the start, the error would be lost, and
+its stack trace be printed."""
 
 
 def without_ray(segmenting: Segmenting) -> Segmenting:
-    """Return what a child process can be given: it is none of Ray's, and what takes lines to the driver is an actor."""
+    """Return a copy for a child process, without the function that sends messages: it calls a Ray actor."""
     return replace(segmenting, patience=replace(segmenting.patience, tell=None))
 
 
@@ -215,7 +222,7 @@ def _start(segmenting: Segmenting) -> None:
 
 
 def _started() -> SpermsegError | None:
-    """Return what went wrong when this process started; that it returns tells that it has."""
+    """Return the error of the start of this process. Any answer tells the caller that the process has started."""
     return _wrong
 
 

@@ -1,7 +1,7 @@
-"""What uploads that crash, hang or starve their decoder may cost a run. No Ray.
+"""Limits of the time that a run loses to uploads that crash, hang or starve their decoder. Without Ray.
 
-Whoever may upload can make a thousand pictures that hang for a minute each, and names their groups in an archive of
-his own. So the time that is lost to such pictures is counted, for each group and for all, and has an end.
+Anyone who may upload can make a thousand pictures that hang for a minute each, and can choose their groups by the
+folder names in an archive. So the lost time is counted and limited, for each group and for the run.
 """
 
 from collections import defaultdict
@@ -36,13 +36,13 @@ class Tried(IntEnum):
     """How far a rejected picture was tried in isolation. The next retry begins with those that were tried least."""
 
     NEVER = 0
-    """There was no time for a trial, or the picture does no harm. It may be whole."""
+    """There was no time for a trial, or the picture ended no process. It may be sound."""
     BRIEFLY = 1
     AT_LENGTH = 2
 
 
 def how_far(reason: str) -> Tried:
-    """Return how far a picture was tried by itself that was rejected for this reason."""
+    """Return how far a picture with this reject reason was tried in isolation."""
     if reason.startswith((CRASHED, STRANGE)):
         return Tried.AT_LENGTH
     return Tried.BRIEFLY if reason.startswith(BRIEFLY_TRIED) else Tried.NEVER
@@ -50,16 +50,16 @@ def how_far(reason: str) -> Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class LossLimits:
-    """How long pictures that end their process may hold up a run, the starts of new processes included.
+    """The time that a run may lose to pictures that end their process. It includes the starts of new processes.
 
-    Brief and full trials have so long each. A picture that is under way when a limit is reached is tried to its end.
-    One that does no harm costs nothing here, however long it takes.
+    Brief and full trials have separate limits of this size. A trial that runs when a limit is reached is completed. A
+    picture that does not end its process counts nothing, however long it takes.
     """
 
     group_s: float = 600
-    """Limit of one group. Beyond it, pictures of the group that need isolation are rejected."""
+    """Limit of one group, s. Once it is reached, the other pictures of the group that need isolation are rejected."""
     run_s: float = 1800
-    """Limit of all groups and all workers together."""
+    """Limit of all groups and all workers together, s."""
 
     def __post_init__(self) -> None:
         if not (self.group_s > 0 and self.run_s > 0):
@@ -67,20 +67,20 @@ class LossLimits:
 
 
 class Losses(Protocol):
-    """Counts what is lost: `LossCount`, or what stands for one in another process."""
+    """Counts the lost time: a `LossCount`, or a proxy of one in another process."""
 
     def refusal(self, group: str | None, trial: Trial) -> str | None:
-        """Return why no picture of a group is given such a trial any more; None where one may be."""
+        """Return why pictures of a group get no more trials of a kind; None if they do."""
 
     def lose(self, group: str | None, trial: Trial, seconds: float) -> None:
-        """Note the time that the trial of a picture of a group took from all others."""
+        """Count time that was lost to the trial of a picture of a group."""
 
     def forgive(self, group: str | None, trial: Trial, seconds: float) -> None:
-        """Take that back for the group, whose picture was found to be whole; the run has lost it all the same."""
+        """Subtract lost time from the group, since its picture is sound. It stays lost for the run."""
 
 
 class LossCount:
-    """What a run has lost so far. A `Losses`."""
+    """The time that a run has lost so far. Implements `Losses`."""
 
     def __init__(self, limits: LossLimits) -> None:
         self._limits = limits
@@ -88,7 +88,7 @@ class LossCount:
         self._of_run: defaultdict[Trial, float] = defaultdict(float)
 
     def refusal(self, group: str | None, trial: Trial) -> str | None:
-        """Return why no picture of a group is given such a trial any more; None where one may be."""
+        """Return why pictures of a group get no more trials of a kind; None if they do."""
         lost, limits = self._of_groups[group, trial], self._limits
         if lost >= limits.group_s:
             return _refusal("pictures of its group", limits.group_s, trial)
@@ -97,12 +97,12 @@ class LossCount:
         return _refusal("other pictures", allowed, trial) if self._of_run[trial] >= allowed else None
 
     def lose(self, group: str | None, trial: Trial, seconds: float) -> None:
-        """Note the time that the trial of a picture of a group took from all others."""
+        """Count time that was lost to the trial of a picture of a group."""
         self._of_groups[group, trial] += seconds
         self._of_run[trial] += seconds
 
     def forgive(self, group: str | None, trial: Trial, seconds: float) -> None:
-        """Take that back for the group, whose picture was found to be whole; the run has lost it all the same."""
+        """Subtract lost time from the group, since its picture is sound. It stays lost for the run."""
         self._of_groups[group, trial] -= seconds
 
 

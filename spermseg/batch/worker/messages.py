@@ -1,4 +1,7 @@
-"""What travels through the pipeline, and its first stages. No Ray; no PyTorch either: these processes start often."""
+"""The messages of the pipeline, and its first stages. Without Ray.
+
+Without PyTorch too: processes that fetch and decode start often, and have to start fast.
+"""
 
 import json
 import time
@@ -61,7 +64,7 @@ class DecodedUnit(TypedDict):
 
 
 class FailedUnit(TypedDict):
-    """A unit that failed. The stages that follow hand it on as it is."""
+    """A unit that failed. Later stages pass it on unchanged."""
 
     kind: Literal["failed"]
     unit: int
@@ -69,13 +72,13 @@ class FailedUnit(TypedDict):
     outage: bool
     """The storage failed."""
     refused: bool
-    """The storage refused whoever asked."""
+    """The storage refused the credentials."""
     unusable: bool
-    """The process cannot segment at all."""
+    """The process cannot segment any unit."""
 
 
 class IsolatedPicture(TypedDict):
-    """A micrograph of a unit in isolation, told before its unit is written."""
+    """A micrograph of a unit in isolation, before the unit is written."""
 
     kind: Literal["isolated"]
     unit: int
@@ -95,7 +98,7 @@ class WrittenUnit(TypedDict):
 
 
 def failure(unit: int, error: Exception) -> FailedUnit:
-    """Return the row of a unit that failed: with the error as data, what other units are doing is not lost."""
+    """Return the message of a unit that failed. Raised, the error would stop the units in progress."""
     outage, unusable = isinstance(error, StorageError), isinstance(error, ConfigError)
     said = first_line(error) if outage or unusable else f"{type(error).__name__}: {first_line(error)}"
     refused = isinstance(error, StorageRefusedError)
@@ -104,25 +107,27 @@ def failure(unit: int, error: Exception) -> FailedUnit:
 
 @lru_cache(maxsize=1)
 def open_plan(location: Location) -> Plan:
-    """Open a run's plan once a process: it never changes, and a worker does many units."""
+    """Open the plan of a run. A process opens it once, since it never changes and a worker does many units."""
     return Plan(location)
 
 
 class FetchUnits:
-    """Numbers of units -> the bytes of the micrographs of each. One number, but for archives read in one pass.
+    """First stage: the numbers of units -> the bytes of their micrographs.
+
+    A message holds one number, or several if their units are read in one pass over an archive.
 
     Args:
-        plan: the run's.
+        plan: the plan of the run.
         source: where the uploads were listed.
-        tell: takes what is to be said to the person while this waits for the storage.
+        tell: receives lines for the user while this process waits for the storage.
     """
 
     def __init__(self, plan: Location, source: Location, tell: Tell | None = None) -> None:
         self.plan, self.source = plan, source
-        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
+        self.patience = replace(patience(), tell=tell)  # made in the job: a worker does not know its settings
 
     def __call__(self, row: UnitNumbers) -> Iterator[FetchedUnit | FailedUnit]:
-        """Fetch some units, one after the other."""
+        """Fetch the units of a message, one after the other."""
         be_patient(self.patience)
         number = row["units"][0]
         try:
@@ -136,29 +141,29 @@ class FetchUnits:
                 reasons = [one.reason or "" for one in unit]
                 data = [one.data for one in unit]
                 yield FetchedUnit(kind="fetched", unit=number, spent=asdict(spent), data=data, reasons=reasons)
-        except Exception as error:  # noqa: BLE001 (it is told as data)
+        except Exception as error:  # noqa: BLE001 (the message carries the error)
             yield failure(number, error)
 
 
 def unpack_fetched(row: FetchedUnit) -> list[Fetched]:
-    """Return what `FetchUnits` has put into a row."""
+    """Return the bytes and reasons of a fetched unit."""
     return [Fetched(data=data, reason=reason or None) for data, reason in zip(row["data"], row["reasons"], strict=True)]
 
 
 class DecodeUnits:
-    """The bytes of a unit's micrographs -> their pixels at the working resolution, in a stage of its own.
+    """Optional stage: the bytes of a unit's micrographs -> their pixels at the working resolution.
 
     Args:
-        plan: the run's.
-        decoder: what decodes.
-        limits: of the time that a picture may take, or else the process ends.
-        memory: bytes that the process may have beside what it has.
-        tell: takes what is to be said to the person while this waits for the storage.
+        plan: the plan of the run.
+        decoder: decodes the micrographs.
+        limits: time limits of a step. A step that takes longer ends the process.
+        memory: bytes that the process may allocate beside what it has.
+        tell: receives lines for the user while this process waits for the storage.
     """
 
     def __init__(self, plan: Location, decoder: Decoder, limits: Limits, memory: int, tell: Tell | None = None) -> None:
         self.plan, self.decoder, self.limits, self.memory = plan, decoder, limits, memory
-        self.patience = replace(patience(), tell=tell)  # that of the job, which travels with this
+        self.patience = replace(patience(), tell=tell)  # made in the job: a worker does not know its settings
 
     def __call__(self, row: FetchedUnit | FailedUnit) -> DecodedUnit | FailedUnit:
         """Decode one unit."""
@@ -167,13 +172,14 @@ class DecodeUnits:
         _limit_memory_once(self.memory)
         be_patient(self.patience)
         try:
-            unit = open_plan(self.plan).unit(row["unit"])  # may wait for its storage, which is no picture that hangs
+            # Read before the watch starts: a wait for the storage is no picture that hangs.
+            unit = open_plan(self.plan).unit(row["unit"])
             with Watch(self.limits) as watch:
                 decoded = []
                 for one, fetched in zip(unit, unpack_fetched(row), strict=True):
                     watch.decoding()
                     decoded.append(pack_decoded(self.decoder.decode(one, fetched)))
-        except Exception as error:  # noqa: BLE001 (it is told as data)
+        except Exception as error:  # noqa: BLE001 (the message carries the error)
             return failure(row["unit"], error)
         return DecodedUnit(kind="decoded", unit=row["unit"], spent=row["spent"], decoded=decoded)
 
@@ -184,14 +190,14 @@ def _limit_memory_once(more: int) -> None:
 
 
 def pack_decoded(one: Decoded) -> PackedPicture:
-    """Return a decoded micrograph as what travels between processes: text, numbers and bytes."""
+    """Return a decoded micrograph as text, numbers and bytes, which travel between processes. Takes its pixels."""
     height, width = (0, 0) if one.pixels is None else one.pixels.shape[:2]
     pixels = b"" if one.pixels is None else one.take_pixels().tobytes()
     return {"row": json.dumps(one.row), "height": height, "width": width, "pixels": pixels}
 
 
 def unpack_decoded(packed: list[PackedPicture]) -> Iterator[Decoded]:
-    """Yield what `pack_decoded` has packed; the pixels are views of its bytes."""
+    """Yield the micrographs of `pack_decoded`. Their pixels are views of the packed bytes."""
     for one in packed:
         shape = (one["height"], one["width"], 3)
         pixels = np.frombuffer(one["pixels"], np.uint8).reshape(shape) if one["height"] else None

@@ -1,4 +1,4 @@
-"""What a process needs to segment, and the bounds it sets itself."""
+"""What a process needs to segment, and the limits that it sets for itself."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from spermseg.model.saved import decode_model
 from spermseg.storage.patience import Patience, patience
 
 MEMORY_BYTES, BYTES_PER_PIXEL = 2**31, 48
-"""What segmenting may take beside the model: so much, and so much for each pixel of the largest picture allowed."""
+"""Memory for segmenting beside the model: a constant, and bytes per pixel of the largest picture allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenting:
-    """With what, how, and for which run a process segments. It travels to every worker."""
+    """The model, settings and limits with which a process segments for a run. Every worker gets a copy."""
 
     model: bytes
     settings: SegmentSettings
@@ -29,20 +29,20 @@ class Segmenting:
     run_id: str
     decode: Decode
     hang_s: float
-    """A decoder that takes longer is taken to hang."""
+    """Seconds. A decoder that takes longer counts as hanging."""
     patience: Patience = field(default_factory=patience)
-    """With a storage that fails in a way that may pass: that of the job, which travels with this."""
+    """How long to retry a storage that fails: that of the job."""
     bounded: bool = True
-    """Whether the process that segments is bounded in memory and time: not where it does other work, too."""
+    """Whether to limit the memory and time of the process. False in a process that also does other work."""
 
     @property
     def limits(self) -> Limits:
-        """Of the time that a step may take."""
+        """The time limits of the steps."""
         return Limits.of(self.hang_s, self.settings.max_megapixels)
 
     @property
     def provenance(self) -> Provenance:
-        """What every row says of its making."""
+        """The columns that are the same in every row of the run."""
         return Provenance(
             run_id=self.run_id,
             model_sha256=hashlib.sha256(self.model).hexdigest(),
@@ -52,34 +52,34 @@ class Segmenting:
 
     @property
     def memory(self) -> int:
-        """Bytes that a process may have beside what it begins with."""
+        """Bytes that a process may allocate beside what it has at its start."""
         return MEMORY_BYTES + int(BYTES_PER_PIXEL * 1e6 * self.settings.max_megapixels)
 
     @property
     def decoder(self) -> Decoder:
-        """What decodes, where that is a stage of its own."""
+        """The decoder, for a stage that only decodes."""
         return Decoder(provenance=self.provenance, settings=self.settings, read=self.decode)
 
     def check_device(self) -> None:
-        """See that this process can compute.
+        """Check the GPU of this process, if it uses one.
 
         Raises:
-            ConfigError: its GPU cannot be used.
+            ConfigError: the GPU cannot be used.
         """
         if self.predict.device != "cpu":
             check_gpu()
 
     def start(self, threads: int) -> UnitSegmenter:
-        """Make this process one that segments: load the model, and bound the memory.
+        """Load the model, and set the limits of this process.
 
         Args:
-            threads: that decode while the network works.
+            threads: number of threads that decode, and of threads that measure.
 
         Raises:
-            ConfigError: the GPU cannot be used, or the engine is not there.
+            ConfigError: the GPU cannot be used, or the engine is not installed.
         """
         self.check_device()
-        if self.predict.device == "cpu":  # one process a CPU: more threads would only be in each other's way
+        if self.predict.device == "cpu":  # each CPU has its own process: more threads would compete for it
             torch.set_num_threads(1)
         cv2.setNumThreads(1)
         segmenter = UnitSegmenter(

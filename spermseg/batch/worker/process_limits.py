@@ -1,4 +1,4 @@
-"""Time and memory limits of a process. Nothing else ends a decoder that hangs or takes all memory."""
+"""Time and memory limits of a process. Nothing else stops a decoder that hangs or takes all memory."""
 
 import faulthandler
 import re
@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 MEGAPIXELS_OF_A_LIMIT = 20
-"""Megapixels that any machine segments in the time that one picture may take to decode."""
+"""Megapixels that any machine segments within the time limit for decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long a step may take before the process is taken to hang."""
+    """How long a step may take before the process counts as hanging."""
 
     decode_s: float
     """Seconds to wait for a decoded picture."""
@@ -22,23 +22,23 @@ class Limits:
 
     @classmethod
     def of(cls, hang_s: float, max_megapixels: float) -> "Limits":
-        """Return the limits for pictures of up to a size, of which a decoder may take `hang_s`."""
+        """Return the limits for pictures of up to a size, given the time limit of a decoder."""
         return cls(decode_s=hang_s, segment_s=hang_s * max(1.0, max_megapixels / MEGAPIXELS_OF_A_LIMIT))
 
     @property
     def longest_s(self) -> float:
-        """How long one picture may take at all, where no watch sees that it hangs."""
+        """Time limit of one picture as a whole, s, for hangs that a watch cannot see."""
         return 2 * (self.decode_s + self.segment_s)
 
 
 class Watch:
-    """Ends this process, whatever its threads hold on to, when a step takes longer than it may.
+    """Ends this process when a step exceeds its time limit.
 
-    The interpreter's own watchdog does it, which is no thread of Python: a decoder that never gives the interpreter
-    back is ended as well. A process has one watchdog, so one watch at a time.
+    The watchdog of `faulthandler` is not a Python thread. So it also stops a decoder that never releases the
+    interpreter lock. A process has one watchdog: use one watch at a time.
 
     Args:
-        limits: of a step; None lets everything take its time.
+        limits: the time limits of the steps. None sets no limit.
     """
 
     def __init__(self, limits: Limits | None) -> None:
@@ -66,7 +66,7 @@ class Watch:
 
 
 def limit_memory(more: int) -> None:
-    """Let this process have `more` bytes beside what it has: beyond, an allocation fails, rather than the machine."""
+    """Let this process allocate `more` bytes. Beyond that an allocation fails, so the machine keeps its memory."""
     status = Path("/proc/self/status")
     found = re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None
     if found is None:  # not Linux

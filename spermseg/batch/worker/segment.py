@@ -1,4 +1,4 @@
-"""The heart of the pipeline: the bytes of a unit's micrographs -> its result object, written. No Ray."""
+"""Last stage of the pipeline: the bytes of a unit's micrographs -> its result file, written. Without Ray."""
 
 import os
 import socket
@@ -29,15 +29,20 @@ from spermseg.table.results import OK, ResultRow, encode_unit, results_table
 from spermseg.table.run_folder import RunFolder
 
 BROKEN = 1
-"""Status of a process that ends since it can compute no more."""
+"""Exit status of a process that can no longer compute."""
 
 
 class SegmentUnit:
     """Segments units and writes their results. Holds the model.
 
-    A result is written by the process that made it, in one PUT, before the next unit is begun: what is segmented and
-    not written yet is what a killed run has to do again. The object exists = the unit is done. The first one stays, so
-    a worker that is left over from a killed run can do no harm, and no finished run is ever touched again.
+    A process writes the result of a unit in one PUT before it begins the next unit. So a killed run has to repeat only
+    the units that were in progress. The file exists = the unit is done. An existing file is never overwritten, so a
+    worker that is left over from a killed run does no harm, and a finished run never changes.
+
+    Args:
+        run: the run of the units.
+        segmenting: the model, settings and limits.
+        threads: number of threads that decode, and of threads that measure.
     """
 
     def __init__(self, run: RunFolder, segmenting: Segmenting, threads: int) -> None:
@@ -45,7 +50,7 @@ class SegmentUnit:
         self._segmenting = segmenting
         self.run, self.plan = run, open_plan(run.plan)
         self.unusable: ConfigError | None = None
-        """Why this process can segment nothing: told with the first unit, since Ray would start it again and again."""
+        """Why this process cannot segment. Raised during the start, it would make Ray restart the process for ever."""
         try:
             self.segmenter: UnitSegmenter | IsolatedSegmenter = self._start(segmenting, threads)
         except ConfigError as error:
@@ -58,7 +63,7 @@ class SegmentUnit:
     def __call__(
         self, row: FetchedUnit | DecodedUnit | FailedUnit
     ) -> Iterator[WrittenUnit | IsolatedPicture | FailedUnit]:
-        """Segment one unit, and write it; yield what is known of it meanwhile, and at last the unit."""
+        """Segment one unit and write its result. Yield messages for its isolated pictures, then one for the unit."""
         if row["kind"] == "failed":
             yield row
             return
@@ -78,9 +83,9 @@ class SegmentUnit:
             self._free_since = time.perf_counter()
 
     def _end_if_broken(self) -> None:
-        """End this process where it has lost its GPU: after an error of CUDA's every later unit would fail, too.
+        """End this process if it has lost its GPU: after a CUDA error, every later unit would fail too.
 
-        Ray starts another in its place. That one tells what is wrong, where the GPU itself is gone.
+        Ray starts another process. If the GPU itself is gone, that process reports it.
         """
         try:
             self._segmenting.check_device()
@@ -88,18 +93,23 @@ class SegmentUnit:
             os._exit(BROKEN)
 
     def _segment(self, row: FetchedUnit | DecodedUnit) -> Generator[IsolatedPicture, None, list[ResultRow]]:
-        """Return the rows of a unit; yield what is to be told of each before."""
-        if row["kind"] == "decoded":
-            if isinstance(self.segmenter, IsolatedSegmenter):
-                raise TypeError("isolated pictures are decoded by the process that may end")
-            return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
+        """Return the rows of a unit. In isolation, yield a message for each picture first."""
         if isinstance(self.segmenter, IsolatedSegmenter):
-            known = []
-            for place, one in self.segmenter.segment_each(self.plan.unit(row["unit"]), unpack_fetched(row)):
-                known.append((place, one))
-                yield IsolatedPicture(kind="isolated", unit=row["unit"], reason=one["reason"] or "")
-            return in_order(known)
+            return (yield from self._segment_isolated(self.segmenter, row))
+        if row["kind"] == "decoded":
+            return self.segmenter.segment_decoded(unpack_decoded(row["decoded"]))
         return self.segmenter.segment(self.plan.unit(row["unit"]), unpack_fetched(row))
+
+    def _segment_isolated(
+        self, segmenter: IsolatedSegmenter, row: FetchedUnit | DecodedUnit
+    ) -> Generator[IsolatedPicture, None, list[ResultRow]]:
+        if row["kind"] == "decoded":
+            raise TypeError("got a decoded unit in isolation, where the child decodes; send a fetched unit")
+        known = []
+        for place, one in segmenter.segment_each(self.plan.unit(row["unit"]), unpack_fetched(row)):
+            known.append((place, one))
+            yield IsolatedPicture(kind="isolated", unit=row["unit"], reason=one["reason"] or "")
+        return in_order(known)
 
     def _write(self, unit: int, rows: list[ResultRow]) -> Spent:
         started = time.perf_counter()
@@ -110,15 +120,16 @@ class SegmentUnit:
 
 
 class IsolateUnit(SegmentUnit):
-    """The same, each micrograph in a process of its own, which has the model; each is told of as soon as it is known.
+    """Segments units in isolation: each micrograph in a child process, which holds the model.
 
-    One may hang for a minute, and a unit has many: a pipeline that says nothing for so long is taken to hang itself.
+    Each micrograph gets a message as soon as its row is known. A micrograph may hang for a minute, and a unit has many.
+    Without these messages the pipeline would seem to hang.
 
     Args:
-        run: that the units are of.
-        segmenting: with what, and how.
-        threads: of none is made use.
-        losses: what micrographs that end their process may cost; None takes the default limits, for this worker alone.
+        run: the run of the units.
+        segmenting: the model, settings and limits.
+        threads: not used, since a child segments one picture at a time.
+        losses: counts and limits the time that is lost. None counts for this worker alone, with the default limits.
     """
 
     def __init__(self, run: RunFolder, segmenting: Segmenting, threads: int, losses: Losses | None = None) -> None:

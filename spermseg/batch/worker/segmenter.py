@@ -1,11 +1,10 @@
-"""A unit of work from bytes to rows. No Ray: the pipeline calls these."""
+"""Bytes of the micrographs of a unit -> result rows. The pipeline calls this module; it does not use Ray."""
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +26,78 @@ from spermseg.table.results import OK, ResultRow
 MAPS_AHEAD, MAPS_BYTES = 4, 2**28
 """Most probability maps that wait to be measured, and most bytes of all of them. A larger map waits alone."""
 
-Item = TypeVar("Item")
+
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """A micrograph with its probability map. A rejected micrograph has no map."""
+
+    micrograph: Decoded
+    probability: NDArray[np.float32] | None = None
+    """(Y, X) or (maps, Y, X), at the working resolution."""
+
+    @property
+    def native_bytes(self) -> int:
+        """Bytes of the map at the native resolution, at which it is measured."""
+        if self.probability is None:
+            return 0
+        height, width = self.micrograph.native_shape
+        return self.probability.itemsize * height * width
+
+
+@dataclass
+class _Queue:
+    """The micrographs of one unit, from the decoder through the network. Their order stays."""
+
+    watch: Watch
+    waited_s: float = 0.0
+    """Seconds that the network waited for decoded micrographs."""
+    _entered: deque[Decoded] = field(default_factory=deque)
+    """Micrographs that were taken from the decoder and have not left with their maps."""
+
+    def pictures(self, decoded: Iterable[Decoded]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of the micrographs that are not rejected."""
+        for micrograph in self._await(decoded):
+            self._entered.append(micrograph)
+            if micrograph.pixels is not None:
+                yield micrograph.take_pixels()
+
+    def with_maps(self, maps: Iterable[NDArray[np.float32]]) -> Iterator[_Predicted]:
+        """Yield all micrographs in order, given the maps of `pictures`."""
+        for probability in maps:
+            self.watch.segmenting()
+            yield from self._leading_rejected()
+            yield _Predicted(self._entered.popleft(), probability)
+        yield from self._leading_rejected()
+
+    def _await(self, decoded: Iterable[Decoded]) -> Iterator[Decoded]:
+        """Yield each micrograph, and count the time until it comes. The watch ends a decoder that hangs."""
+        rest = iter(decoded)
+        while True:
+            asked = time.perf_counter()
+            self.watch.decoding()
+            micrograph = next(rest, None)
+            self.watch.segmenting()
+            if micrograph is None:
+                return
+            self.waited_s += time.perf_counter() - asked
+            yield micrograph
+
+    def _leading_rejected(self) -> Iterator[_Predicted]:
+        while self._entered and self._entered[0].row["status"] != OK:
+            yield _Predicted(self._entered.popleft())
 
 
 class UnitSegmenter:
-    """Segments units of micrographs with one model: decoding and measuring in threads, and the network between them.
+    """Segments units of micrographs with one model. Threads decode and measure while the network works.
 
     Args:
         saved: the model.
-        settings: what decides a mask.
+        settings: the settings that decide a mask.
         config: how the network is run.
-        run_id: the run that the rows are of.
-        threads: that decode and measure.
-        decode: what turns bytes into pixels.
-        limits: of the time that a step may take, or else this process ends; None waits for ever.
+        run_id: id of the run, for the rows.
+        threads: number of threads that decode, and of threads that measure.
+        decode: turns the bytes of a file into pixels.
+        limits: time limits of a step. A step that takes longer ends this process. None sets no limit.
     """
 
     def __init__(
@@ -56,7 +113,7 @@ class UnitSegmenter:
     ) -> None:
         self.settings = settings
         self.spent = Spent()
-        """What the last unit took."""
+        """Time and memory that the last unit took."""
         self._predictor = Predictor(saved, settings.view, config, heads=settings.cells.require_head)
         self._confidence = saved.description.confidence
         provenance = Provenance(
@@ -71,8 +128,8 @@ class UnitSegmenter:
         """Return one result row for each micrograph of a unit, in order.
 
         Args:
-            unit: what is planned.
-            fetched: the bytes of each, or why there are none.
+            unit: the planned micrographs.
+            fetched: the bytes of each micrograph, or the reason why there are none.
         """
         pairs = zip(unit, fetched, strict=True)
         return self.segment_decoded(
@@ -81,54 +138,37 @@ class UnitSegmenter:
 
     def segment_decoded(self, decoded: Iterable[Decoded]) -> list[ResultRow]:
         """Return the result rows of decoded and rejected micrographs, in order."""
-        started, waited_s, network_s = time.perf_counter(), 0.0, self._predictor.network_s
-        waiting: deque[Decoded] = deque()
-
-        def pictures() -> Iterator[NDArray[np.uint8]]:
-            nonlocal waited_s
-            for one, seconds in self._watched(decoded):
-                waited_s += seconds
-                waiting.append(one)
-                if one.pixels is not None:
-                    yield one.take_pixels()
-
-        def maps() -> Iterator[tuple[Decoded, NDArray[np.float32] | None]]:
-            for probability in self._predictor.predict_working(pictures()):
-                self._watch.segmenting()
-                yield from _rejected_first(waiting)
-                yield waiting.popleft(), probability
-            yield from _rejected_first(waiting)
-
+        started, network_before_s = time.perf_counter(), self._predictor.network_s
+        queue = _Queue(self._watch)
+        maps = self._predictor.predict_working(queue.pictures(decoded))
         with self._watch:
-            rows = list(
-                map_ahead(self._measuring, self._measure, maps(), count=MAPS_AHEAD, size=_map_bytes, total=MAPS_BYTES)
-            )
-        network_s = self._predictor.network_s - network_s
-        self.spent = Spent.of(rows, wall_s=time.perf_counter() - started, waited_s=waited_s, network_s=network_s)
-        return _share_time(rows, network_s)
+            rows = list(self._measure_all(queue.with_maps(maps)))
+        wall_s, network_s = time.perf_counter() - started, self._predictor.network_s - network_before_s
+        self.spent = Spent.of(rows, wall_s=wall_s, waited_s=queue.waited_s, network_s=network_s)
+        _share_time(rows, network_s)
+        return rows
 
-    def _watched(self, items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
-        """Yield each item and the seconds that the caller waited for it. The watch ends a decoder that hangs."""
-        rest = iter(items)
-        while True:
-            asked = time.perf_counter()
-            self._watch.decoding()
-            item = next(rest, None)
-            self._watch.segmenting()
-            if item is None:
-                return
-            yield item, time.perf_counter() - asked
+    def _measure_all(self, predicted: Iterable[_Predicted]) -> Iterator[ResultRow]:
+        return map_ahead(
+            self._measuring,
+            self._measure,
+            predicted,
+            count=MAPS_AHEAD,
+            size=lambda one: one.native_bytes,
+            total=MAPS_BYTES,
+        )
 
-    def _measure(self, pair: tuple[Decoded, NDArray[np.float32] | None]) -> ResultRow:
-        one, maps = pair
-        if maps is None:
-            return one.row
+    def _measure(self, predicted: _Predicted) -> ResultRow:
+        """Return the row of a micrograph, with its mask and its cells if it is not rejected."""
+        micrograph, probability = predicted.micrograph, predicted.probability
+        if probability is None:
+            return micrograph.row
         started, settings = time.perf_counter(), self.settings
         found = Interpretation.of(
-            maps, one.native_shape, config=settings.cells, view=settings.view, judge=self._confidence
+            probability, micrograph.native_shape, config=settings.cells, view=settings.view, judge=self._confidence
         )
         cells = measure_cells(found.labels, found.probability, settings.um_per_px)
-        return one.row | {
+        return micrograph.row | {
             "foreground_fraction": float(found.mask.mean()),
             "confidence": found.confidence,
             "mask": encode_mask(found.mask),
@@ -139,20 +179,8 @@ class UnitSegmenter:
         }
 
 
-def _rejected_first(waiting: deque[Decoded]) -> Iterator[tuple[Decoded, None]]:
-    while waiting and waiting[0].row["status"] != OK:
-        yield waiting.popleft(), None
-
-
-def _map_bytes(pair: tuple[Decoded, NDArray[np.float32] | None]) -> int:
-    """Return the bytes of a map at the native resolution, as it is measured."""
-    one, working = pair
-    return 0 if working is None else working.itemsize * one.native_shape[0] * one.native_shape[1]
-
-
-def _share_time(rows: list[ResultRow], network_s: float) -> list[ResultRow]:
-    """Give each segmented picture its share of the network's time."""
+def _share_time(rows: list[ResultRow], network_s: float) -> None:
+    """Note in each segmented row an equal share of the network's time."""
     done = [row for row in rows if row["status"] == OK]
     for row in done:
         row["predict_ms"] = 1000 * network_s / len(done)
-    return rows

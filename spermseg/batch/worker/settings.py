@@ -15,16 +15,16 @@ from spermseg.micrograph.tiling import Tiles, WholeFrame
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
-    """What, beside the picture and the model, decides a result row."""
+    """All that decides a result row beside the picture and the model."""
 
     view: WholeFrame | Tiles
-    """How the network sees a micrograph; the model's own."""
+    """How the network sees a micrograph: the view of the model."""
     cells: CellConfig = field(default_factory=CellConfig)
     """What counts as a cell."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures are rejected."""
     um_per_px: float | None = None
-    """Pixel size of all pictures of the run; None where unknown."""
+    """Pixel size of all pictures of the run, um; None if unknown."""
 
     def __post_init__(self) -> None:
         numbers = (self.max_megapixels, 1.0 if self.um_per_px is None else self.um_per_px)
@@ -35,12 +35,12 @@ class SegmentSettings:
 
     @property
     def text(self) -> str:
-        """All of it as JSON: what `read_settings` reads."""
+        """The settings as JSON, for `read_settings`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @property
     def sha256(self) -> str:
-        """The digest that stands in every result row."""
+        """The digest of the settings in every result row."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -48,7 +48,7 @@ def read_settings(text: str) -> SegmentSettings:
     """Return the settings of `SegmentSettings.text`.
 
     Raises:
-        ConfigError: it is no such text.
+        ConfigError: the text is not such JSON.
     """
     try:
         return TypeAdapter(SegmentSettings).validate_json(text)

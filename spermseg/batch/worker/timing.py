@@ -1,4 +1,4 @@
-"""What a unit of work took, stage by stage."""
+"""The time, bytes and memory of a unit of work, by stage."""
 
 import resource
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ KIB = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Seconds, bytes and megapixels of some units of work. Stages that work in threads count the seconds of each."""
+    """Seconds, bytes and megapixels of some units of work. The seconds of a stage are summed over its threads."""
 
     fetch_s: float = 0.0
     """Time in the tasks that fetch bytes."""
@@ -32,19 +32,19 @@ class Spent:
     write_s: float = 0.0
     written_bytes: float = 0.0
     megapixels: float = 0.0
-    """Of the pictures that are ok, at their native resolution."""
+    """Megapixels of the pictures that are ok, at their native resolution."""
     peak_bytes: float = 0.0
-    """The most memory that a worker has had."""
+    """Peak memory of a worker."""
 
     @classmethod
     def of(cls, rows: Iterable[dict[str, Any]], *, wall_s: float, waited_s: float, network_s: float) -> "Spent":
-        """Return what segmenting a unit took.
+        """Return the time and memory of segmenting a unit.
 
         Args:
-            rows: its result rows.
-            wall_s: from its first byte to its last row.
-            waited_s: of that, what the network waited for decoded pictures.
-            network_s: of that, what the network took.
+            rows: the result rows of the unit.
+            wall_s: time from its first byte to its last row.
+            waited_s: part of that time in which the network waited for decoded pictures.
+            network_s: part of that time in which the network worked.
         """
         done = [row for row in rows if row["status"] == OK]
         return cls(
@@ -58,11 +58,11 @@ class Spent:
         )
 
     def __add__(self, other: "Spent") -> "Spent":
-        """Return the sums of both, and the larger peak."""
+        """Return the sums, with the larger of both peaks."""
         sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
         return Spent(**(sums | {"peak_bytes": max(self.peak_bytes, other.peak_bytes)}))
 
 
 def peak_bytes() -> float:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process, bytes."""
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB)

@@ -49,7 +49,7 @@ def test_pixels_are_taken_once():
     one = decoder().decode(ONE, Fetched(data=picture(1)))
     assert one.take_pixels().shape == (96, 160, 3)
     assert one.pixels is None
-    with pytest.raises(ValueError, match="are taken once"):
+    with pytest.raises(ValueError, match="they were taken before"):
         one.take_pixels()
     with pytest.raises(ValueError, match="micrograph 1 has no pixels"):
         Decoded(row={"image_id": "1"}).take_pixels()
