@@ -217,24 +217,26 @@ class _Tally:
 def _pipeline(
     job: PipelineJob, units: list[int], workers: Workers, waiting: Waiting, tell: Tell, *, isolated: bool
 ) -> "ray.data.Dataset":
-    fetch_tasks = [{"units": numbers} for numbers in fetch_jobs(open_plan(job.run.plan), units)]
-    pool = waiting.pool = _pool(workers, len(units), len(fetch_tasks))
+    """Return the messages of the last stage. The stages start when the messages are read."""
+    numbers = [{"units": together} for together in fetch_jobs(open_plan(job.run.plan), units)]
+    pool = waiting.pool = _pool(workers, len(units), len(numbers))
     segmenting = job.segmenting(workers, use_gpu=pool.gpu)
     segmenting = replace(segmenting, patience=replace(segmenting.patience, tell=tell))
+    arguments: tuple[Any, ...] = (job.run, segmenting, workers.decode_threads)
+    if isolated:
+        arguments = (*arguments, _SharedLosses(workers.losses))
     with warnings.catch_warnings():
         # Ray deprecates the arguments that limit retries and restarts here. Ray 2.64 removes them, so pyproject.toml
         # asks for an earlier one.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        rows = ray.data.from_items(fetch_tasks, override_num_blocks=min(len(fetch_tasks), MOST_BLOCKS)).flat_map(
-            FetchUnits(job.run.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES
-        )
+        rows = ray.data.from_items(numbers, override_num_blocks=min(len(numbers), MOST_BLOCKS))
+        rows = rows.flat_map(FetchUnits(job.run.plan, job.source, tell), num_cpus=FETCH_CPUS, max_retries=RETRIES)
         if workers.decode_apart and not isolated:
             decode = DecodeUnits(job.run.plan, segmenting.decoder, segmenting.limits, segmenting.memory, tell)
             rows = rows.map(decode, num_cpus=DECODE_CPUS, max_retries=RETRIES)
-        arguments = (job.run, segmenting, workers.decode_threads)
         return rows.flat_map(
             IsolateUnit if isolated else SegmentUnit,
-            fn_constructor_args=(*arguments, _SharedLosses(workers.losses)) if isolated else arguments,
+            fn_constructor_args=arguments,
             compute=ray.data.ActorPoolStrategy(min_size=pool.fewest, max_size=pool.most),
             num_cpus=SEGMENT_CPUS,
             num_gpus=int(pool.gpu),

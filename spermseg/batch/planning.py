@@ -37,7 +37,7 @@ def plan_run(
 ) -> str | None:
     """Store the plan of a new run: over the uploads without a row, or on request over those whose row is rejected.
 
-    Nothing here grows with the uploads but the ids that are done, the directory of the plan, and the plan as stored.
+    Memory grows with the uploads only by the ids that are done, the directory of the plan, and the plan as stored.
 
     Args:
         night: what is to be done.
@@ -78,7 +78,7 @@ class _Todo:
         self._passed_over: Counter[str] = Counter()
 
     def uploads(self, on_listed: OnListed) -> Iterator[Planned]:
-        """Yield the uploads in the order of the plan. Those beyond the limit of their group have a reject reason."""
+        """Return the uploads in the order of the plan. Those beyond the limit of their group have a reject reason."""
         night = self._night
         found = list_uploads(night.source, night.identity, self._passed_over, night.max_unpacked)
         listed = _counted(found, on_listed)
@@ -90,11 +90,15 @@ class _Todo:
         return within_group_limit(_free(todo, self._unfinished), night.source, *limits)
 
     def notes(self) -> dict[str, str]:
-        """Return what the plan says of the listing, once all uploads are listed."""
+        """Return the metadata that is known once all uploads are listed: the files that were passed over."""
         return {PASSED_OVER: json.dumps(self._passed_over)}
 
     def check_input(self) -> None:
-        """Raise ConfigError if a first run found no file. A later night may find nothing new."""
+        """Check, where nothing was planned, that the input holds a file. Only later nights may find nothing new.
+
+        Raises:
+            ConfigError: the input holds no file, and no run is finished.
+        """
         if self._finished or self._night.retry_rejected:
             return
         beside = "".join(f" ({count} {kind} were passed over)" for kind, count in sorted(self._passed_over.items()))

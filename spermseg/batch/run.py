@@ -104,7 +104,7 @@ def segment_night(night: Night, on_progress: OnProgress, on_listed: OnListed = l
 
 @contextmanager
 def _advising(night: Night) -> Iterator[None]:
-    """Remove the advice to check the files from an error, if this night checks the files already."""
+    """Remove the advice to give --check-files from an error of a night that has this option."""
     try:
         yield
     except RunError as error:
