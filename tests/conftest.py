@@ -19,9 +19,9 @@ import ray
 import torch
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
+from support.clusters.kept import cluster_of
 from support.dark_cells import darkness_model, night_over, picture, run_in_process, write_uploads
-from support.forked_workers import forking_python
-from support.kept_cluster import cluster_of
+from support.forks.workers import forking_python
 
 from spermseg.batch import run
 from spermseg.batch.run import segment_night

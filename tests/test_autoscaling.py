@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from support.autoscaling_cluster import AutoscalingCluster, autoscaling_cluster
+from support.clusters.autoscaling import AutoscalingCluster, autoscaling_cluster
 from support.dark_cells import darkness_model, night_over, picture
 from support.hostile_decoder import waiting_decode
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.ray_processes import end, free_port
+from support.clusters.processes import end, free_port
 from support.untrained import write_untrained_model
 
 from spermseg.dataset.prepare import PrepareConfig, prepare_dataset

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
 from support.fault_proxy import FaultProxy
-from support.forked_commands import ForkedPopen
-from support.forked_workers import forking_python, started_with
+from support.forks.commands import ForkedPopen
+from support.forks.workers import forking_python, started_with
 
 from spermseg.storage.filesystem import Location
 

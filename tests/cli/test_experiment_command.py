@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import tyro
-from support.kept_cluster import cluster_of
+from support.clusters.kept import cluster_of
 
 from spermseg.cli.experiment import Experiment
 from spermseg.cli.train import Train

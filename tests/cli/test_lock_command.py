@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.dark_cells import PLANNED, darkness_model, write_uploads
-from support.forked_commands import ForkedPopen
-from support.forked_workers import started_by
+from support.forks.commands import ForkedPopen
+from support.forks.workers import started_by
 
 from spermseg.storage.filesystem import Location
 from spermseg.storage.uris import PARTIAL

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 from support.dark_cells import darkness_model, picture
-from support.forked_commands import ForkedPopen
-from support.forked_workers import started_by
+from support.forks.commands import ForkedPopen
+from support.forks.workers import started_by
 
 from spermseg.storage.filesystem import Location
 from spermseg.table.results import list_units

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from support.dark_cells import EXPECTED, PLANNED, REASONS, darkness_model, picture, tar_of, write_uploads
-from support.forked_workers import started_by
+from support.forks.workers import started_by
 
 from spermseg.batch.profile import Profile
 from spermseg.batch.run import Progress

@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 import psutil
 import pytest
 import ray
-from support.forked_workers import started_with
+from support.forks.workers import started_with
 
 from spermseg.cluster import connection as ray_connection
 from spermseg.cluster import head as ray_head

@@ -18,10 +18,10 @@ import pytest
 import ray.exceptions
 import ray.train
 import torch
+from support.clusters.kept import cluster_of
 from support.fault_proxy import Fault, FaultProxy, Kind
-from support.forked_commands import ForkedPopen
-from support.forked_workers import started_by
-from support.kept_cluster import cluster_of
+from support.forks.commands import ForkedPopen
+from support.forks.workers import started_by
 
 from spermseg.cli import run_verb
 from spermseg.cli.train import Train

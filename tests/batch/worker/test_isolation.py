@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.dark_cells import CELLS, HALF, PREDICT, VIEW, picture
-from support.forked_children import forked_children
+from support.forks.children import forked_children
 from support.hostile_decoder import decode, marked
 
 from spermseg.batch.worker import isolation

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from support.forked_children import children_of, fork_isolated_children, serve_children
+from support.forks.children import children_of, fork_isolated_children, serve_children
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 WORKER, IN_ITS_ENVIRONMENT = "default_worker.py", "setup_worker.py"
 STDIO = (0, 1, 2)
 LONGEST_COMMAND = 1 << 17
@@ -75,7 +75,7 @@ def forking_python() -> Iterator[Path]:
         )
     )
     python.chmod(0o755)
-    command = [sys.executable, "-m", "support.forked_workers", address, children]
+    command = [sys.executable, "-m", "support.forks.workers", address, children]
     server = subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdin is not None
     assert server.stdout is not None

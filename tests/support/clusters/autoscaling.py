@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from ray._private.services import get_node_ip_address
 
-from support.ray_processes import end, free_port
+from support.clusters.processes import end, free_port
 
 HEAD_TYPE = "ray.head.default"
 PROVIDER = {
@@ -125,7 +125,7 @@ def _environment() -> dict[str, str]:
         "RAY_FAKE_CLUSTER": "1",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}",
+        "PYTHONPATH": f"{Path(__file__).parents[3]}:{Path(__file__).parents[2]}",
     }
     return os.environ | own
 

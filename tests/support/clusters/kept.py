@@ -9,9 +9,9 @@ from unittest.mock import patch
 from ray.cluster_utils import Cluster
 
 from spermseg.cluster.settings import OWN, init_options
-from support.forked_workers import started_with
+from support.forks.workers import started_with
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",

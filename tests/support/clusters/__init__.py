@@ -1,0 +1,1 @@
+"""Ray clusters that tests start by themselves."""
