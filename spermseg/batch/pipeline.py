@@ -22,14 +22,15 @@ from spermseg.batch.worker.messages import (
     FetchUnits,
     IsolatedPicture,
     Tell,
+    UnitDone,
     WrittenUnit,
     open_plan,
+    unit_done,
 )
 from spermseg.batch.worker.process import Segmenting
 from spermseg.batch.worker.process_limits import Limits
 from spermseg.batch.worker.segment import IsolateUnit, SegmentUnit
 from spermseg.batch.worker.settings import SegmentSettings
-from spermseg.batch.worker.timing import Spent
 from spermseg.cluster.connection import connected
 from spermseg.cluster.settings import configure_ray_data, is_own
 from spermseg.cluster.waiting_workers import heard
@@ -79,23 +80,6 @@ class PipelineJob:
         """Return what a worker needs to segment."""
         predict = replace(self.predict, device="cuda" if use_gpu else "cpu")
         return workers.segmenting(self.model, self.settings, predict, self.run.run_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitDone:
-    """A unit whose rows are written."""
-
-    ok: int
-    rejected: int
-    worker: str
-    """The process that segmented the unit: host name and process id."""
-    spent: Spent
-    """Time and memory that the unit took."""
-
-
-def unit_done(row: WrittenUnit) -> UnitDone:
-    """Return the message of the last stage as a `UnitDone`."""
-    return UnitDone(ok=row["ok"], rejected=row["rejected"], worker=row["worker"], spent=Spent(**row["spent"]))
 
 
 def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_unit: Callable[[UnitDone], None]) -> None:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from spermseg.batch.forecast import cpus, draw_planned, extrapolate, measure_sample
 from spermseg.batch.misplaced_files import tidy_run
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import PipelineJob, UnitDone, run_pipeline
+from spermseg.batch.pipeline import PipelineJob, run_pipeline
 from spermseg.batch.planning import OnListed, plan_run
 from spermseg.batch.profile import Profile
 from spermseg.batch.repair import survey_runs
+from spermseg.batch.worker.messages import UnitDone
 from spermseg.errors import RunError, SpermsegError
 from spermseg.model.predict import read_predict_config
 from spermseg.table.counting import Count, count_rows

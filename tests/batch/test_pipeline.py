@@ -8,10 +8,10 @@ import torch
 from support.dark_cells import EXPECTED, PLANNED, PREDICT, REASONS, name_of, night_over, run_in_process, write_uploads
 
 from spermseg.batch import pipeline, run
-from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, UnitDone, run_pipeline
+from spermseg.batch.pipeline import FAILURES_AT_FIRST, PipelineJob, run_pipeline
 from spermseg.batch.pool import Workers
 from spermseg.batch.run import Progress, segment_night
-from spermseg.batch.worker.messages import failure
+from spermseg.batch.worker.messages import UnitDone, failure
 from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.errors import ConfigError, RunError, StorageError, StorageRefusedError
 from spermseg.storage.filesystem import Location

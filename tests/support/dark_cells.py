@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from spermseg.batch.night import Night
-from spermseg.batch.pipeline import PipelineJob, UnitDone, unit_done
+from spermseg.batch.pipeline import PipelineJob
 from spermseg.batch.pool import Workers
-from spermseg.batch.worker.messages import FetchUnits
+from spermseg.batch.worker.messages import FetchUnits, UnitDone, unit_done
 from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.cells.instances import CellConfig

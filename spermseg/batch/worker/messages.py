@@ -6,7 +6,7 @@ Without PyTorch too: processes that fetch and decode start often, and have to st
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, Literal, TypedDict
@@ -95,6 +95,23 @@ class WrittenUnit(TypedDict):
     rejected: int
     worker: str
     spent: SpentTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitDone:
+    """A unit whose rows are written."""
+
+    ok: int
+    rejected: int
+    worker: str
+    """The process that segmented the unit: host name and process id."""
+    spent: Spent
+    """Time and memory that the unit took."""
+
+
+def unit_done(row: WrittenUnit) -> UnitDone:
+    """Return the message of the last stage as a `UnitDone`."""
+    return UnitDone(ok=row["ok"], rejected=row["rejected"], worker=row["worker"], spent=Spent(**row["spent"]))
 
 
 def failure(unit: int, error: Exception) -> FailedUnit:
