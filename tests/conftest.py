@@ -34,7 +34,6 @@ from spermseg.storage.patience import Patience
 from spermseg.storage.s3 import backend as s3
 from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 from spermseg.synthetic.draw import DrawConfig
-from spermseg.table import plan
 
 settings.register_profile("calm", deadline=None)  # a busy machine is no failure
 settings.load_profile("calm")
@@ -241,12 +240,6 @@ def out(tmp_path) -> Location:
     return Location(str(tmp_path / "results"))
 
 
-@pytest.fixture
-def small_units(monkeypatch):
-    """Units of four micrographs, so that a few files make several."""
-    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 4)
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, model) -> Path:
     """A folder with uploads and a table of two finished runs, to copy."""
@@ -254,7 +247,6 @@ def kept(tmp_path_factory, model) -> Path:
     source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
     write_uploads(source)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
         patch.setattr(run, "run_pipeline", run_in_process)
         segment_night(night_over(source, out, model), lambda _: None)
         time.sleep(1)  # runs are in the order of their seconds

@@ -21,7 +21,6 @@ from spermseg.batch.pool import Workers
 from spermseg.batch.run import Progress, segment_night
 from spermseg.batch.worker.process import Segmenting
 from spermseg.storage.filesystem import Location
-from spermseg.table import plan
 from spermseg.table.verify import verify
 
 PICTURES, UNIT, NODES = 64, 2, 2
@@ -69,7 +68,6 @@ def test_a_night_starts_gpu_nodes_from_zero_loses_one_and_leaves_none_behind(
     tmp_path: Path, on_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", UNIT)
     uploads, out = Location(str(tmp_path / "uploads")), Location(str(tmp_path / "results"))
     for number in range(PICTURES):
         uploads.child(f"patient-{number % 5}/{number:03}.png").write_bytes(picture(number % 9, height=300 + number))
@@ -78,7 +76,8 @@ def test_a_night_starts_gpu_nodes_from_zero_loses_one_and_leaves_none_behind(
         loss = Loss(cluster, tmp_path / "all-up")
         decode = partial(waiting_decode, until=loss.all_up, seconds=DECODING_S)
         workers = Workers(gpu=True, address=cluster.address, decode=decode, hang_s=2 * COMES_S)
-        (receipt,) = segment_night(night_over(uploads, out, darkness_model(), workers=workers), loss)
+        night = night_over(uploads, out, darkness_model(), workers=workers, unit_micrographs=UNIT)
+        (receipt,) = segment_night(night, loss)
         assert loss.lost is not None
         assert (receipt.planned, receipt.ok) == (PICTURES, PICTURES)
         assert verify(out) == (PICTURES, [])

@@ -10,6 +10,7 @@ from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.model.predict import PredictConfig
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
+from spermseg.table.plan import UNIT_MICROGRAPHS
 from spermseg.table.verify import verify
 
 
@@ -21,6 +22,7 @@ def segment_all(
     *,
     pictures: int,
     settings: SegmentSettings | None = None,
+    unit: int = UNIT_MICROGRAPHS,
 ) -> float:
     """Segment uploads, and check that each picture has its row; return the seconds of the night.
 
@@ -31,6 +33,7 @@ def segment_all(
         on_progress: as in `segment_night`.
         pictures: rows that the table must have.
         settings: None takes the model's own view.
+        unit: most pictures of a unit.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Location(folder)
@@ -42,6 +45,7 @@ def segment_all(
             predict=PredictConfig(),
             workers=workers,
             forecast=False,
+            unit_micrographs=unit,
         )
         started = time.perf_counter()
         segment_night(night, on_progress)

@@ -53,7 +53,6 @@ from spermseg.model.predict import PredictConfig, Predictor
 from spermseg.model.saved import decode_model
 from spermseg.storage.filesystem import Location
 from spermseg.synthetic.draw import DrawConfig, draw_micrograph
-from spermseg.table import plan
 from spermseg.table.plan import Planned
 
 SETTINGS = SegmentSettings(view=Tiles())
@@ -187,12 +186,12 @@ def script(model: bytes, folder: Path, workers: int) -> float:
         return time.perf_counter() - started
 
 
-def pipeline(model: bytes, source: Location, workers: int, pictures: int, *, decode_apart: bool = False) -> float:
+def pipeline(options: Options, model: bytes, source: Location, workers: int, *, decode_apart: bool = False) -> float:
     """Return the seconds for all pictures, at the pace after the workers have started."""
     pace = Pace()
     chosen = Workers(count=workers, gpu=False, decode_apart=decode_apart)
-    segment_all(source, model, chosen, pace, pictures=pictures, settings=SETTINGS)
-    return pace.seconds_a_picture * pictures
+    segment_all(source, model, chosen, pace, pictures=options.pictures, settings=SETTINGS, unit=options.unit)
+    return pace.seconds_a_picture * options.pictures
 
 
 @contextmanager
@@ -232,13 +231,13 @@ def measure(options: Options, model: bytes, size: tuple[int, int], folder: Path)
                 (f"without Ray x{workers}", partial(in_processes, without_ray, model, data, workers)),
                 (f"script x{workers}", partial(script, model, folder / "folder", workers)),
                 *(
-                    (f"pipeline, {name} x{workers}", partial(pipeline, model, place, workers, options.pictures))
+                    (f"pipeline, {name} x{workers}", partial(pipeline, options, model, place, workers))
                     for name, place in places.items()
                 ),
                 *(
                     (
                         f"apart, {name} x{workers}",
-                        partial(pipeline, model, place, workers, options.pictures, decode_apart=True),
+                        partial(pipeline, options, model, place, workers, decode_apart=True),
                     )
                     for name, place in places.items()
                     if options.apart
@@ -269,7 +268,6 @@ def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
     os.environ.setdefault("RAY_ADDRESS", "local")
-    plan.UNIT_MICROGRAPHS = options.unit
     briefly_trained(options.model)
     model = options.model.read_bytes()
     figures: dict[str, float] = {"pictures": options.pictures, "repeats": options.repeats}

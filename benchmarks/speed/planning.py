@@ -176,12 +176,13 @@ def run_step(options: Options) -> Measured:
     from spermseg.batch.repair import survey_runs
     from spermseg.storage.filesystem import Location
     from spermseg.table.lease import hold_lease
-    from spermseg.table.plan import Plan
+    from spermseg.table.plan import UNIT_MICROGRAPHS, Plan
     from spermseg.table.receipt import list_runs
     from spermseg.table.run_folder import RunFolder
 
     out = Location(str(options.folder))
-    night = night_over(Location("s3://clinic/uploads", options.endpoint_url), out, b"a model")
+    source = Location("s3://clinic/uploads", options.endpoint_url)
+    night = night_over(source, out, b"a model", unit_micrographs=UNIT_MICROGRAPHS)
     if options.step == "forget":
         forget_some(RunFolder(out, next(iter(list_runs(out)))).plan.path)
 

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from spermseg.batch.pool import Workers
 from spermseg.batch.worker.settings import SegmentSettings
 from spermseg.storage.filesystem import Location
-from spermseg.table import plan
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.dark_cells import CELLS, VIEW, darkness_model, picture
@@ -98,7 +97,7 @@ def measure(count: int, options: Options) -> Measured:
             (place / f"{number:05}.png").write_bytes(pictures[number % 10])
         started = time.perf_counter()
         with watching(peaks):
-            segment_all(source, darkness_model(), workers, pace, pictures=count, settings=settings)
+            segment_all(source, darkness_model(), workers, pace, pictures=count, settings=settings, unit=options.unit)
     return Measured(
         pictures=count,
         ms_a_picture=round(1000 * pace.seconds_a_picture, 2),
@@ -112,7 +111,6 @@ def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
     os.environ.setdefault("RAY_ADDRESS", "local")
-    plan.UNIT_MICROGRAPHS = options.unit
     measured = [measure(count, options) for count in options.pictures]
     print(f"\n{'pictures':>9}{'ms a picture':>14}{'start, s':>10}{'driver, MiB':>13}{'store, MiB':>12}")
     for one in measured:

@@ -39,10 +39,9 @@ ENVIRONMENT = {
 COMMAND = """
 import functools, pathlib, sys
 from support.chaos_night import noting_decode
-from spermseg.table import plan
 from spermseg.cli import main, segment
 
-plan.UNIT_MICROGRAPHS = int(sys.argv.pop(1))
+segment.Night = functools.partial(segment.Night, unit_micrographs=int(sys.argv.pop(1)))
 decode = functools.partial(noting_decode, notes=pathlib.Path(sys.argv.pop(1)))
 segment.Workers = functools.partial(segment.Workers, decode=decode)
 main()

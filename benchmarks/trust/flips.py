@@ -40,13 +40,11 @@ def make_table(folder: Path) -> Location:
     from support.dark_cells import darkness_model, night_over, run_in_process, write_uploads
 
     from spermseg.batch import run
-    from spermseg.table import plan
 
     source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
     write_uploads(source)
-    plan.UNIT_MICROGRAPHS = 8
     run.__dict__["run_pipeline"] = run_in_process  # without Ray
-    run.segment_night(night_over(source, out, darkness_model()), lambda _: None)
+    run.segment_night(night_over(source, out, darkness_model(), unit_micrographs=8), lambda _: None)
     return out
 
 

@@ -32,7 +32,6 @@ from spermseg.batch.pool import Workers  # noqa: E402
 from spermseg.batch.run import segment_night  # noqa: E402
 from spermseg.batch.worker.loss_limits import LossLimits  # noqa: E402
 from spermseg.storage.filesystem import Location  # noqa: E402
-from spermseg.table import plan  # noqa: E402
 from spermseg.table.latest import read_current  # noqa: E402
 from spermseg.table.results import OK, reason_kind  # noqa: E402
 from spermseg.table.verify import verify  # noqa: E402
@@ -95,7 +94,7 @@ def play(options: Options, folder: Path) -> bool:
     uploads = upload(source, options)
     losses = LossLimits(group_s=options.group_s, run_s=options.run_s)
     workers = Workers(count=options.workers, address="local", decode=decode, hang_s=options.hang_s, losses=losses)
-    night, kept = night_over(source, out, darkness_model(), workers=workers), True
+    night, kept = night_over(source, out, darkness_model(), workers=workers, unit_micrographs=options.unit), True
     for retry in (False, True)[: 1 + options.retry]:
         started = time.monotonic()
         segment_night(replace(night, retry_rejected=retry), lambda _: None)
@@ -111,7 +110,6 @@ def play(options: Options, folder: Path) -> bool:
 def main() -> None:
     """Play, and exit with 1 where a row is missing or wrong."""
     options = tyro.cli(Options)
-    plan.UNIT_MICROGRAPHS = options.unit
     with tempfile.TemporaryDirectory() as folder:
         kept = play(options, Path(folder))
     sys.exit(not kept)

@@ -37,7 +37,12 @@ from spermseg.table.results import list_units  # noqa: E402
 from spermseg.table.run_folder import RunFolder  # noqa: E402
 from spermseg.table.verify import verify  # noqa: E402
 
-COMMAND = "from spermseg.table import plan; plan.UNIT_MICROGRAPHS = 8; from spermseg.cli import main; main()"
+COMMAND = """
+from functools import partial
+from spermseg.cli import main, segment
+segment.Night = partial(segment.Night, unit_micrographs=8)
+main()
+"""
 AWAY_AT = 1 / 3
 """Share of written units at which the outage begins."""
 LONGEST_S = 900

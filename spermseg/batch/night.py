@@ -10,7 +10,7 @@ from spermseg.errors import ConfigError
 from spermseg.model.predict import PredictConfig
 from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
-from spermseg.table.plan import Identity
+from spermseg.table.plan import UNIT_MICROGRAPHS, Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Night:
     """Read the files of all runs of this model and these settings. Otherwise a listing of the files is trusted."""
     retry_rejected: bool = False
     """Plan only uploads that were rejected."""
+    unit_micrographs: int = UNIT_MICROGRAPHS
+    """Most micrographs in a unit of work. A unit has one result file, and a killed worker repeats one unit."""
     max_unpacked: int = MAX_UNPACKED
     """Bytes that one archive may unpack to. Members beyond are rejected."""
     max_megapixels_per_group: float | None = None
@@ -46,6 +48,8 @@ class Night:
                 f"got {self.max_unpacked} bytes an archive, {self.max_megapixels_per_group} megapixels a group; "
                 "more than 0 is needed"
             )
+        if self.unit_micrographs < 1:
+            raise ConfigError(f"got {self.unit_micrographs} micrographs a unit; 1 or more is needed")
         if self.source.contains(self.out) or self.out.contains(self.source):
             raise ConfigError(
                 f"got the input {self.source.uri} and the output {self.out.uri}, one inside the other; "

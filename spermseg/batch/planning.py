@@ -54,7 +54,8 @@ def plan_run(
         RunError: another job has taken the table over.
     """
     todo = _Todo(night, known)
-    data, planned = encode_plan(split_units(todo.uploads(on_listed)), _metadata(night, started), todo.notes)
+    units = split_units(todo.uploads(on_listed), night.unit_micrographs)
+    data, planned = encode_plan(units, _metadata(night, started), todo.notes)
     if planned == 0:
         todo.check_input()
         return None

@@ -29,7 +29,7 @@ from spermseg.table.results import MEND, SCHEMA_VERSION
 from spermseg.table.run_folder import unit_name
 
 UNIT_MICROGRAPHS = 64
-"""Largest number of micrographs in a unit of work."""
+"""Largest number of micrographs in a unit of work, by default."""
 UNIT_BYTES = 64 * 2**20
 """Largest unpacked size of a unit of work, in bytes. A larger file is a unit of its own."""
 ROWS_AT_ONCE = 1 << 16
@@ -123,13 +123,13 @@ def retry_id(image_id: str) -> str:
     return digest((image_id, "retry"))
 
 
-def split_units(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
-    """Yield units of work: consecutive micrographs, up to `UNIT_MICROGRAPHS` and up to `UNIT_BYTES`."""
+def split_units(planned: Iterable[Planned], most: int = UNIT_MICROGRAPHS) -> Iterator[list[Planned]]:
+    """Yield units of work: consecutive micrographs, `most` of them at most, and up to `UNIT_BYTES`."""
     unit: list[Planned] = []
     unit_bytes = 0
     for one in planned:
         one_bytes = 0 if one.reason else max(one.size, one.data_size)
-        if unit and (len(unit) == UNIT_MICROGRAPHS or unit_bytes + one_bytes > UNIT_BYTES):
+        if unit and (len(unit) == most or unit_bytes + one_bytes > UNIT_BYTES):
             yield unit
             unit, unit_bytes = [], 0
         unit.append(one)

@@ -19,12 +19,11 @@ from spermseg.batch.run import segment_night
 from spermseg.batch.worker.loss_limits import BRIEFLY_TRIED, CRASHED, NOT_TRIED, LossLimits
 from spermseg.storage.filesystem import Location
 from spermseg.storage.patience import Patience
-from spermseg.table import plan
 from spermseg.table.latest import read_current
 from spermseg.table.results import read_units
 from spermseg.table.verify import verify
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_units")]
+pytestmark = pytest.mark.ray
 
 HANG_S = 10
 HUNG_OR_GONE = f"crashed the decoder (it hung for {HANG_S} s, or ended its process); export the picture again"
@@ -123,10 +122,9 @@ def rows_by_name(out: Location, source: Location) -> dict[str, dict]:
 def test_a_group_whose_pictures_hang_costs_the_others_nothing_and_itself_what_is_told(
     cluster, crowd, out, model, impatient, monkeypatch, caplog
 ):
-    monkeypatch.setattr(plan, "UNIT_MICROGRAPHS", 16)
     short, wide = LossLimits(group_s=5, run_s=50), LossLimits(group_s=1000, run_s=1000)
     workers = Workers(count=2, address=cluster, decode=decode, hang_s=5, losses=short)
-    night, started = night_over(crowd, out, model, workers=workers), time.monotonic()
+    night, started = night_over(crowd, out, model, workers=workers, unit_micrographs=16), time.monotonic()
     (receipt,) = segment_night(night, lambda progress: None)
     rows = rows_by_name(out, crowd)
     assert receipt.planned == len(rows) == HANGS + GOOD_OF_A + GOOD_OF_B

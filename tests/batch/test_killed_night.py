@@ -17,12 +17,11 @@ from spermseg.batch.worker.segment import SegmentUnit
 from spermseg.batch.worker.timing import Spent
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
-from spermseg.table import plan
 from spermseg.table.receipt import list_runs
 from spermseg.table.results import list_units, read_units
 from spermseg.table.verify import verify
 
-PICTURES, UNIT = 160, 4
+PICTURES, UNIT = 160, 4  # as of `night_over`
 WORKERS = 2
 IN_FLIGHT = WORKERS * UNIT
 """Micrographs that may be segmented twice: those of the unit that each worker had in hand."""
@@ -40,8 +39,7 @@ def nothing(progress: object) -> None:
     pass
 
 
-def segment_in_small_units(night: Night) -> None:
-    plan.UNIT_MICROGRAPHS = UNIT
+def segment_silently(night: Night) -> None:
     segment_night(night, nothing)
 
 
@@ -60,7 +58,7 @@ def test_a_night_whose_driver_is_killed_half_way_decodes_only_what_was_in_flight
     log = tmp_path / "decoded"
     workers = Workers(count=WORKERS, address=cluster, decode=logging_decode(log))
     night = night_over(uploads, out, model, workers=workers)
-    driver = multiprocessing.get_context("spawn").Process(target=segment_in_small_units, args=(night,))
+    driver = multiprocessing.get_context("forkserver").Process(target=segment_silently, args=(night,))
     driver.start()
     wait_for_units(out, PICTURES // UNIT // 2, driver)
     driver.kill()
@@ -81,9 +79,7 @@ class StoppedError(Exception):
     """The run is over before its unit is written."""
 
 
-def test_workers_that_are_left_over_from_a_killed_run_change_nothing(
-    uploads, out, model, without_ray, small_units, monkeypatch
-):
+def test_workers_that_are_left_over_from_a_killed_run_change_nothing(uploads, out, model, without_ray, monkeypatch):
     night = night_over(uploads, out, model)
     kept: list[tuple] = []
     write = SegmentUnit._write

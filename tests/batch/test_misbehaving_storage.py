@@ -27,7 +27,7 @@ from spermseg.table.results import list_units, read_units
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 PICTURES = 40
 

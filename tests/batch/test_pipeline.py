@@ -48,7 +48,6 @@ def rows_of(out: Location, source: Location) -> dict[str, dict]:
 def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
     new_place, cluster, model, expected, monkeypatch
 ):
-    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     uploads, out = new_place().child("uploads"), new_place().child("results")
     write_uploads(uploads)
     night = night_over(uploads, out, model, predict=OPENVINO, workers=Workers(count=1, address=cluster))
@@ -63,17 +62,16 @@ def test_a_night_on_ray_gives_the_rows_that_one_process_gives_on_every_storage(
 
 
 def test_a_task_that_fetches_several_units_hands_each_on_by_itself(uploads, out, cluster, model, expected, monkeypatch):
-    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 2)
     monkeypatch.setattr("spermseg.batch.pipeline.MOST_BLOCKS", 2)
     seen: list[Progress] = []
     workers = Workers(count=1, address=cluster)
-    (receipt,) = segment_night(night_over(uploads, out, model, predict=OPENVINO, workers=workers), seen.append)
+    night = night_over(uploads, out, model, predict=OPENVINO, workers=workers, unit_micrographs=2)
+    (receipt,) = segment_night(night, seen.append)
     assert rows_of(out, uploads) == expected
     assert len(seen) == 1 + receipt.units > 5
 
 
 def test_decoding_in_tasks_of_their_own_gives_the_same_rows(uploads, out, cluster, model, expected, monkeypatch):
-    monkeypatch.setattr("spermseg.table.plan.UNIT_MICROGRAPHS", 4)
     seen: list[Progress] = []
     workers = Workers(count=1, address=cluster, decode_apart=True)
     night = night_over(uploads, out, model, predict=OPENVINO, workers=workers)

@@ -32,7 +32,6 @@ def finished(tmp_path_factory, model) -> Path:
     write_uploads(Location(str(folder / "uploads")))
     (folder / "model.safetensors").write_bytes(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
         patch.setattr(run, "run_pipeline", run_in_process)
         run.segment_night(night_in(folder, model), lambda progress: None)
     return folder
@@ -81,7 +80,7 @@ def test_every_row_of_a_night_is_the_same_again(table):
     assert (result.same, result.out_of_reach, result.differences) == (len(EXPECTED), 0, [])
 
 
-def test_rows_of_jpegs_that_were_decoded_at_a_half_are_the_same_again(tmp_path, model, small_units):
+def test_rows_of_jpegs_that_were_decoded_at_a_half_are_the_same_again(tmp_path, model):
     for number in range(1, 7):
         Location(str(tmp_path / "uploads" / f"{number}.jpg")).write_bytes(picture(number, ".jpg"))
     (tmp_path / "model.safetensors").write_bytes(model)

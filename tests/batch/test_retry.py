@@ -24,7 +24,7 @@ from spermseg.table.results import read_units
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 AWAY = ("patient-0/0.png", "patient-1/4.png")
 

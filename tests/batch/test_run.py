@@ -31,7 +31,7 @@ from spermseg.table.results import list_units, read_units, reason_kind
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 VOLATILE = ("run_id", "decode_ms", "predict_ms", "measure_ms")
 UNITS = -(-PLANNED // 4)

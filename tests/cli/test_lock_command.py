@@ -24,9 +24,9 @@ IN_STEPS = """
 import sys
 from support.dark_cells import run_in_process
 from spermseg.table import lease_holder as holder
-from spermseg.table import plan
+from functools import partial
 from spermseg.batch import run
-from spermseg.cli import main
+from spermseg.cli import main, segment
 
 def pipeline(job, numbers, workers, on_unit):
     run_in_process(job, numbers[:2], workers, on_unit)
@@ -34,7 +34,7 @@ def pipeline(job, numbers, workers, on_unit):
     sys.stdin.readline()
     run_in_process(job, numbers[2:], workers, on_unit)
 
-plan.UNIT_MICROGRAPHS = 4
+segment.Night = partial(segment.Night, unit_micrographs=4)
 holder.LASTS_S = 2.0
 run.run_pipeline = pipeline
 main()

@@ -18,9 +18,9 @@ from spermseg.table.verify import verify
 PICTURES = 24
 KILLED = "gcs_server"
 PROGRAM = """
-from spermseg.table import plan
-plan.UNIT_MICROGRAPHS = 1
-from spermseg.cli import main
+from functools import partial
+from spermseg.cli import main, segment
+segment.Night = partial(segment.Night, unit_micrographs=1)
 main()
 """
 

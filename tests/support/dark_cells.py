@@ -162,7 +162,7 @@ def name_of(row: dict[str, Any], source: Location) -> str:
 
 
 def night_over(source: Location, out: Location, model: bytes, **changes: Any) -> Night:
-    """Return a night with the settings of these pictures."""
+    """Return a night with the settings of these pictures, in small units."""
     settings = SegmentSettings(view=VIEW, cells=CELLS, max_megapixels=1.0)
     night: dict[str, Any] = {
         "source": source,
@@ -171,6 +171,7 @@ def night_over(source: Location, out: Location, model: bytes, **changes: Any) ->
         "settings": settings,
         "predict": PREDICT,
         "workers": Workers(count=1),
+        "unit_micrographs": 4,
     }
     return Night(**(night | changes))
 

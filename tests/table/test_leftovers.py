@@ -11,7 +11,7 @@ from spermseg.table.lease import hold_lease
 from spermseg.table.leftovers import remove_leftovers
 from spermseg.table.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 DAY_S = 24 * 3600
 NAME = ".partial-0011223344556677"

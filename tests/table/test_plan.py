@@ -68,17 +68,17 @@ def test_units_hold_every_planned_micrograph_once_and_in_order(planned):
     assert list(chain.from_iterable(split_units(planned))) == planned
 
 
-@given(planned_lists)
-def test_a_unit_is_bounded_in_number_and_in_bytes_unless_one_file_alone_is_larger(planned):
-    for unit in split_units(planned):
-        assert 1 <= len(unit) <= UNIT_MICROGRAPHS
+@given(planned_lists, st.sampled_from([1, 3, UNIT_MICROGRAPHS]))
+def test_a_unit_is_bounded_in_number_and_in_bytes_unless_one_file_alone_is_larger(planned, most):
+    for unit in split_units(planned, most):
+        assert 1 <= len(unit) <= most
         assert load(unit) <= UNIT_BYTES or len(unit) == 1
 
 
-@given(planned_lists)
-def test_a_unit_is_closed_only_when_the_next_micrograph_does_not_fit(planned):
-    for unit, following in pairwise(split_units(planned)):
-        assert len(unit) == UNIT_MICROGRAPHS or load([*unit, following[0]]) > UNIT_BYTES
+@given(planned_lists, st.sampled_from([1, 3, UNIT_MICROGRAPHS]))
+def test_a_unit_is_closed_only_when_the_next_micrograph_does_not_fit(planned, most):
+    for unit, following in pairwise(split_units(planned, most)):
+        assert len(unit) == most or load([*unit, following[0]]) > UNIT_BYTES
 
 
 @given(units=st.lists(st.lists(any_planned, min_size=1, max_size=5), max_size=5), note=st.text(max_size=20))

@@ -15,7 +15,6 @@ from spermseg.batch import run
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
 from spermseg.storage.filesystem import Location
-from spermseg.table import plan
 from spermseg.table.counting import count_rows
 from spermseg.table.receipt import (
     list_runs,
@@ -34,7 +33,6 @@ def finished(tmp_path_factory, model) -> Location:
     source, out = Location(str(folder / "uploads")), Location(str(folder / "results"))
     write_uploads(source)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "UNIT_MICROGRAPHS", 4)
         patch.setattr(run, "run_pipeline", run_in_process)
         run.segment_night(night_over(source, out, model, arguments=("spermseg", "segment")), lambda progress: None)
     return out

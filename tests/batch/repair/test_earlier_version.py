@@ -20,7 +20,7 @@ from spermseg.table.results import list_units, read_unit
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 SINCE = ("bits", "clipped_fraction")
 """Columns that version 5 has not."""

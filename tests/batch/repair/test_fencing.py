@@ -20,7 +20,7 @@ from spermseg.table.plan import Plan
 from spermseg.table.receipt import list_runs
 from spermseg.table.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 IS_GONE = r"now belongs to process 77 on head-2\.clinic.*this job stops"
 

@@ -15,7 +15,7 @@ from spermseg.table.results import list_units
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 PLACES = ["results", "results/run=RUN", "runs", "runs/RUN"]
 FOREIGN: dict[str, Callable[[Path], object]] = {

@@ -15,7 +15,7 @@ from spermseg.table.receipt import list_runs
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 OTHERS = ["20200101T000000Z-0a0a0a", "20300101T000000Z-0b0b0b", "{}-copy"]
 """Names of a copy: before and after the run's own, and one that no run can have."""

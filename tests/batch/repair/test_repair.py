@@ -25,7 +25,7 @@ from spermseg.table.results import SCHEMA, encode_unit, list_units, read_unit
 from spermseg.table.run_folder import RunFolder
 from spermseg.table.verify import verify
 
-pytestmark = pytest.mark.usefixtures("without_ray", "small_units")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 def nothing(progress) -> None:
