@@ -92,7 +92,7 @@ def start_command(url: str, folder: Path) -> list[str | Path]:
     ports = ("ray-client-server-port", "dashboard-agent-listen-port")
     return [
         *(RAY, "start", "--head", "--block", "--port=0", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"),
-        *("--num-cpus=4", f"--object-store-memory={256 << 20}", "--disable-usage-stats"),
+        *("--num-cpus=2", f"--object-store-memory={256 << 20}", "--disable-usage-stats"),
         *("--include-dashboard=true", f"--dashboard-port={url.rpartition(':')[2]}"),
         *(f"--{name}={free_port()}" for name in ports),
     ]

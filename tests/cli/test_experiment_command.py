@@ -2,14 +2,18 @@
 
 import csv
 import json
+import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tyro
 from support.clusters.kept import cluster_of
+from support.forks.commands import ForkedPopen
 
 from spermseg.cli.experiment import Experiment
 from spermseg.cli.train import Train
+from spermseg.cli.training_run import side_by_side
 from spermseg.cli.training_run.side_by_side import command_line, train_side_by_side
 from spermseg.dataset.prepare import PrepareConfig, prepare_dataset
 from spermseg.dataset.split import SplitConfig
@@ -17,6 +21,13 @@ from spermseg.errors import ConfigError, RunError
 from spermseg.storage.filesystem import Location
 from spermseg.synthetic.clinic import ClinicConfig, write_clinic
 from spermseg.synthetic.draw import DrawConfig
+
+
+@pytest.fixture(autouse=True)
+def forked_trainings(monkeypatch, python_that_forks):
+    """Each training is a process of its own, which starts at once."""
+    started = SimpleNamespace(Popen=ForkedPopen, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(side_by_side, "subprocess", started)
 
 
 @pytest.fixture(scope="module")
