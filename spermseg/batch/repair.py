@@ -219,7 +219,7 @@ class _Survey:
             found.runs.add(str(receipt.get("run_id")))
             found.makers.add(tuple(str(receipt.get(name)) for name in MADE_WITH))
         if found.makers - {tuple(self.night.model_and_settings[name] for name in MADE_WITH)}:
-            logger.warning("run %s is of another model or other settings, with which segment mends it; left", run_id)
+            logger.warning("run %s was left, as it is of another model or other settings: segment with these", run_id)
             return None
         if not found.own:
             return self._given_up(run_id, receipt, found.runs)

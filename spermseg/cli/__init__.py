@@ -1,4 +1,4 @@
-"""The `spermseg` command: one verb a module, and only the module of the verb in hand is imported."""
+"""The `spermseg` command. Each verb has a module, and only the module of the given verb is imported."""
 
 import argparse
 import importlib
@@ -34,19 +34,19 @@ from spermseg.texts import is_text, visible
 VERBS = {
     "prepare": "annotated micrographs -> a dataset: masks, and a split that cuts no patient",
     "train": "a dataset -> a model: one file, with curves and a model card",
-    "calibrate": "a model -> the same, with the threshold and the confidence that fit one's own pictures",
-    "preview": "a few pictures -> outlines to look at, in seconds, without a table",
-    "evaluate": "a model against annotated pictures: IoU, Dice, precision, recall, overlays",
-    "experiment": "a published study, done again on a dataset: its tables beside the published ones",
-    "plan": "what segmenting a clinic's uploads will take: pictures, time, memory, size",
-    "segment": "a clinic's uploads -> a table: one row a micrograph, every night",
-    "verify": "the proof that every planned upload has exactly one row",
-    "report": "a table -> one HTML file to look at",
-    "export": "a table -> one CSV or Parquet file: a line a micrograph, or a line a cell",
-    "demo": "all of it, on synthetic micrographs: start here",
+    "calibrate": "a model -> the same model, with its threshold and confidence fitted to your own pictures",
+    "preview": "a few pictures -> overlays to look at, in seconds, without a table",
+    "evaluate": "a model and annotated pictures -> scores: IoU, Dice, precision, recall, overlays",
+    "experiment": "repeat a published study on a dataset: its tables beside the published ones",
+    "plan": "forecast what segmenting uploads will take: pictures, time, memory, size",
+    "segment": "a clinic's uploads -> a table with one row for each micrograph, every night",
+    "verify": "check that every planned upload has exactly one row",
+    "report": "a table -> one HTML file with pictures, counts and warnings",
+    "export": "a table -> one CSV or Parquet file, with a line for each micrograph or each cell",
+    "demo": "all of this on synthetic micrographs: start here",
 }
 MODEL_VERBS = frozenset({"train", "calibrate", "evaluate", "plan", "preview", "segment", "verify"})
-"""Those that are given a model."""
+"""Verbs with an option that names a model file."""
 FAILED, WRONG_USE, LOCKED, TOO_MANY_REJECTED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 STATUSES = {
     LockedError: LOCKED,
@@ -59,14 +59,14 @@ STATUSES = {
     StorageError: FAILED,
     SpermsegError: WRONG_USE,
 }
-"""Kind of error, the special ones first -> exit status."""
+"""Kind of error -> exit status. A subclass comes before its base class."""
 
 
 class Verb(Protocol):
-    """One verb: its fields are its arguments. `GOES_ON`, where it has one, says how to go on after a stop."""
+    """A verb. Its fields are its arguments. The optional text `GOES_ON` says how to continue after a stop."""
 
     def run(self) -> int:
-        """Do it, and return the exit status."""
+        """Run the verb and return the exit status."""
 
 
 def main() -> None:
@@ -76,22 +76,24 @@ def main() -> None:
         usage="spermseg VERB [-h] ...",
         description="Sperm cell segmentation in digital micrographs.",
         epilog="verbs:\n" + "\n".join(f"  {verb:<12}{what}" for verb, what in VERBS.items())
-        + "\n\n`spermseg VERB --help` tells more of each.",
+        + "\n\n`spermseg VERB --help` explains a verb and its options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do, as below")
-    verb = parser.parse_args([visible(masked(word)) for word in sys.argv[1:2]]).verb  # it shows what it does not know
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of the verbs below")
+    verb = parser.parse_args(
+        [visible(masked(word)) for word in sys.argv[1:2]]
+    ).verb  # argparse prints a word that it does not know
     run_verb(verb, sys.argv[2:], prog=f"spermseg {verb}")
 
 
 def run_verb(verb: str | type[Verb], arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Run one verb and exit with its status; what the user can mend is one line, not a stack trace.
+    """Run one verb and exit with its status. An error that a user can correct is one line, without a stack trace.
 
     Args:
-        verb: its name, or its class.
-        arguments: the words of the command line; None takes the program's own.
-        prog: how the command is called in its help.
+        verb: the name of the verb, or its class.
+        arguments: the words of the command line; None takes those of this process.
+        prog: the name of the command in its help.
     """
     prepare_terminal()
     terminated = Event()
@@ -119,7 +121,7 @@ def run_verb(verb: str | type[Verb], arguments: list[str] | None = None, prog: s
 
 
 def _import(verb: str, words: list[str]) -> type[Verb]:
-    """Return a verb's class; the models that it is given are looked at before, since its imports take seconds."""
+    """Return the class of a verb. The given model files are checked first, because the imports take seconds."""
     if verb in MODEL_VERBS:
         importlib.import_module("spermseg.cli.arguments.models").check_given_models(words)
     found: type[Verb] = getattr(importlib.import_module(f"spermseg.cli.{verb}"), verb.capitalize())
@@ -127,10 +129,10 @@ def _import(verb: str, words: list[str]) -> type[Verb]:
 
 
 def _parse(verb: type[Verb], words: list[str], prog: str | None) -> Verb:
-    """Return a verb with its arguments; where they are wrong, the parser shows the words, but not as a terminal acts.
+    """Return a verb with its arguments. The parser prints wrong words, so it gets them without control characters.
 
     Raises:
-        ConfigError: they are wrong as they are, and would not be wrong as they are shown.
+        ConfigError: the words are wrong, and would be right without their control characters.
     """
     shown = [visible(word) for word in words]
     if shown == words:
@@ -138,30 +140,28 @@ def _parse(verb: type[Verb], words: list[str], prog: str | None) -> Verb:
     with suppress(SystemExit), unread():
         return tyro.cli(verb, args=words, prog=prog)
     tyro.cli(verb, args=shown, prog=prog)
-    raise ConfigError(f"got arguments that cannot be read: {' '.join(shown)}; leave out what is no letter")
+    raise ConfigError(f"got arguments that cannot be read: {' '.join(shown)}; leave out the control characters")
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError where a word holds credentials, or is no text, before anything shows or keeps it."""
+    """Raise ConfigError if a word holds credentials or is no valid text, before anything prints or stores the word."""
     if found := secrets_among(words):
         where = ", ".join(dict.fromkeys(found.values()))
         raise ConfigError(
-            f"{where}: got credentials, a signed address, or what may be either; a command line is seen by others, and "
-            f"kept: {CREDENTIALS_ADVICE}, and the plain address"
+            f"{where}: got credentials, a signed address, or what may be either; others can see a command line, and "
+            f"shells store it: {CREDENTIALS_ADVICE}, and the plain address"
         )
     for word in words:
         if not is_text(word):
-            raise ConfigError(
-                f"got {word}, a name that is not UTF-8, and cannot be noted; rename it, or give a link to it"
-            )
+            raise ConfigError(f"got {word}, a name that is not UTF-8; rename the file, or give a link to it")
 
 
 @contextmanager
 def _clean_stop_on_sigterm(terminated: Event) -> Iterator[None]:
-    """End as on Ctrl-C where a scheduler asks the process to end, and note it: what is open is closed on the way."""
+    """Treat SIGTERM as Ctrl-C, so that open files and locks are released; and note that it came."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the way out is not to be cut short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
         terminated.set()
         stop_waiting()
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`spermseg calibrate`: a model -> the same model, fitted to annotated pictures in all but its weights."""
+"""`spermseg calibrate`: a model -> the same weights, with threshold and confidence fitted to annotated pictures."""
 
 from dataclasses import dataclass, replace
 
@@ -25,41 +25,43 @@ from spermseg.training.data.source import AnnotatedData, SyntheticData, Training
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate:
-    """Fit a model to annotated pictures in all but its weights.
+    """Fit the threshold and the confidence of a model to annotated pictures. Its weights stay the same.
 
-    On the validation split it chooses the threshold with the best mean Dice, fits the confidence, and checks what half
-    precision does to the masks. For a model that was trained elsewhere, such as the bundled one, and
-    twenty annotated pictures of one's own or more: `spermseg prepare --fractions 0.1 0.9 0` puts most of them into the
-    validation split. `spermseg train` does the same at its end.
+    On the validation split, this chooses the threshold with the best mean Dice, fits the confidence, and measures how
+    half precision changes the masks. `spermseg train` does the same at its end. Use it for a model that was trained on
+    other pictures, such as the bundled one, and at least twenty annotated pictures of your own. `spermseg prepare
+    --fractions 0.1 0.9 0` puts most of them into the validation split.
 
     Example: spermseg calibrate --dataset dataset --out model.safetensors
     """
 
     out: str
-    """Where the model file is written."""
+    """The new model file."""
     dataset: OptionalText = None
     """The dataset: a folder or s3://bucket/prefix."""
     synthetic: bool = False
     """Fit to synthetic micrographs instead of a dataset."""
     model: ModelFile = None
-    """The model file; it stays as it is."""
+    """The model file to start from. It is not changed."""
     require_head: ModelSwitch = None
-    """Whether a piece that is connected to no head is dropped: loose tails, and those of cells outside of the
-    picture. It needs a model that has learned heads."""
+    """Drop pieces that are connected to no head: loose tails, and tails of cells outside the picture. Needs a model
+    that has learned heads."""
     endpoint_url: EndpointUrl = None
     """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Fit, write the model, and print what has changed."""
+        """Fit, write the model, and print the changes."""
         out = Location(self.out, self.endpoint_url)
         if out.exists():
-            raise ConfigError(f"{out.uri} is there already; give another --out")
+            raise ConfigError(f"{out.uri} exists already; give another --out")
         saved = load_model(model_location(self.model, self.endpoint_url))
         before, data = saved.description, self._data()
         unknown = set(judged_classes(saved.network)) - set(data.classes)
         if unknown:
-            raise DatasetError(f"the model knows {', '.join(sorted(unknown))}; {data.name} has no masks of that")
+            raise DatasetError(
+                f"the model has learned {', '.join(sorted(unknown))}, and {data.name} has no masks of this"
+            )
         require_head = is_on(self.require_head, before.require_head)
         calibrator = Calibrator(
             network=saved.network,
@@ -77,7 +79,7 @@ class Calibrate:
         say(f"temperature {confidence.temperature:.2f}; Dice is expected to be {confidence.offset:.3f} + "
               f"{confidence.slope:.3f} x stability")  # fmt: skip
         pictures = data.counts["val"]
-        few = f"; with fewer than {LEAST_PICTURES} the slope stays as it was" * (pictures < LEAST_PICTURES)
+        few = f"; with fewer than {LEAST_PICTURES} pictures the slope stays the same" * (pictures < LEAST_PICTURES)
         say(f"fitted to {pictures} pictures of the validation split{few}")
         say(f"model: {out.uri}")
         return 0

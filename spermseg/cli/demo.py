@@ -1,4 +1,4 @@
-"""`spermseg demo`: the whole job on synthetic micrographs."""
+"""`spermseg demo`: all steps on synthetic micrographs, from annotations to a report."""
 
 import shutil
 import time
@@ -23,23 +23,23 @@ MARKER = ".spermseg-demo"
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Run the whole job on a small clinic of synthetic micrographs: no data, network or account is needed.
+    """Run all steps on a small synthetic clinic. No data, no network and no account is needed.
 
-    Draws annotated pictures and a night's uploads (files, a .zip, a .tar, three of them broken), prepares a dataset,
-    trains, evaluates, segments, verifies and writes the report. About five minutes on two CPU cores.
+    Makes annotated pictures and the uploads of a night: files, a .zip and a .tar, three of them broken. Then prepares a
+    dataset, trains, evaluates, segments, verifies and writes the report. Takes about three minutes on two CPU cores.
 
     Example: spermseg demo --out demo
     """
 
     out: Path = Path("demo")
-    """Folder to write to. One of an earlier demo is replaced; any other is left alone."""
+    """Folder to write to. The folder of an earlier demo is replaced; any other folder with files is refused."""
     epochs: int = 4
-    """Of the training; fewer are faster, and see less."""
+    """Epochs of the training. Fewer are faster and give a worse model."""
     seed: int = 0
-    """Another seed draws another clinic."""
+    """Seed of the synthetic clinic and of the training."""
 
     def run(self) -> int:
-        """Run every step and say what to look at."""
+        """Run every step, and print what to look at."""
         started = time.monotonic()
         self._clear()
         _say("1/6  making a small synthetic clinic")
@@ -59,7 +59,7 @@ class Demo:
         ).run()
         _say("3/6  spermseg train: the paper's U-Net on Ray Train")
         Train(dataset=str(dataset), out=str(run), epochs=self.epochs, learning_rate=1e-3, seed=self.seed).run()
-        _say("4/6  spermseg evaluate: on patients it has never seen")
+        _say("4/6  spermseg evaluate: on patients that the model has never seen")
         model = str(run / MODEL)
         Evaluate(model=model, dataset=str(dataset), split="test", out=str(self.out / "evaluation")).run()
         _say("5/6  spermseg segment: tonight's uploads on Ray Data")
@@ -74,7 +74,7 @@ class Demo:
     def _clear(self) -> None:
         if self.out.exists():
             if any(self.out.iterdir()) and not (self.out / MARKER).exists():
-                raise ConfigError(f"{self.out} holds something else than a demo; give another --out")
+                raise ConfigError(f"{self.out} holds files, and is not the folder of a demo; give another --out")
             shutil.rmtree(self.out)
         self.out.mkdir(parents=True)
         (self.out / MARKER).touch()
@@ -83,10 +83,10 @@ class Demo:
         _say(f"done in {seconds / 60:.1f} minutes; everything is in {self.out.absolute()}")
         for place, what in (
             ("results/report.html", "look at this first: open it in a browser"),
-            ("evaluation/overlays.png", "where model and annotation agree, and where not"),
-            ("training/curves.png", "how it learned"),
+            ("evaluation/overlays.png", "where model and annotation agree, and where they differ"),
+            ("training/curves.png", "loss and scores of each epoch"),
             ("training/model_card.md", "what the model is"),
-            ("results/results", "the table: Parquet, one row an upload"),
+            ("results/results", "the table: Parquet, one row for each micrograph"),
             ("clinic", "the synthetic micrographs, their annotations, and the uploads"),
         ):
             say(f"  {self.out / place!s:<32} {what}")

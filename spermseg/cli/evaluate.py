@@ -1,4 +1,4 @@
-"""`spermseg evaluate`: a model, a baseline or another rater against the annotations of a split."""
+"""`spermseg evaluate`: compares a model, a baseline or another rater with the annotations of a split."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from spermseg.report.figures import Comparison, comparison_figure
 from spermseg.report.scores import foretold, markdown_table
 from spermseg.storage.filesystem import Location
 
-EMPTY_MASK_RULE = "neither mask has a pixel: every score is 1; just one of them has none: every score is 0"
+EMPTY_MASK_RULE = "both masks are empty: every score is 1; one mask is empty: every score is 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,11 @@ class Evaluate:
     """Compare the predictions of a model with annotations: IoU, Dice, precision, recall, F1, clDice, surface Dice.
 
     Scores are pooled over all pixels, and per image (mean, median, 95 % bootstrap interval over groups). They are given
-    at the native resolution and at the network's, for the whole cell and for each part that is both annotated and
-    learned, with the errors of counting. Writes metrics.json, metrics.md, overlays.png (best, median and worst
-    pictures) and confidence.png (the Dice that the model expected, and the Dice that it had).
+    at the native resolution and at the network's resolution, for the whole cell and for each part that is annotated and
+    learned. The errors of counting are given, too. Writes metrics.json, metrics.md, overlays.png (best, median and
+    worst pictures) and confidence.png (the expected and the actual Dice).
 
-    --baseline evaluates a method that does not learn, and --rater another rater's dataset of the same pictures.
+    --baseline evaluates a method without learning. --rater evaluates another rater's dataset of the same pictures.
 
     Example: spermseg evaluate --model run/model.safetensors --dataset dataset --split test --out evaluation
     """
@@ -51,31 +51,31 @@ class Evaluate:
     dataset: str
     """The dataset: a folder or s3://bucket/prefix."""
     out: str
-    """Where the tables and pictures are written."""
+    """Folder or s3://bucket/prefix for the tables and figures."""
     model: ModelFile = None
     """The model file."""
     baseline: BaselineName | None = None
-    """`otsu`, `medina` (light divided out) or `mostajer` (histogram), instead of a model."""
+    """Evaluate `otsu`, `medina` (background division) or `mostajer` (histogram) instead of a model."""
     rater: OptionalText = None
-    """A dataset of the same pictures by another rater, instead of a model."""
+    """Evaluate another rater instead of a model: that rater's dataset of the same pictures."""
     split: str = "test"
-    """train, val or test."""
+    """The split to evaluate: train, val or test."""
     threshold: ModelFloat = None
     """Least probability of a pixel in the mask."""
     tolerance: float = TOLERANCE
-    """Tolerance of the surface Dice: how far outlines may lie apart, px."""
+    """Tolerance of the surface Dice: largest distance of outlines that agree, px."""
     forgive_border: bool = False
-    """Ignore predictions at the edge of a picture where nothing is annotated. For annotations that skip cells which
-    the edge cuts."""
+    """Ignore predictions at the edge of a picture where nothing is annotated. For annotations that leave out cells at
+    the edge."""
     require_head: ModelSwitch = None
-    """Whether pieces that are connected to no head are dropped before scoring: loose tails, and those of cells outside
-    of the picture. It needs a model that has learned heads."""
+    """Drop pieces that are connected to no head before scoring: loose tails, and tails of cells outside the picture.
+    Needs a model that has learned heads."""
     flips: bool = False
-    """Test-time augmentation: the mean over each picture and its three flips (a model only)."""
+    """Test-time augmentation of a model: the mean over each picture and its three flips."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu` or `cuda`."""
     examples: int = 2
-    """Pictures of each kind (best, median, worst) in the figure."""
+    """Number of best, of median and of worst pictures in overlays.png."""
     endpoint_url: EndpointUrl = None
     """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
@@ -101,18 +101,18 @@ class Evaluate:
         say(*table.split("\n"))
         if "confidence" in metrics:
             out.child("confidence.png").write_bytes(confidence_figure(*foretold(metrics)))
-        say(f"written: {out.child('metrics.json').uri}, and the tables and pictures beside it")
+        say(f"written: {out.child('metrics.json').uri}, metrics.md and figures")
         return 0
 
     def _evaluator(self, dataset: Dataset) -> tuple[Evaluator, dict[str, Any]]:
-        """Return what is compared with the dataset, and what `metrics.json` says of it."""
+        """Return the evaluator, and the entries of `metrics.json` that describe its predictions."""
         if sum(given is not None for given in (self.model, self.baseline, self.rater)) > 1:
             raise ConfigError("give one of --model FILE, --baseline NAME and --rater DATASET, or none of them")
         if (self.baseline or self.rater) and (
             self.flips or self.threshold is not None or self.require_head is not None
         ):
             raise ConfigError(
-                "--flips, --threshold and --require-head are for a model; leave them out, or the --baseline or --rater"
+                "--flips, --threshold and --require-head are for a model; leave them out with --baseline and --rater"
             )
         if self.baseline is not None:
             baseline = BaselinePredictions(name=self.baseline)
@@ -136,7 +136,13 @@ class Evaluate:
 
 
 def ranked_figure(evaluator: Evaluator, ranked: Sequence[Scored], examples: int) -> bytes:
-    """Draw the best, median and worst of pictures that are ranked, each once, so many of each kind."""
+    """Draw the best, the median and the worst of ranked pictures. A picture of two kinds is drawn once.
+
+    Args:
+        evaluator: segments the pictures.
+        ranked: the pictures, the best first.
+        examples: number of pictures of each kind.
+    """
     middle = max(0, len(ranked) // 2 - examples // 2)
     kinds = {
         "best": ranked[:examples],

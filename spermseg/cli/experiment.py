@@ -1,4 +1,4 @@
-"""`spermseg experiment`: a published study, done again."""
+"""`spermseg experiment`: repeats a published study."""
 
 import json
 from collections.abc import Sequence
@@ -33,34 +33,35 @@ STUDIES = Literal["paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Do a published study again on a dataset, and set its tables beside the published ones.
+    """Repeat a published study on a dataset, with its tables beside the published ones.
 
-    `paper` is Melendez et al., CBMS 2021: trained without augmentation for 20 to 50 epochs and with it for 10 to 30,
-    scored on every split. Two trainings, side by side where a cluster has room for both, whose models are kept at those
-    epochs. Writes tables.md, tables.csv, the scores of each row, and figures: the augmentation, curves, best and worst
-    pictures, the share that failed. What is there already is not done again, so the same command goes on after a kill.
+    `paper` is Melendez et al., CBMS 2021: training without augmentation for 20 to 50 epochs and with it for 10 to 30,
+    scored on every split. This takes two trainings, which keep their models at these epochs. They run side by side if
+    the cluster has room for both. Writes tables.md, tables.csv, the scores of each row, and figures: the augmentation,
+    the curves, the best and worst pictures, and the share of failed pictures. After a kill, the same command goes on,
+    and repeats nothing that is finished.
 
     Example: spermseg experiment paper --dataset dataset --out study
     """
 
     study: Annotated[STUDIES, tyro.conf.Positional]
-    """Which study."""
+    """The study to repeat."""
     dataset: str
     """The dataset: a folder or s3://bucket/prefix."""
     out: str
-    """Where the study is written: a folder or s3://bucket/prefix of its own."""
+    """Folder or s3://bucket/prefix for this study alone."""
     plain_epochs: tuple[int, ...] = (20, 30, 40, 50)
     """Epochs of the rows without augmentation."""
     augmented_epochs: tuple[int, ...] = (10, 20, 30)
-    """Epochs of the rows with it."""
+    """Epochs of the rows with augmentation."""
     seed: int = 0
-    """Of both trainings."""
+    """Seed of both trainings."""
     precision: PrecisionName = "float32"
-    """Of the convolutions on a CPU; `auto` is half as long where the machine is fast at bfloat16."""
+    """Precision of the convolutions on a CPU. `auto` takes half the time on CPUs with bfloat16 instructions."""
     workers: int = 1
-    """Processes that train together."""
+    """Data-parallel processes of a training."""
     gpu: Gpu = "auto"
-    """As of `spermseg train`."""
+    """GPUs, as in `spermseg train`."""
     address: Address = None
     """Ray cluster to train on."""
     endpoint_url: EndpointUrl = None
@@ -68,7 +69,7 @@ class Experiment:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Train what is missing, score it, and write tables and figures."""
+        """Train the missing models, score them, and write tables and figures."""
         dataset, out = open_dataset(self._at(self.dataset)), self._at(self.out)
         rows = self._rows()
         for row in rows:
@@ -94,7 +95,7 @@ class Experiment:
         ]
 
     def _check_model(self, row: StudyRow, dataset: Dataset) -> None:
-        """Raise ConfigError where the model of a row is there, and is of another dataset or of other settings."""
+        """Raise ConfigError if the model of a row exists and was trained on another dataset or with other settings."""
         place = self._place(row)
         if not place.exists():
             return
@@ -102,7 +103,7 @@ class Experiment:
         train = about.settings.get("train")
         learned = {name: train.get(name) if isinstance(train, dict) else None for name in ("seed", "precision")}
         if about.training_data_sha256 != dataset.sha256:
-            raise ConfigError(f"{place.uri} has learned from another dataset than {self.dataset}; give another --out")
+            raise ConfigError(f"{place.uri} was trained on another dataset than {self.dataset}; give another --out")
         if learned != {"seed": self.seed, "precision": self.precision}:
             raise ConfigError(
                 f"{place.uri} was trained with --seed {learned['seed']} --precision {learned['precision']}; "
@@ -110,11 +111,11 @@ class Experiment:
             )
 
     def _place(self, row: StudyRow) -> Location:
-        """Return where the model of a row lies."""
+        """Return the location of the model of a row."""
         return self._at(self.out).child(row.training, snapshot_name(row.epochs))
 
     def _train_all(self, rows: Sequence[StudyRow]) -> None:
-        """Train, or go on, where a model of a row is missing: side by side where the cluster has room."""
+        """Run or resume the trainings of missing models, side by side if the cluster has room."""
         by_training = {one.training: [row for row in rows if row.training == one.training] for one in rows}
         missing = {
             name: training for name, its in by_training.items() if (training := self._training(name, its)) is not None
@@ -125,11 +126,11 @@ class Experiment:
             train_side_by_side(missing, at_once)
             return
         for name, training in missing.items():
-            say(f"=== training {name}{', going on' if training.resume else ''}")
+            say(f"=== training {name}{', resumed' if training.resume else ''}")
             training.run()
 
     def _training(self, name: str, rows: Sequence[StudyRow]) -> Train | None:
-        """Return the training of some rows, or None where the model of each is there."""
+        """Return the training of some rows, or None if all of their models exist."""
         place = self._at(self.out).child(name)
         if all(self._place(row).exists() for row in rows):
             return None
@@ -151,7 +152,7 @@ class Experiment:
         )
 
     def _score(self, row: StudyRow, split: str, dataset: Dataset) -> dict[str, Any]:
-        """Score the model of a row, unless its scores are there; return the content of `metrics.json`."""
+        """Return the scores of the model of a row on a split, as in `metrics.json`. Existing scores are read."""
         saved = load_model(self._place(row))
         place = self._at(self.out).child("scores", f"{row.name}-{split}.json")
         about = {"model_sha256": saved.sha256, "dataset_sha256": dataset.sha256}
@@ -169,7 +170,7 @@ class Experiment:
         return found
 
     def _draw(self, row: StudyRow, dataset: Dataset, metrics: dict[str, Any]) -> None:
-        """Draw the augmentation, and how the pictures of a row's split are distributed."""
+        """Draw the augmentation, and a histogram of the scores of a row's pictures."""
         figures = self._at(self.out).child("figures")
         view, example = paper().view, dataset.examples("train")[0]
         pixels = dataset.read_working(example, view)

@@ -17,13 +17,13 @@ from spermseg.table.results import LIGHT, SCHEMA
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a table as one file, for a spreadsheet or a statistics program: one line a micrograph, or one a cell.
+    """Write a table as one file for a spreadsheet or a statistics program, with one line for each micrograph or cell.
 
-    Masks are left out; they stay in the table, where DuckDB and pyarrow read them. Of an upload that was rejected and
-    tried again, the last row is written. In a CSV, text that a spreadsheet would take for a formula gets an apostrophe
-    before it. Columns: docs/results-schema.md.
+    Masks are left out; DuckDB and pyarrow read them from the table. If an upload was rejected and tried again, its last
+    row is written. In a CSV, an apostrophe precedes text that a spreadsheet would take for a formula. Columns:
+    docs/results-schema.md.
 
-    Exits with 1 where a file of the table is damaged: the lines of all others are written, and the file is named.
+    Exits with 1 if a file of the table is damaged. The file is named, and the lines of all other files are written.
 
     Example: spermseg export results --to cells.csv --cells --finished
     """
@@ -31,9 +31,9 @@ class Export:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     to: str
-    """The file to write, *.csv or *.parquet, also on S3; one that is there is replaced."""
+    """The file to write, *.csv or *.parquet, also on S3. An existing file is replaced."""
     cells: bool = False
-    """One line a cell, instead of one a micrograph."""
+    """Write one line for each cell, instead of one for each micrograph."""
     finished: bool = False
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
@@ -41,10 +41,10 @@ class Export:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Write the file and print where it is."""
+        """Write the file and print its location."""
         out, target = Location(self.out, self.endpoint_url), Location(self.to, self.endpoint_url)
         if any(out.child(folder).contains(target) for folder in ("results", "runs")):
-            raise ConfigError(f"got {target.uri}, which lies in the table itself; give a file outside of it")
+            raise ConfigError(f"got {target.uri}, which is inside the table; give a file outside the table")
         damage: dict[str, None] = {}
         columns = [*OF_A_CELL, "cells"] if self.cells else LIGHT
         rows = read_current(out, columns, finished_only=self.finished, on_damage=damage.setdefault)

@@ -1,4 +1,4 @@
-"""What is told of a table some of whose files cannot be read."""
+"""Messages and exit status for a table with damaged files."""
 
 import sys
 from collections.abc import Collection
@@ -7,10 +7,14 @@ from spermseg.cli.terminal import say
 
 
 def warn_of_damage(damage: Collection[str], so: str) -> int:
-    """Print a line for each damaged file, and what follows, where there are any.
+    """Print a line for each damaged file, and then the consequence.
+
+    Args:
+        damage: a line for each damaged file.
+        so: the consequence.
 
     Returns:
-        The exit status: 1 where there are any, or else 0.
+        The exit status: 1 if a file is damaged, else 0.
     """
     for line in damage:
         say(line, to=sys.stderr)

@@ -28,10 +28,10 @@ MB, GB = 1e6, 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Say what segmenting uploads will take, and do none of it: pictures, megapixels, time, memory, size of the table.
+    """Forecast what segmenting uploads will take: pictures, megapixels, time, memory, size of the table.
 
-    Lists all uploads, and segments 16 of them, drawn at random, in a process of its own. Nothing is written. What has a
-    row in some table already is counted, too.
+    Lists all uploads, and segments 16 random ones in a separate process. Nothing is written. Uploads that already have
+    a row in a table are counted, too.
 
     Example: spermseg plan s3://clinic/uploads --model model.safetensors
     """
@@ -41,7 +41,7 @@ class Plan:
     model: ModelFile = None
     """The model file that `spermseg train` wrote."""
     workers: OptionalInt = None
-    """Processes that would hold a model each, with a CPU each: as many as this machine has, unless given."""
+    """Processes that would segment, each with a model and a CPU (default: the number of CPUs of this machine)."""
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
     """Larger pictures would be rejected."""
     endpoint_url: EndpointUrl = None
@@ -63,7 +63,7 @@ class Plan:
             raise ConfigError(f"got {source.uri}, which holds no file; a folder with micrographs is needed")
         sample = measure_sample(uploads.kept, segmenting, source)
         say(*describe(extrapolate(sample, uploads.count), uploads.bytes, workers).split("\n"))
-        say(f"told from {sample.uploads} uploads, {sample.ok} of them ok")
+        say(f"forecast from {sample.uploads} uploads, {sample.ok} of them ok")
         for kind, count in sorted(passed_over.items()):
             say(f"{count} {kind} were passed over")
         return 0

@@ -17,8 +17,8 @@ from spermseg.storage.filesystem import Location
 class Prepare:
     """Turn annotated micrographs into a dataset: masks, and a split that never cuts a group.
 
-    Reads LabelMe, VIA (project and export) and COCO (polygons and run lengths), one file a picture or one for all,
-    whichever the content says. A pixel belongs to a polygon when its centre lies inside.
+    Reads LabelMe, VIA (project and export) and COCO (polygons and run lengths), one file for each picture or one for
+    all. The content of a file decides its format. A pixel belongs to a polygon when its centre lies inside.
 
     Example: spermseg prepare --images pictures --annotations json --out dataset --group-pattern "(patient-[0-9]+)"
     """
@@ -28,10 +28,10 @@ class Prepare:
     annotations: Path
     """Folder of the annotation JSON files, or one file."""
     out: str
-    """Where the dataset is written: a folder or s3://bucket/prefix."""
+    """Folder or s3://bucket/prefix for the dataset."""
     group_pattern: OptionalText = None
-    """Regular expression with one group, searched in the image's path: what it finds is the patient, slide or session.
-    Without it every image is its own group."""
+    """Regular expression with one capture group, which finds the patient, slide or session in the path of an image.
+    Without this option, every image is its own group."""
     split: Path | None = None
     """CSV with the columns image, group, split, to use instead of a random split."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -39,11 +39,12 @@ class Prepare:
     seed: int = 0
     """Seed of the split."""
     labels: dict[str, str] | None = None
-    """Label and part, in pairs: `--labels Head head Kopf head Dirt ignore`. Without it every label is its own part."""
+    """Pairs of label and part: `--labels Head head Kopf head Dirt ignore`. Without this option, every label is its own
+    part."""
     label_attribute: OptionalText = None
     """VIA only: the region attribute that holds the label."""
     strict: bool = False
-    """Stop at the first picture that cannot be used, instead of leaving it out and saying so."""
+    """Stop at the first picture that cannot be used, instead of leaving it out and listing it."""
     overwrite: bool = False
     """Replace an existing dataset."""
     endpoint_url: EndpointUrl = None
@@ -51,7 +52,7 @@ class Prepare:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Prepare the dataset and print what came of it."""
+        """Prepare the dataset and print a summary."""
         config = PrepareConfig(
             split=SplitConfig(
                 fractions=self.fractions, seed=self.seed, group_pattern=self.group_pattern, split_csv=self.split
@@ -82,7 +83,7 @@ def _print_summary(summary: PrepareSummary, out: Location) -> None:
     say(f"dataset {out.uri}: {len(dataset.all_examples)} pictures: {counts}")
     say(f"parts: {', '.join(dataset.parts) or 'none'}; cell is their union; digest {dataset.sha256[:12]}")
     if summary.n_empty:
-        say(f"nothing is annotated on {summary.n_empty} of them: fields without cells, or forgotten ones?")
+        say(f"nothing is annotated on {summary.n_empty} of them: have they no cells, or were they forgotten?")
     if summary.left_out:
         say(f"left out: {len(summary.left_out)}, each with its reason in {out.child('left_out.csv').uri}")
         for reason, count in Counter(one.reason for one in summary.left_out).most_common():

@@ -1,4 +1,4 @@
-"""`spermseg preview`: what a model finds in a few pictures, to look at."""
+"""`spermseg preview`: overlays of what a model finds in a few pictures."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,31 +23,30 @@ OUTLINE_SHARE = 1 / 700
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """Write each picture with the outlines of what a model finds, and print what it counts. No Ray, no table.
+    """Write each picture with the outlines of the cells that a model finds, and print their number. No Ray, no table.
 
-    For a first look at a model and at one's own pictures, in seconds. What it finds is what `spermseg segment` finds.
-
-    Exits with 4 where no picture could be read.
+    This is a first look at a model and at your own pictures, in seconds. The cells are those that `spermseg segment`
+    finds. Exits with 4 if no picture could be read.
 
     Example: spermseg preview slides/*.jpg --out preview
     """
 
     pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
-    """Picture files, whatever their names, and folders of them; s3:// addresses, too."""
+    """Picture files and folders with picture files, also s3://bucket/key."""
     out: str
-    """Folder for the outlined pictures, under their own names; what is there under these is replaced."""
+    """Folder for the overlays, which have the names of their pictures. Existing files of these names are replaced."""
     model: ModelFile = None
     """The model file."""
     um_per_px: OptionalFloat = None
-    """Pixel size, um/px: areas are printed in um2."""
+    """Pixel size in micrometres. Areas are then printed in um2."""
     width: int = 2000
-    """Outlined pictures are at most so wide, px."""
+    """Largest width of an overlay, px."""
     endpoint_url: EndpointUrl = None
     """S3 server, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Segment, write and print."""
+        """Segment the pictures, write the overlays, and print the counts."""
         out, named = Location(self.out, self.endpoint_url), _apart(self._named())
         if not named:
             kinds = ", ".join(IMAGE_SUFFIXES)
@@ -55,7 +54,7 @@ class Preview:
         originals = {place.uri for place in named}
         for place, name in named.items():
             if out.child(name).uri in originals:
-                raise ConfigError(f"{place.uri} would be written over by its preview; give another --out")
+                raise ConfigError(f"the overlay of {place.uri} would replace the picture itself; give another --out")
         model, read = load_model(self.model, endpoint_url=self.endpoint_url), 0
         for place, name in tqdm(named.items(), unit="picture", leave=False, disable=None):
             with tqdm.external_write_mode():
@@ -66,7 +65,7 @@ class Preview:
         return 0
 
     def _named(self) -> Iterator[tuple[Location, str]]:
-        """Yield the pictures that were named, and those in folders that were, with a name for each."""
+        """Yield the given pictures, and the pictures in given folders, each with a name for its overlay."""
         for given in self.pictures:
             place = Location(given, self.endpoint_url)
             inside = [item for item in place.list() if item.uri != place.uri]
@@ -77,7 +76,7 @@ class Preview:
                     yield Location(item.uri, self.endpoint_url), item.key
 
     def _preview(self, model: Model, place: Location, target: Location) -> bool:
-        """Write one outlined picture; return whether it could be read."""
+        """Write one overlay. Return whether the picture could be read."""
         data = place.read_bytes()
         try:
             found, pixels = model.segment(data, um_per_px=self.um_per_px), decode_micrograph(data).pixels
@@ -86,7 +85,7 @@ class Preview:
             return False
         thickness = max(1, round(OUTLINE_SHARE * pixels.shape[1]))
         target.write_bytes(encode_jpeg(overlay(pixels, found.mask, thickness=thickness), self.width, quality=90))
-        say(f"{place.uri}: {self._counted(found)}; Dice expected: {found.confidence:.2f}")
+        say(f"{place.uri}: {self._counted(found)}; expected Dice: {found.confidence:.2f}")
         return True
 
     def _counted(self, found: Segmentation) -> str:
@@ -96,7 +95,7 @@ class Preview:
 
 
 def _apart(named: Iterable[tuple[Location, str]]) -> dict[Location, str]:
-    """Return picture -> a name for its preview, which ends with .jpg; one that is another's already gets a number."""
+    """Return picture -> the name of its overlay, *.jpg. A name that is taken already gets a number."""
     found: dict[Location, str] = {}
     for place, name in named:
         stem, number = name.removesuffix(".jpg"), count(2)

@@ -30,10 +30,10 @@ from spermseg.table.run_folder import RunFolder
 class Report:
     """Write one self-contained HTML file about a table: totals, rejected files, groups, a gallery of overlays.
 
-    It opens offline, and can be printed. The uploads of the gallery are read again from where they lie. Of an upload
-    that was rejected and tried again, the last row counts.
+    The file opens offline and can be printed. The gallery reads its uploads again from the input. If an upload was
+    rejected and tried again, its last row counts.
 
-    Exits with 1 where a file of the table is damaged: all else is shown, and the file is named, also in the report.
+    Exits with 1 if a file of the table is damaged. The report names the file, and shows everything else.
 
     Example: spermseg report results --html results/report.html
     """
@@ -41,7 +41,7 @@ class Report:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     html: str | None = None
-    """The file to write, also s3://bucket/key; OUT/report.html where OUT is a folder, ./report.html where not."""
+    """The file to write, also s3://bucket/key (default: OUT/report.html if OUT is a folder, else ./report.html)."""
     finished: bool = False
     """Leave out runs that have not finished."""
     endpoint_url: EndpointUrl = None
@@ -49,7 +49,7 @@ class Report:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Write the report and print where it is."""
+        """Write the report and print its location."""
         out = Location(self.out, self.endpoint_url)
         damage: dict[str, None] = {}
         tables = read_current(out, finished_only=self.finished, on_damage=damage.setdefault)
@@ -83,7 +83,7 @@ def _receipt(out: Location, run_id: str, on_damage: OnDamage) -> dict[str, Any] 
 
 
 def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:
-    """Return where the uploads of some runs were listed, as far as their plans can be read."""
+    """Return the inputs of some runs. Runs whose plans cannot be read are left out."""
     found = {}
     for run_id in runs:
         with suppress(RunError, StorageError, ConfigError):
@@ -93,20 +93,17 @@ def _inputs(out: Location, runs: Iterable[str]) -> list[Location]:
 
 
 def upload_reader(sources: Sequence[Location]) -> Callable[[str, str | None, str], NDArray[np.uint8]]:
-    """Return a function that reads an upload again, (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB.
+    """Return a function that reads an upload again: (uri, member, digest of its bytes) -> (Y, X, 3) uint8 RGB.
 
-    Only what lies in one of the inputs is read, and that through no link which somebody put there. It raises a
-    SpermsegError where the upload is gone, is another by now or can no longer be read; the report shows that in its
-    place.
+    The function reads only files inside the inputs, and follows no link there. It raises a SpermsegError if the upload
+    is gone, was replaced, or cannot be read. The report then shows the error instead of the picture.
     """
 
     def read(uri: str, member: str | None, content_sha256: str) -> NDArray[np.uint8]:
         location = _place(uri, sources)
         data = _read_member(location, member) if member else _read_file(location)
         if sha256(data).hexdigest() != content_sha256:
-            raise MicrographError(
-                "another picture has this name by now: the upload was replaced since it was segmented"
-            )
+            raise MicrographError("another picture has this name now: the upload was replaced after it was segmented")
         return decode_micrograph(data).pixels
 
     return read
@@ -116,7 +113,7 @@ def _place(uri: str, sources: Sequence[Location]) -> Location:
     for source in sources:
         with suppress(ObjectDeniedError):
             return source.upload(uri)
-    raise RunError("its run no longer says where its uploads lay")
+    raise RunError("the upload is in none of the inputs that the runs name")
 
 
 def _read_file(location: Location) -> bytes:
@@ -126,7 +123,7 @@ def _read_file(location: Location) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > LARGEST_FILE:
-        raise MicrographError(f"the upload has {size} bytes by now; at most {LARGEST_FILE} are read")
+        raise MicrographError(f"the upload now has {size} bytes; at most {LARGEST_FILE} are read")
 
 
 def _read_member(location: Location, name: str) -> bytes:
@@ -143,7 +140,7 @@ def _read_member(location: Location, name: str) -> bytes:
 
 @lru_cache(maxsize=4)
 def _usable_members(location: Location) -> dict[str, Member]:
-    """Return the members of an archive that can be read; a gallery shows several of the same one."""
+    """Return the readable members of an archive. The result is cached, since a gallery shows several of them."""
     with location.open() as file:
         members = list_members(file, stored_kind(file, location.uri))
     return {member.name: member for member in members if member.reason is None}

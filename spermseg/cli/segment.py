@@ -131,7 +131,7 @@ class Segment:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Segment, show how far it is, and print what came of it."""
+        """Segment, show the progress, and print the result."""
         limit = read_reject_limit(self.max_rejected)
         night = self._night()
         with ProgressBar() as bar:
@@ -190,19 +190,19 @@ def _bytes(gigabytes: float) -> int:
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """What a person watches, a bar a run: pictures done, megapixels a second, rejected so far, time left.
+    """The progress bar of each run: pictures done, megapixels per second, rejected pictures, time left.
 
-    Before it, where listing takes a while, how many uploads are listed.
+    If the listing takes a while, a bar with the number of listed uploads comes first.
     """
 
     def __init__(self) -> None:
         self.last: Progress | None = None
-        """How far the latest run is."""
-        self._run_id: str | None = None  # of the bar
+        """The latest progress of the latest run."""
+        self._run_id: str | None = None  # the run that the bar shows
         self._bar: tqdm[Any] | None = None
 
     def show_listed(self, count: int) -> None:
-        """Show how many uploads are listed so far; nothing where that takes no time."""
+        """Show the number of listed uploads. A short listing shows nothing."""
         if self._bar is None or self._run_id is not None:
             self._close()
             self._run_id = None
@@ -210,7 +210,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._bar.update(count - self._bar.n)
 
     def show(self, progress: Progress) -> None:
-        """Show how far a run is. Speed and time left are those of this start: what it found done says nothing."""
+        """Show the progress of a run. Speed and time left ignore what earlier starts of the run finished."""
         self.last = progress
         if self._bar is None or progress.run_id != self._run_id:
             self._close()

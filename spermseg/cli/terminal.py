@@ -1,4 +1,4 @@
-"""What the command says to a person: lines that no name can break, colour or hide, and that hold no secret."""
+"""Output of the commands: one line for each message, without control characters and without secrets."""
 
 import io
 import logging
@@ -15,34 +15,34 @@ def say(*lines: str, to: TextIO | None = None) -> None:
     """Print each text as one line.
 
     Args:
-        lines: the texts, with whatever names in them.
-        to: standard output unless given.
+        lines: the texts. They may hold names from untrusted files.
+        to: the stream; None is standard output.
     """
     for line in lines:
         print(without_environment(visible(line)), file=to, flush=True)
 
 
 class OneLine(logging.Formatter):
-    """Shows a message as one line, too."""
+    """Formats a log message as one line."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its name in the library)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name in the library)
         """Return the line of a record."""
         return without_environment(visible(super().formatMessage(record)))
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802 (its name in the library)
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the name in the library)
         """Return the stack trace that a library logs."""
         return without_environment(super().formatException(ei))
 
 
 @contextmanager
 def unread() -> Iterator[None]:
-    """Let nobody read what is printed meanwhile."""
+    """Discard what is printed within the block."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
 
 
 def prepare_terminal() -> None:
-    """Show warnings as lines, and let no letter that the terminal does not know end the command."""
+    """Log warnings as lines. Escape characters that the encoding of the terminal lacks, instead of failing."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

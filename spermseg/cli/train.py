@@ -54,19 +54,19 @@ class Train:
     """Train a model on a dataset that `spermseg prepare` wrote.
 
     Writes OUT/model.safetensors (the epoch with the best Dice on the validation split), history.csv, curves.png,
-    model_card.md, settings.json and TensorBoard files. Each epoch writes a checkpoint, from which --resume goes on.
+    model_card.md, settings.json and TensorBoard files. Each epoch writes a checkpoint. --resume goes on from the last.
 
     Example: spermseg train --dataset dataset --out run --recipe paper
     """
 
-    GOES_ON: ClassVar[str] = "--resume goes on after its last epoch, where one is done"
+    GOES_ON: ClassVar[str] = "--resume goes on after the last finished epoch"
 
     out: str
-    """Where this training is written: a folder or s3://bucket/prefix of its own."""
+    """Folder or s3://bucket/prefix for this training alone."""
     dataset: OptionalText = None
     """The dataset: a folder or s3://bucket/prefix."""
     synthetic: bool = False
-    """Learn from synthetic micrographs, new ones every epoch, instead of a dataset."""
+    """Train on synthetic micrographs, new ones every epoch, instead of a dataset."""
     pictures: OptionalInt = None
     """Number of training pictures, chosen from the dataset at random; with --synthetic, pictures in an epoch (1000)."""
     ignore_border: int = 0
@@ -98,8 +98,8 @@ class Train:
     weight_decay: RecipeFloat = None
     """Decoupled weight decay, as in AdamW."""
     ema_decay: RecipeFloat = None
-    """Decay of the exponential moving average (EMA) of the weights, as 0.998; it is shorter at first. The EMA is
-    scored and kept. 0 turns it off."""
+    """Decay of the exponential moving average (EMA) of the weights, such as 0.998. The decay is smaller in the first
+    steps. The EMA is scored and kept. 0 turns it off."""
     precision: Annotated[PrecisionName | None, RECIPES] = None
     """Precision of the convolutions on a CPU."""
     loss: Annotated[LossName | None, RECIPES] = None
@@ -136,9 +136,9 @@ class Train:
     """Classes to learn, one output each; `cell` is the whole cell (paper: cell; clinic: those of cell, head, acrosome,
     midpiece and tail that are annotated)."""
     snapshots: tuple[int, ...] = ()
-    """Epochs whose models are also kept, as OUT/model-epoch-N.safetensors."""
+    """Epochs whose models are kept, too, as OUT/model-epoch-N.safetensors."""
     resume: bool = False
-    """Go on with the training in OUT."""
+    """Resume the training in OUT."""
     workers: int = 1
     """Data-parallel processes. They share the batch."""
     gpu: Gpu = "auto"
@@ -152,7 +152,7 @@ class Train:
     patience: PatienceMinutes = PATIENCE_MINUTES
 
     def run(self) -> int:
-        """Train, show how far it is, and print what came of it."""
+        """Train, show the progress, and print the result."""
         out = Location(self.out, self.endpoint_url)
         check_run(out, resume=self.resume)
         begun = self._begun()
@@ -180,7 +180,7 @@ class Train:
             record.keep(state.history)
         write_models(out, chosen, begun, data, state)
         for epoch in sorted({*job.snapshots} - {*state.snapshots}):
-            say(f"no {snapshot_name(epoch)}: that epoch was done before it was asked for", to=sys.stderr)
+            say(f"no {snapshot_name(epoch)}: that epoch was finished before --snapshots named it", to=sys.stderr)
         best = state.history[state.best_epoch - 1]
         say(
             f"model: {out.child(MODEL).uri}, of epoch {state.best_epoch}: validation Dice {best['val_dice']:.3f}, "
@@ -195,7 +195,7 @@ class Train:
         return None if start == "scratch" or (self.init is None and not fits) else self._model(start)
 
     def _model(self, given: str) -> SavedModel:
-        """Return a model that is given by its file, or by the word for the bundled one."""
+        """Return the model of a file, or the bundled model for the word `pretrained`."""
         return load_model(model_location(None if given == "pretrained" else given, self.endpoint_url))
 
     def _data(self, chosen: Recipe) -> TrainingData:
@@ -233,7 +233,7 @@ class Train:
         return replace(chosen, train=replace(chosen.train, **given), network=network, view=view)
 
     def _with_classes(self, chosen: Recipe, data: TrainingData) -> Recipe:
-        """Return the recipe with the classes that were asked for, or those of its own that there are."""
+        """Return the recipe with the classes of --classes, or with its own classes that have masks."""
         own = chosen.network.classes
         classes = self.classes or tuple(name for name in own if name in data.classes) or own
         unknown = [name for name in classes if name not in data.classes]
@@ -246,11 +246,13 @@ class Train:
         return replace(chosen, network=replace(chosen.network, classes=classes))
 
     def _check_options_of_synthetic(self) -> None:
-        """Raise ConfigError where an option is given that is for annotated pictures alone."""
+        """Raise ConfigError if an option is given that is for annotated pictures only."""
         given = [name for name in OF_ANNOTATED if getattr(self, name) not in (None, 0)]
         if given:
             option = given[0].replace("_", "-")
-            raise ConfigError(f"got --{option} with --synthetic; it is for annotated pictures: leave one of them out")
+            raise ConfigError(
+                f"got --{option} with --synthetic; the option is for annotated pictures: leave out one of the two"
+            )
 
     def _view(self, view: WholeFrame | Tiles, network: UNetConfig) -> WholeFrame | Tiles:
         if isinstance(view, Tiles):
@@ -260,7 +262,7 @@ class Train:
         return WholeFrame(size=self.tile or view.size)
 
     def _given(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the settings that are not left to the recipe."""
+        """Return the settings that the command line gives. The others are the recipe's."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

@@ -1,4 +1,4 @@
-"""`spermseg verify`: recount a table from its files."""
+"""`spermseg verify`: recounts a table from its files."""
 
 import secrets
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from spermseg.table.verify import verify
 class Verify:
     """Recount every run from its own files: each planned micrograph must have exactly one row, as its receipt says.
 
-    Every byte of every result, plan and receipt is read, and compared with the digest that the file carries of itself.
-    What is missing or damaged is named; the same `spermseg segment` command with --check-files mends it.
+    Reads every byte of every result, plan and receipt, and compares it with the digest that the file holds. Missing and
+    damaged files are named. The same `spermseg segment` command with --check-files repairs them.
 
-    With --deep, a random sample of the rows that are ok is segmented again, in this process, and the masks are compared
-    bit for bit. Do that on the kind of machine that segmented, a GPU or a CPU: the two round differently. Uploads that
-    are gone or were replaced since are counted apart.
+    With --deep, a random sample of the rows that are ok is segmented again in this process, and the masks are compared
+    bit for bit. Use the same kind of machine as for the segmentation, because GPUs and CPUs round differently. Uploads
+    that are gone or were replaced are counted separately.
 
-    Exits with 0 when all is well, and with 1 and the differences, a line each, when it is not.
+    Exits with 0 if there is no difference. Else it prints each difference as a line, and exits with 1.
 
     Example: spermseg verify results --deep
     """
@@ -35,13 +35,13 @@ class Verify:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
     deep: bool = False
-    """Segment a sample again, too."""
+    """Also segment a random sample again."""
     sample: int = 20
-    """Rows of the sample."""
+    """Number of rows in the sample."""
     seed: OptionalInt = None
-    """Which sample; another one each time unless given."""
+    """Seed of the sample (default: a new one each time)."""
     model: OptionalText = None
-    """The model that segmented, where it no longer lies where it did; only runs of this model are sampled."""
+    """The model file, if it was moved since. Only runs of this model are sampled."""
     endpoint_url: EndpointUrl = None
     """S3 server of the table, and with --deep of the uploads and the model, if it is not AWS."""
     patience: PatienceMinutes = PATIENCE_MINUTES
@@ -55,7 +55,7 @@ class Verify:
         for line in wrong:
             say(line)
         if wrong:
-            say(f"{rows} rows, {_differences(len(wrong))}; what is missing or damaged, {MEND}")
+            say(f"{rows} rows, {_differences(len(wrong))}; {MEND}")
             return 1
         say(f"verified: {rows} rows, one for each planned")
         return self._verify_deep(out) if self.deep else 0
@@ -69,7 +69,7 @@ class Verify:
             found = verifier.check(sample, bar.update)
         for line in found.differences:
             say(line)
-        apart = f"; {found.out_of_reach} not compared: the upload is gone or another by now" * bool(found.out_of_reach)
+        apart = f"; {found.out_of_reach} not compared: the upload is gone or was replaced" * bool(found.out_of_reach)
         say(
             f"segmented again, seed {seed}: {found.same} of {len(sample)} the same bit for bit, "
             f"{_differences(len(found.differences))}{apart}"

@@ -20,7 +20,7 @@ ADDED = {"retry_of", "n_heads", "bits", "clipped_fraction"}
 """Columns that files of earlier versions lack. They are read as null."""
 MACHINE_KEY = b"spermseg_machine"
 """Key in the metadata of a unit file: the host that segmented the unit."""
-MEND = "the same `spermseg segment` command with --check-files mends it"
+MEND = "the same `spermseg segment` command with --check-files repairs the table"
 """Advice for a damaged file of a table."""
 MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 29
 """Limits on a unit file that is read. One that spermseg writes has far fewer: up to 64 rows, a few megabytes."""

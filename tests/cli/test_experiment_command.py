@@ -91,7 +91,7 @@ def test_a_study_is_two_trainings_scored_on_every_split_and_is_not_done_twice(st
     training, other = out.parent / "clinic/training", out.parent / "other"
     split = SplitConfig(fractions=(0.5, 0.25, 0.25), group_pattern="(patient-[0-9]+)", seed=1)
     prepare_dataset(training / "images", training / "annotations", Location(str(other)), PrepareConfig(split=split))
-    with pytest.raises(ConfigError, match="has learned from another dataset"):
+    with pytest.raises(ConfigError, match="was trained on another dataset"):
         replace(experiment, dataset=str(other)).run()
 
 

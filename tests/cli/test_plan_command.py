@@ -24,7 +24,7 @@ def test_a_night_is_told_and_nothing_is_written(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{PLANNED}, about " in said
     assert "with 3 workers, a CPU each" in said
-    assert "told from 16 uploads" in said
+    assert "forecast from 16 uploads" in said
     assert {item.uri for item in Location(str(tmp_path)).list()} == before
 
 

@@ -37,7 +37,7 @@ def test_each_picture_of_a_folder_is_outlined_and_counted(slides, model, tmp_pat
     assert written == {"a.jpg", "a.png.jpg", "deep/a.png.jpg"}
     said = capsys.readouterr().out
     assert f"{slides}/a.png: outlines: 3, " in said
-    assert " um2; Dice expected: 1.00" in said
+    assert " um2; expected Dice: 1.00" in said
     assert f"{slides}/cut.png: rejected: truncated or corrupt PNG" in said
     assert f"3 of 4 pictures: {tmp_path / 'out'}" in said
     shown = cv2.imread(str(tmp_path / "out" / "a.png.jpg"))
@@ -54,7 +54,9 @@ def test_pictures_of_one_name_do_not_write_over_each_other(slides, model, tmp_pa
 
 
 def test_no_picture_is_written_over(slides, model):
-    with pytest.raises(ConfigError, match=r"a\.jpg would be written over by its preview; give another --out"):
+    with pytest.raises(
+        ConfigError, match=r"the overlay of .*a\.jpg would replace the picture itself; give another --out"
+    ):
         Preview(pictures=(str(slides),), out=str(slides), model=model).run()
     assert (slides / "a.jpg").read_bytes() == picture(2, ".jpg")
 

@@ -45,7 +45,7 @@ def test_another_picture_of_its_name_is_not_shown_for_it(upload):
 def test_what_has_become_too_large_is_not_read(upload, monkeypatch):
     uri, member, _ = upload
     monkeypatch.setattr(report, "LARGEST_FILE", len(PICTURE) - 1)
-    with pytest.raises(MicrographError, match=f"bytes by now; at most {len(PICTURE) - 1} are read"):
+    with pytest.raises(MicrographError, match=f"bytes; at most {len(PICTURE) - 1} are read"):
         report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())
 
 

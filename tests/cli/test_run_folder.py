@@ -56,9 +56,9 @@ def test_a_training_that_is_ended_early_forgets_the_snapshots_that_it_will_not_r
     [
         (changed(seed=1), r"begun with other settings \(train\)"),
         (changed(pictures=20, seed=1), r"begun with other settings \(data, train\)"),
-        (changed(epochs=6), "got --epochs 6; .* has done 7: as many, or more"),
-        (changed(snapshots=(4, 5)), "got --snapshots 4; .* has done that epoch, and has not kept it"),
-        (changed(epochs=20, snapshots=(5, 7)), "got --snapshots 7; .* has done that epoch, and has not kept it"),
+        (changed(epochs=6), "got --epochs 6; .* has finished 7: give 7 or more"),
+        (changed(snapshots=(4, 5)), "got --snapshots 4; .* has finished that epoch without a snapshot"),
+        (changed(epochs=20, snapshots=(5, 7)), "got --snapshots 7; .* has finished that epoch without a snapshot"),
     ],
 )
 def test_a_training_does_not_go_on_as_another(out, now, problem):

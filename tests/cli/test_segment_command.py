@@ -235,7 +235,7 @@ def test_a_table_is_exported_with_finished_runs_only_where_asked(uploads, model,
     assert status_of(Report, out.uri, "--finished") == 0
     assert "broken/empty.jpg" not in Path(out.path, "report.html").read_text()
     assert status_of(Export, out.uri, "--to", out.child("results", "table.parquet").uri) == 2
-    assert "which lies in the table itself" in capsys.readouterr().err
+    assert "which is inside the table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [Verify, Report])
@@ -339,7 +339,7 @@ def test_a_spoiled_table_is_verified_with_status_1_and_mended_by_the_command_it_
     assert status_of(Verify, out.uri) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"run {run_id}: the receipt says ok 1, the files say {len(EXPECTED)}",
-        f"{PLANNED} rows, 1 difference; what is missing or damaged, {MEND}",
+        f"{PLANNED} rows, 1 difference; {MEND}",
     ]
     assert status_of(Segment, *words(uploads, model, out), "--check-files") == 0
     assert status_of(Verify, out.uri) == 0

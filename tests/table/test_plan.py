@@ -247,6 +247,6 @@ def fail_to_open(monkeypatch, error: Exception) -> None:
 def test_a_damaged_plan_is_one_line_that_says_what_to_do(tmp_path):
     place = Location(str(tmp_path / "plan.parquet"))
     place.write_bytes(b"PAR1 not a plan")
-    with pytest.raises(RunError, match=r"plan\.parquet is damaged .*with --check-files mends it") as caught:
+    with pytest.raises(RunError, match=r"plan\.parquet is damaged .*with --check-files repairs the table") as caught:
         Plan(place)
     assert "\n" not in caught.value.message

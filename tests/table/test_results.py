@@ -100,7 +100,7 @@ def test_units_are_listed_by_run_and_nothing_else_is(out):
 def test_a_damaged_unit_is_one_line_that_says_what_to_do(out, data):
     place = RunFolder(out, "night-1").unit("ab")
     place.write_bytes(data)
-    with pytest.raises(RunError, match=r"unit-ab\.parquet is damaged .*with --check-files mends it") as caught:
+    with pytest.raises(RunError, match=r"unit-ab\.parquet is damaged .*with --check-files repairs the table") as caught:
         read_unit(place)
     assert "\n" not in caught.value.message
 

@@ -31,7 +31,7 @@ def test_the_weights_stay_and_the_rest_is_fitted(model, tiny_dataset, tmp_path, 
 
 
 def test_it_writes_over_nothing(model, tiny_dataset):
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         Calibrate(model=str(model), dataset=tiny_dataset.location.uri, out=str(model)).run()
 
 
@@ -39,7 +39,7 @@ def test_a_dataset_without_what_the_model_knows_is_refused(tiny_dataset, tmp_pat
     path = write_untrained_model(
         tmp_path / "model", UNetConfig(filters=(4,), bridge=4, classes=("cilium",)), seed=0, min_area=0
     )
-    with pytest.raises(DatasetError, match="the model knows cilium"):
+    with pytest.raises(DatasetError, match="the model has learned cilium"):
         Calibrate(model=str(path), dataset=tiny_dataset.location.uri, out=str(tmp_path / "out")).run()
 
 

@@ -125,7 +125,7 @@ def test_a_second_training_into_the_same_folder_is_refused_in_one_line(uninterru
     again = train(run)
     assert again.status == 2
     assert again.stderr.splitlines() == [
-        f"spermseg: {run} already holds a training; give --resume to go on with it, or another --out"
+        f"spermseg: {run} already holds a training; give --resume to continue it, or another --out"
     ]
 
 
@@ -190,7 +190,10 @@ def test_a_snapshot_of_an_epoch_that_a_killed_training_had_done_and_not_written_
     (run / "model.safetensors").unlink()
     resumed = train(run, "--resume", "--snapshots", "2")
     assert resumed.status == 0, resumed.stderr
-    assert "no model-epoch-2.safetensors: that epoch was done before it was asked for" in resumed.stderr.splitlines()
+    assert (
+        "no model-epoch-2.safetensors: that epoch was finished before --snapshots named it"
+        in resumed.stderr.splitlines()
+    )
     assert (run / "model.safetensors").read_bytes() == (uninterrupted[0] / "model.safetensors").read_bytes()
     assert history(run) == history(uninterrupted[0])
 

@@ -142,10 +142,7 @@ def test_a_training_that_is_interrupted_says_how_it_goes_on(monkeypatch, tiny_da
         run_verb(Train, ["--dataset", tiny_dataset.location.uri, "--out", str(tmp_path / "run")])
     assert left.value.code == 130
     last = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        last
-        == "spermseg: interrupted; what is written stays, and --resume goes on after its last epoch, where one is done"
-    )
+    assert last == "spermseg: interrupted; what is written stays, and --resume goes on after the last finished epoch"
 
 
 def test_a_class_that_is_not_annotated_is_one_line(tiny_dataset, tmp_path):

@@ -1,1 +1,1 @@
-"""What commands are given: options, datasets, model files."""
+"""Arguments of the commands: options, datasets, model files."""

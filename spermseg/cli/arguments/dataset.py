@@ -1,4 +1,4 @@
-"""The dataset that a command was given, where it was not told to draw micrographs instead."""
+"""The dataset of a command: `--dataset`, or `--synthetic` instead."""
 
 from spermseg.dataset.dataset import Dataset, open_dataset
 from spermseg.errors import ConfigError
@@ -6,11 +6,11 @@ from spermseg.storage.filesystem import Location
 
 
 def given_dataset(dataset: str | None, endpoint_url: str | None, *, synthetic: bool) -> Dataset | None:
-    """Return the dataset, or None where synthetic micrographs are asked for.
+    """Return the dataset, or None for synthetic micrographs.
 
     Raises:
-        ConfigError: both are, or neither.
-        DatasetError: there is none.
+        ConfigError: both or neither were given.
+        DatasetError: the place holds no dataset.
     """
     if synthetic == (dataset is not None):
         raise ConfigError("give one of --dataset DATASET and --synthetic")

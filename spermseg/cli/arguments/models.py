@@ -1,4 +1,4 @@
-"""The model files that a command names are looked at first: a damaged one is told before seconds of imports."""
+"""The model files of a command. They are checked before the imports of the command, which take seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NO_FILES = (None, "pretrained", "scratch")
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """The options of all verbs that name a model, or say how one is read. They are as in the verbs."""
+    """The options that name a model file, or that decide how it is read. They have the names of the verbs' options."""
 
     model: str | None = None
     init: str | None = None
@@ -27,7 +27,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class GivenModel:
-    """A model file that a command was given, or the bundled one, described without PyTorch."""
+    """The bytes and the description of a model file. Reading them needs no PyTorch."""
 
     uri: str
     data: bytes
@@ -39,7 +39,7 @@ def read_given_model(file: str | None, endpoint_url: str | None) -> GivenModel:
 
     Raises:
         ModelFileError: the file is damaged, or is no model.
-        ObjectMissingError: the file is not there.
+        ObjectMissingError: the file does not exist.
     """
     place = model_location(file, endpoint_url)
     data = read_model(place)
@@ -47,16 +47,16 @@ def read_given_model(file: str | None, endpoint_url: str | None) -> GivenModel:
 
 
 def check_given_models(words: Sequence[str]) -> None:
-    """See that the model files that a command line names are whole, and ask no more than a machine has.
+    """Check the model files that a command line names.
 
     Raises:
-        ModelFileError: one is not.
-        ObjectMissingError: one is not there.
+        ModelFileError: a file is damaged, or needs more memory than is allowed.
+        ObjectMissingError: a file does not exist.
     """
     try:
         with unread():
             given, rest = tyro.cli(_Given, args=words, return_unknown_args=True, add_help=False)
-    except SystemExit:  # the verb's own parser tells what is wrong, and how all options are called
+    except SystemExit:  # the parser of the verb reports the error, with all options
         return
     if {"-h", "--help"} & set(rest):
         return

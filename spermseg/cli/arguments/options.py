@@ -1,4 +1,4 @@
-"""How options look in the help where they have no default of their own."""
+"""Types of options, with the text that `--help` shows as their default."""
 
 from typing import Annotated, Literal
 
@@ -33,8 +33,8 @@ PatienceMinutes = Annotated[
     float,
     tyro.conf.arg(
         metavar="MINUTES",
-        help="How long to keep trying a storage that fails in a way that may pass; it then stops with status 1, and "
-        "the same command goes on.",
+        help="How long to retry transient errors of the storage. After that, the command stops with status 1, and the "
+        "same command goes on.",
     ),
 ]
 Address = Annotated[
@@ -43,7 +43,7 @@ Address = Annotated[
 
 
 def is_on(switch: Switch | None, otherwise: bool) -> bool:
-    """Return whether a switch is on; one that is not given is as the model has it."""
+    """Return whether a switch is on. Without a value, it is as `otherwise` says: the model's or the recipe's."""
     return otherwise if switch is None else switch == "yes"
 
 
@@ -51,5 +51,5 @@ Gpu = Literal["auto", "always", "never"]
 
 
 def wants_gpu(choice: Gpu) -> bool | None:
-    """Return whether GPUs are asked for; None leaves it to what the cluster has."""
+    """Return whether GPUs are required. None takes those that the cluster has."""
     return {"auto": None, "always": True, "never": False}[choice]

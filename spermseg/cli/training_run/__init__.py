@@ -1,1 +1,1 @@
-"""A training as the command runs it: its folder, its record, and what it leaves."""
+"""A training of the command: its folder, its progress, its models."""

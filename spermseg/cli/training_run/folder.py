@@ -1,4 +1,4 @@
-"""The folder of a training: what its files are called, its settings, and whether a command may begin or go on there."""
+"""The folder of a training: file names, settings, and whether a command may start or resume there."""
 
 import json
 from collections.abc import Mapping
@@ -22,27 +22,27 @@ def snapshot_name(epoch: int) -> str:
 
 
 def settings_of(chosen: Recipe, begun: SavedModel | None, data: TrainingData) -> dict[str, Any]:
-    """Return all settings of a training; `start` is `scratch`, or the digest of the model that it started from."""
+    """Return all settings of a training. `start` is `scratch`, or the digest of the initial model."""
     return asdict(chosen) | {"start": "scratch" if begun is None else begun.sha256, "data": data.settings}
 
 
 def check_run(out: Location, *, resume: bool) -> None:
-    """Raise ConfigError where a training lies that is not to go on, or none that is."""
+    """Raise ConfigError if a new training finds an old one there, or if there is none to resume."""
     present = next(iter(out.child("checkpoints").list()), None) is not None or out.child(MODEL).exists()
     if present and not resume:
-        raise ConfigError(f"{out.uri} already holds a training; give --resume to go on with it, or another --out")
+        raise ConfigError(f"{out.uri} already holds a training; give --resume to continue it, or another --out")
     if resume and not present:
         raise ConfigError(f"{out.uri} holds no training to resume; leave out --resume")
 
 
 def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Write down the settings of a training, `snapshots` among them, and return them.
+    """Store the settings of a training, and return them with all its snapshots.
 
-    Where it goes on, the snapshots that were asked for before are among them, as far as it goes.
+    A resumed training keeps the snapshots of earlier commands, up to its number of epochs.
 
     Raises:
-        ConfigError: a training that is to go on was begun with others; only epochs, and snapshots, that are not done
-            yet may be others.
+        ConfigError: the resumed training had other settings. Only the number of epochs and the snapshots of unfinished
+            epochs may differ.
     """
     place = out.child(SETTINGS)
     settings: dict[str, Any] = json.loads(json.dumps(given))
@@ -58,12 +58,14 @@ def keep_settings(out: Location, given: Mapping[str, Any], *, resume: bool) -> d
 def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]) -> None:
     done = epochs_done(out)
     if now["train"]["epochs"] < done:
-        raise ConfigError(f"got --epochs {now['train']['epochs']}; {out.uri} has done {done}: as many, or more")
+        raise ConfigError(
+            f"got --epochs {now['train']['epochs']}; {out.uri} has finished {done}: give at least as many"
+        )
     late = [epoch for epoch in now["snapshots"] if epoch <= done and epoch not in before["snapshots"]]
     if late:
         raise ConfigError(
-            f"got --snapshots {late[0]}; {out.uri} has done that epoch, and has not kept it: leave it out, or give "
-            "another --out"
+            f"got --snapshots {late[0]}; {out.uri} has finished that epoch without a snapshot: leave it out, or "
+            "give another --out"
         )
     same = {**before, "snapshots": now["snapshots"], "train": {**before["train"], "epochs": now["train"]["epochs"]}}
     if same != now:
@@ -72,7 +74,7 @@ def _check_goes_on(out: Location, before: dict[str, Any], now: Mapping[str, Any]
 
 
 def epochs_done(out: Location) -> int:
-    """Return how many epochs of a training are written down."""
+    """Return the number of finished epochs in the history of a training."""
     place = out.child(HISTORY)
     return max(0, len(place.read_bytes().splitlines()) - 1) if place.exists() else 0
 
@@ -83,6 +85,6 @@ def _read(place: Location) -> dict[str, Any]:
         settings["train"]["epochs"], {*settings["snapshots"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{place.uri} is damaged, or of an earlier version; train again, with another --out"
+            f"{place.uri} is damaged, or from an earlier version; train again, with another --out"
         ) from error
     return settings

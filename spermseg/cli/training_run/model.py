@@ -1,4 +1,4 @@
-"""What a training leaves: model files, calibrated, and a card."""
+"""The results of a training: calibrated model files and a model card."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -21,11 +21,11 @@ from spermseg.training.fit import FitState
 from spermseg.training.learner import Weights
 
 SHOW_AFTER_S = 5.0
-"""A bar of what is done sooner would only flicker."""
+"""A shorter step shows no progress bar."""
 
 
 def write_models(out: Location, chosen: Recipe, begun: SavedModel | None, data: TrainingData, state: FitState) -> None:
-    """Write the model files of the snapshots and of the best epoch, and its card."""
+    """Write the model files of the snapshots and of the best epoch, and the model card."""
     settings = settings_of(chosen, begun, data)
     for epoch, weights in state.snapshots.items():
         description = _describe(chosen, settings, data, state, epoch, weights)
@@ -39,7 +39,7 @@ def write_models(out: Location, chosen: Recipe, begun: SavedModel | None, data: 
 def _describe(
     chosen: Recipe, settings: dict[str, Any], data: TrainingData, state: FitState, epoch: int, weights: Weights
 ) -> ModelDescription:
-    """Return what the model file of an epoch says of itself; it is calibrated for it."""
+    """Calibrate the model of an epoch, and return the description for its file."""
     record = state.history[epoch - 1]
     network = UNet(chosen.network).eval()
     network.load_state_dict(weights)
@@ -62,5 +62,5 @@ def _describe(
 
 
 def show_calibration(name: str) -> Callable[[Sequence[str]], Iterable[str]]:
-    """Return the bar of a step of a calibration."""
+    """Return the progress bar of a step of a calibration."""
     return lambda names: tqdm(names, desc=name, unit="picture", leave=False, delay=SHOW_AFTER_S)

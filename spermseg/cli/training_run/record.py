@@ -1,4 +1,4 @@
-"""What a person watches of a training."""
+"""The progress of a training: a bar, and files after every epoch."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from spermseg.training.fit import StepReport
 
 
 class TrainingRecord(AbstractContextManager["TrainingRecord"]):
-    """What a person watches: the progress bar, and history.csv, curves.png and TensorBoard files after every epoch."""
+    """The progress bar of a training; after every epoch also history.csv, curves.png and TensorBoard files."""
 
     def __init__(self, out: Location, chosen: Recipe) -> None:
         self.out, self.epochs = out, chosen.train.epochs
@@ -29,9 +29,9 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         self._bar = tqdm(desc="training", unit="step")
 
     def show(self, report: StepReport) -> None:
-        """Show how far the training is, and keep the epochs that are done."""
+        """Update the progress bar, and record the finished epochs."""
         self._bar.total = self.epochs * report.steps
-        if not self._bar.n:  # a resumed training: what was done before says nothing of the speed
+        if not self._bar.n:  # a resumed training: earlier steps say nothing about the speed
             self._bar.initial = (report.epoch - 1) * report.steps
         self._bar.n = (report.epoch - 1) * report.steps + report.step
         dice = f"{report.history[-1]['val_dice']:.3f}" if report.history else "-"
@@ -40,7 +40,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         self.keep(report.history)
 
     def keep(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Write down the epochs that are done, unless they are written already."""
+        """Record the finished epochs that are not recorded yet."""
         if len(history) <= self._kept:
             return
         for record in history[self._kept :]:

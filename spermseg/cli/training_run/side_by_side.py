@@ -1,4 +1,4 @@
-"""Trainings side by side on one cluster: a process each, and one bar over all of them."""
+"""Trainings side by side on one cluster, each in its own process, with one progress bar."""
 
 import subprocess
 import sys
@@ -22,14 +22,14 @@ LOG = "log.txt"
 
 
 def train_side_by_side(trainings: Mapping[str, Train], at_once: int) -> None:
-    """Run trainings, so many at a time; what each says goes to `log.txt` in its folder.
+    """Run trainings. The output of each goes to `log.txt` in its folder.
 
     Args:
-        trainings: by name; `epochs` is given.
-        at_once: how many the cluster has room for.
+        trainings: name -> training, with its number of epochs.
+        at_once: number of trainings that run at the same time.
 
     Raises:
-        RunError: one or more failed; the others are trained to their end all the same.
+        RunError: one or more trainings failed. The others ran to their end.
     """
     waiting, failed = dict(trainings), []
     with ExitStack() as stack:
@@ -59,7 +59,7 @@ def _start(training: Train, log: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 def command_line(training: Train) -> list[str]:
-    """Return the words of `spermseg train` that give this training."""
+    """Return the arguments of `spermseg train` for this training."""
     given = {one.name: getattr(training, one.name) for one in fields(training)}
     defaults = {one.name: one.default for one in fields(training)}
     return [word for name, value in given.items() if value != defaults[name] for word in _words(name, value)]
@@ -77,7 +77,7 @@ def _place(training: Train) -> Location:
 
 
 def _stop(running: Mapping[str, tuple["subprocess.Popen[bytes]", IO[bytes]]]) -> None:
-    """Ask what still runs to end, as when this process is asked to, and wait for it."""
+    """Send SIGTERM to the running trainings, and wait for their end."""
     for process, _ in running.values():
         process.terminate()
     for process, _ in running.values():

@@ -1,4 +1,4 @@
-"""Damage of each kind: `verify` names it and the command that mends it, and after that command all is well."""
+"""Damage of each kind: `verify` names it and the command that repairs it, and after that command all is well."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def test_damage_is_named_and_the_command_that_is_named_mends_it(night, kind, cap
     DAMAGE[kind](night.out)
     assert Verify(out=night.out.uri).run() == 1
     said = capsys.readouterr().out
-    assert "with --check-files mends it" in said, said
+    assert "with --check-files repairs the table" in said, said
     segment_night(replace(night, check_files=True), nothing)
     assert verify(night.out) == (PLANNED + 1, [])
     assert rows_of(night.out) == before
@@ -116,8 +116,8 @@ def test_report_and_export_name_the_damaged_file_and_show_the_rest(night, kind, 
     told = [Report(out=night.out.uri, html=str(page)).run(), Export(out=night.out.uri, to=str(lines)).run()]
     said = capsys.readouterr().err
     assert told == ([1, 0] if "receipt" in kind else [1, 1])
-    assert "with --check-files mends it" in said
-    assert "with --check-files mends it" in page.read_text()
+    assert "with --check-files repairs the table" in said
+    assert "with --check-files repairs the table" in page.read_text()
     assert len(lines.read_text().splitlines()) >= PLANNED + 2 - 4
 
 
