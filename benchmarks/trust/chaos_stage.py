@@ -31,11 +31,13 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_num_workers_soft_limit": "8",  # else a node of one CPU ends idle processes and starts new ones all the time
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",  # else each node measures all of its processes every 5 s
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join((str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")]))),
 }
 
 
+OF_A_NODE = {"object_store_memory": 100 * 2**20, "include_log_monitor": False}
 COMMAND = """
 import functools, pathlib, sys
 from support.chaos_night import noting_decode
@@ -80,7 +82,7 @@ class Stage:
 
     def add_node(self) -> None:
         """Add a node that runs tasks."""
-        self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        self.cluster.add_node(num_cpus=1, **OF_A_NODE)
 
     def ray_processes(self, pattern: str) -> list[psutil.Process]:
         """Return the processes of this cluster whose title matches a pattern. Ray writes the task into the title."""
@@ -131,7 +133,7 @@ def radosgw(folder: Path) -> Iterator[str]:
 def cluster() -> Iterator[Cluster]:
     """Run a Ray cluster with a head that runs no tasks; nodes are added later."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    head = {"num_cpus": 0, "include_dashboard": False, **OF_A_NODE}
     started = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield started

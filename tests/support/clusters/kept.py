@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",  # each node measures all of its processes once a period
     "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))),
 }
 
@@ -28,7 +29,8 @@ def cluster_of(python: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
         python: what starts a worker.
         cpus: of each node.
     """
-    nodes = [{"num_cpus": number, "num_gpus": 0, "object_store_memory": 200 * 2**20} for number in cpus]
+    node = {"num_gpus": 0, "object_store_memory": 200 * 2**20, "include_log_monitor": False}
+    nodes = [node | {"num_cpus": number} for number in cpus]
     with patch.dict(os.environ, ENVIRONMENT), started_with(python):
         init_options(OWN)  # sets what a Ray of our own is told in the environment
         cluster = Cluster(initialize_head=True, head_node_args=nodes[0] | {"include_dashboard": False})
