@@ -66,7 +66,7 @@ def main() -> None:
             Location(f"s3://clinic/{number}.jpg", endpoint_url).write_bytes(os.urandom(1000 * options.kb))
         with FaultProxy(endpoint_url) as proxy:
             source = Location("s3://clinic", proxy.endpoint_url)
-            planned = list(list_uploads(source, Identity(model_sha256="", settings_sha256="")))
+            planned = list(list_uploads(source, Identity(model_sha256="", recipe_sha256="")))
             proxy.inject(Fault(kind=Kind.DELAY, on="GET", times=None, delay_s=options.delay_ms / 1000))
             for _ in range(options.repeats):
                 for at_once in ways:

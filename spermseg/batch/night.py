@@ -1,7 +1,7 @@
 """The request of one night: input, output, model and options."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from spermseg.batch.pool import Workers
@@ -59,9 +59,9 @@ class Night:
     @cached_property
     def identity(self) -> Identity:
         """The digests that, with an upload, give its image id."""
-        return Identity(model_sha256=hashlib.sha256(self.model).hexdigest(), settings_sha256=self.settings.sha256)
+        return Identity(model_sha256=hashlib.sha256(self.model).hexdigest(), recipe_sha256=self.settings.sha256)
 
     @property
     def model_and_settings(self) -> dict[str, str]:
         """The model and the settings, as plans and receipts name them."""
-        return {"model_sha256": self.identity.model_sha256, "recipe_sha256": self.identity.settings_sha256}
+        return asdict(self.identity)

@@ -77,7 +77,7 @@ class Plan:
 
 def _listed(source: Location, segmenting: Segmenting, passed_over: Counter[str]) -> Iterator[Planned]:
     said = segmenting.provenance
-    identity = Identity(model_sha256=said.model_sha256, settings_sha256=said.recipe_sha256)
+    identity = Identity(model_sha256=said.model_sha256, recipe_sha256=said.recipe_sha256)
     return list_uploads(source, identity, passed_over)
 
 

@@ -103,7 +103,7 @@ class Identity:
     """The model and the settings of a run. A second run with the same identity over the same uploads does nothing."""
 
     model_sha256: str
-    settings_sha256: str
+    recipe_sha256: str
 
     def image_id(self, item: StoredObject, member: Member | None = None, number: int = 0) -> str:
         """Return the id of an upload for this model and these settings.
@@ -115,7 +115,7 @@ class Identity:
         """
         place = (item.uri, str(item.size), item.etag)
         inside = (member.name, str(number)) if member else ()
-        return digest((self.model_sha256, self.settings_sha256, *place, *inside))
+        return digest((self.model_sha256, self.recipe_sha256, *place, *inside))
 
 
 def retry_id(image_id: str) -> str:

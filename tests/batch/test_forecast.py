@@ -79,7 +79,7 @@ def test_what_is_kept_is_in_the_order_in_which_it_went_by(model, tmp_path):
     place = Location(str(tmp_path / "uploads"))
     place.child("monday.tar.gz").write_bytes(tar_gz_of([(f"{n:03}.png", picture(n % 7)) for n in range(60)]))
     uploads = Uploads()
-    list(uploads.passing(list_uploads(place, Identity(model_sha256="m", settings_sha256="s"))))
+    list(uploads.passing(list_uploads(place, Identity(model_sha256="m", recipe_sha256="s"))))
     segmenting = Segmenting(
         model=model,
         settings=SegmentSettings(view=VIEW, cells=CELLS),

@@ -24,7 +24,7 @@ from spermseg.table.plan import CHANGED, DENIED, Identity, Planned
 from spermseg.table.results import REJECTED, read_units
 from spermseg.table.verify import verify
 
-IDENTITY = Identity(model_sha256="m", settings_sha256="s")
+IDENTITY = Identity(model_sha256="m", recipe_sha256="s")
 APART, TOGETHER = "Mu\u0308ller", "M\u00fcller"
 PAIRS = [("patient-1/a.png", picture(1))]
 

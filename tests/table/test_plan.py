@@ -26,7 +26,7 @@ from spermseg.table.plan import (
     split_units,
 )
 
-IDENTITY = Identity(model_sha256="ab" * 32, settings_sha256="cd" * 32)
+IDENTITY = Identity(model_sha256="ab" * 32, recipe_sha256="cd" * 32)
 
 sizes = st.integers(0, 2**20) | st.integers(0, 2 * UNIT_BYTES)
 planned_lists = st.lists(st.tuples(sizes, sizes, st.booleans()), max_size=200).map(
@@ -152,7 +152,7 @@ def test_the_group_is_the_first_folder_of_the_path_or_in_the_archive_or_else_the
 def test_the_same_uploads_have_the_same_ids_and_any_change_gives_new_ones(uploads):
     first = listed(uploads)
     assert listed(uploads) == first
-    for other in (replace(IDENTITY, model_sha256="0" * 64), replace(IDENTITY, settings_sha256="0" * 64)):
+    for other in (replace(IDENTITY, model_sha256="0" * 64), replace(IDENTITY, recipe_sha256="0" * 64)):
         assert {one.image_id for one in listed(uploads, other).values()}.isdisjoint(
             one.image_id for one in first.values()
         )

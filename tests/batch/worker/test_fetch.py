@@ -23,7 +23,7 @@ from spermseg.errors import StorageError
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import CHANGED, GONE, Identity, Plan, Planned, encode_plan
 
-IDENTITY = Identity(model_sha256="m", settings_sha256="s")
+IDENTITY = Identity(model_sha256="m", recipe_sha256="s")
 PICTURES = [(f"patient-1/{n}.png", picture(n)) for n in range(6)]
 
 
