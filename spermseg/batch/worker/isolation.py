@@ -10,11 +10,14 @@ A unit whose worker died repeatedly is segmented here. The child process has lim
 `loss_limits.py` limits the time that is lost to such micrographs. Those left when the limit is reached are rejected.
 """
 
-import re
+import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from operator import itemgetter
 
 import cv2
@@ -37,6 +40,8 @@ BRIEF_SHARE, BRIEF_LEAST_S = 0.1, 2.0
 """Time of a brief trial: this share of the time limit of a decoder, but at least so many seconds."""
 DRAWN = np.full((256, 320, 3), 225, np.uint8)
 """The synthetic picture: an empty field, since drawing cells would need matplotlib in every worker."""
+END_S = 5.0
+"""Time for the exit status of a child that has ended."""
 CHILD_FAILED = (BrokenProcessPool, NotInTimeError, OSError)
 """Errors of a child that ended or could not start."""
 
@@ -65,6 +70,8 @@ class IsolatedSegmenter:
         self.spent = Spent()
         """Time and memory that the last unit took."""
         self._child: ProcessPoolExecutor | None = None
+        self._process: BaseProcess | None = None
+        """The process of the child, for its exit status."""
         self._is_fresh = True  # the child has received no upload
 
     def segment(self, unit: Sequence[Planned], fetched: Iterable[Fetched]) -> list[ResultRow]:
@@ -97,7 +104,7 @@ class IsolatedSegmenter:
         """End the child."""
         if self._child is not None:
             self._child.shutdown(kill_workers=True)
-            self._child, self._is_fresh = None, True
+            self._child, self._process, self._is_fresh = None, None, True
 
     def _rows(self, pairs: Iterable[tuple[Planned, Fetched]]) -> Iterator[tuple[int, ResultRow]]:
         suspects = []
@@ -176,9 +183,9 @@ class IsolatedSegmenter:
         ended = f"{CRASHED} (it hung for {self._segmenting.hang_s:g} s, or ended its process)"
         try:
             row: ResultRow = child.submit(_segment, one, fetched).result(within_s)
-        except TerminatedWorkerError as error:
-            signal = re.search(r"\{(SIG[A-Z]+)", str(error))  # loky names the signal only in its message
-            return f"{CRASHED} ({signal[1]})" if signal else ended
+        except TerminatedWorkerError:
+            name = self._signal_of_child()
+            return f"{CRASHED} ({name})" if name else ended
         except NotInTimeError:
             return ended
         except MemoryError:
@@ -187,11 +194,20 @@ class IsolatedSegmenter:
             return f"{STRANGE}: {type(error).__name__}: {first_line(error)}"
         return row
 
+    def _signal_of_child(self) -> str:
+        """Return the name of the signal that ended the child; empty if none did."""
+        if self._process is None:
+            return ""
+        self._process.join(END_S)
+        status = self._process.exitcode
+        return signal.Signals(-status).name if status is not None and status < 0 else ""
+
     def _started(self) -> ProcessPoolExecutor:
         if self._child is None:
             try:
                 self._child = ProcessPoolExecutor(1, initializer=_start, initargs=(without_ray(self._segmenting),))
-                wrong = self._child.submit(_started).result(START_S)
+                pid, wrong = self._child.submit(_started).result(START_S)
+                self._process = next((one for one in multiprocessing.active_children() if one.pid == pid), None)
             except CHILD_FAILED as error:
                 self.close()
                 raise RunError(f"a process that segments could not be started: {first_line(error)}") from error
@@ -221,9 +237,9 @@ def _start(segmenting: Segmenting) -> None:
         _wrong = error
 
 
-def _started() -> SpermsegError | None:
-    """Return the error of the start of this process. Any answer tells the caller that the process has started."""
-    return _wrong
+def _started() -> tuple[int, SpermsegError | None]:
+    """Return the id of this process and the error of its start. The answer tells the caller that it has started."""
+    return os.getpid(), _wrong
 
 
 def _segment(one: Planned, fetched: Fetched) -> ResultRow:
