@@ -44,7 +44,7 @@ def segment_all(
             settings=settings or SegmentSettings(view=decode_model(model).description.view),
             predict=PredictConfig(),
             workers=workers,
-            forecast=False,
+            forecast_from=None,
             unit_micrographs=unit,
         )
         started = time.perf_counter()

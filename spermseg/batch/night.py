@@ -12,6 +12,9 @@ from spermseg.storage.archives.directory import MAX_UNPACKED
 from spermseg.storage.filesystem import Location
 from spermseg.table.plan import UNIT_MICROGRAPHS, Identity
 
+FORECAST_FROM = 500
+"""A smaller run takes less time than its forecast would."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
@@ -29,8 +32,8 @@ class Night:
     """The arguments of the command line without secrets, for the receipt; from `credentials.without_secrets`."""
     take_over: bool = False
     """Take the lease of another job at once, unless that job is known to run. Otherwise wait until it has expired."""
-    forecast: bool = True
-    """Forecast a new run from a sample, unless the run is small."""
+    forecast_from: int | None = FORECAST_FROM
+    """Least micrographs of a run that is forecast from a sample. None makes no forecast."""
     check_files: bool = False
     """Read the files of all runs of this model and these settings. Otherwise a listing of the files is trusted."""
     retry_rejected: bool = False

@@ -35,8 +35,6 @@ from spermseg.table.verify import differences
 logger = logging.getLogger(__name__)
 
 SHOWN_DIFFERENCES = 3
-FORECAST_FROM = 500
-"""Least micrographs of a run with a forecast. A smaller run takes less time than its forecast would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +125,9 @@ def _fenced(run: RunFolder, lease: Lease) -> RunFolder:
 
 
 def _forecast(night: Night, run: RunFolder, lease: Lease) -> None:
-    """Write the forecast of a new run, unless the run is small."""
+    """Write the forecast of a new run, unless the run is small, or no forecast is wanted."""
     plan = Plan(run.plan)
-    if night.forecast and len(plan) >= FORECAST_FROM:
+    if night.forecast_from is not None and len(plan) >= night.forecast_from:
         segmenting = _job(night, run).segmenting(night.workers, use_gpu=False)
         try:
             sample = measure_sample(draw_planned(plan), segmenting, night.source)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from spermseg.batch.night import Night
+from spermseg.batch.night import FORECAST_FROM, Night
 from spermseg.batch.pool import MAX_WORKERS, Workers
 from spermseg.batch.reject_limit import check_rejected, read_reject_limit
 from spermseg.batch.run import Progress, segment_night
@@ -179,7 +179,7 @@ class Segment:
             retry_rejected=self.retry_rejected,
             max_unpacked=_bytes(self.max_unpacked_gb),
             max_megapixels_per_group=self.max_megapixels_per_group,
-            forecast=self.forecast,
+            forecast_from=FORECAST_FROM if self.forecast else None,
         )
 
 

@@ -1,6 +1,7 @@
 """The progress of a training, passed from the first worker to the driver. This module does not import Ray."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,13 +30,13 @@ class Board:
         return self.report
 
 
-def seldom(post: Callable[[StepReport], None]) -> Callable[[StepReport], None]:
-    """Return a `post` that skips reports within `REPORT_EVERY_S` of the last one, except the last step of an epoch."""
-    last = -REPORT_EVERY_S
+def seldom(post: Callable[[StepReport], None], every_s: float = REPORT_EVERY_S) -> Callable[[StepReport], None]:
+    """Return a `post` that skips reports within `every_s` of the last one, except the last step of an epoch."""
+    last = -math.inf
 
     def post_seldom(report: StepReport) -> None:
         nonlocal last
-        if report.step == report.steps or time.monotonic() - last > REPORT_EVERY_S:
+        if report.step == report.steps or time.monotonic() - last > every_s:
             last = time.monotonic()
             post(report)
 
@@ -43,17 +44,20 @@ def seldom(post: Callable[[StepReport], None]) -> Callable[[StepReport], None]:
 
 
 @contextmanager
-def shown(read: Callable[[], StepReport | None], on_report: Callable[[StepReport], None]) -> Iterator[None]:
+def shown(
+    read: Callable[[], StepReport | None], on_report: Callable[[StepReport], None], every_s: float = REPORT_EVERY_S
+) -> Iterator[None]:
     """Pass reports to `on_report`, in a thread, until the block ends.
 
     Args:
         read: returns the last report; None where there is none, or where it cannot be read now.
-        on_report: called about twice a second.
+        on_report: called with the last report again and again.
+        every_s: time between two calls.
     """
     done = threading.Event()
 
     def show() -> None:
-        while not done.wait(REPORT_EVERY_S):
+        while not done.wait(every_s):
             if (report := read()) is not None:
                 try:
                     on_report(report)

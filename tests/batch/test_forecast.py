@@ -110,9 +110,8 @@ def test_a_plan_is_sampled_across_its_units(out):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_the_receipt_of_a_run_that_is_not_small_says_what_was_told_and_what_it_took(uploads, out, model, monkeypatch):
-    monkeypatch.setattr(run, "FORECAST_FROM", PLANNED)
-    (receipt,) = segment_night(night_over(uploads, out, model), lambda progress: None)
+def test_the_receipt_of_a_run_that_is_not_small_says_what_was_told_and_what_it_took(uploads, out, model):
+    (receipt,) = segment_night(night_over(uploads, out, model, forecast_from=PLANNED), lambda progress: None)
     told = receipt.forecast
     assert told is not None
     assert told["uploads"] == PLANNED
@@ -132,9 +131,8 @@ def test_a_night_goes_on_where_no_forecast_can_be_made(uploads, out, model, monk
     def fail(*_):
         raise RunError("a process that segments could not be started: no memory")
 
-    monkeypatch.setattr(run, "FORECAST_FROM", PLANNED)
     monkeypatch.setattr(run, "measure_sample", fail)
-    (receipt,) = segment_night(night_over(uploads, out, model), lambda progress: None)
+    (receipt,) = segment_night(night_over(uploads, out, model, forecast_from=PLANNED), lambda progress: None)
     assert (receipt.planned, receipt.forecast) == (PLANNED, None)
     assert "no forecast is made: a process that segments could not be started: no memory" in caplog.text
 
