@@ -170,10 +170,13 @@ def test_a_training_whose_ray_is_killed_ends_in_one_line_and_resumes(
         command = started_by(PROGRAM, python_that_forks)
         process = start_and_wait_for_an_epoch(command, tiny_dataset, tmp_path / "run", **OWN_RAY)
     rays = psutil.Process(process.pid).children(recursive=True)
-    for one in rays:  # held still, or the training may be over before its Ray is lost
-        one.send_signal(signal.SIGSTOP if "RayTrainWorker" in one.name() else 0)
+    held = [one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in one.name()]
+    for one in held:  # or the training may be over before its Ray is lost
+        one.send_signal(signal.SIGSTOP)
     next(one for one in rays if one.name() == "gcs_server").kill()
     said = process.communicate(timeout=200)[1]
+    for one in held:
+        one.kill()
     assert process.returncode == 1
     line = "spermseg: Ray on this machine ended: its process gcs_server was killed, or the machine ran out of memory; "
     assert said.splitlines()[-1] == f"{line}what is written stays, and --resume goes on"

@@ -22,11 +22,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import psutil
 
 from support.forks.children import children_of, fork_isolated_children, serve_children
 
@@ -84,11 +86,19 @@ def forking_python() -> Iterator[Path]:
         with children_of(children):
             yield python
     finally:
-        server.kill()
+        end_all_of(folder)
         server.wait()
         server.stdin.close()
         server.stdout.close()
         shutil.rmtree(folder)
+
+
+def end_all_of(folder: Path) -> None:
+    """Kill the processes that fork, and the forks that have outlived who asked for them."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(word.startswith(f"{folder}/") for word in process.cmdline()):
+                process.kill()
 
 
 @contextmanager
@@ -165,6 +175,7 @@ def fork_job(job: str, listening: socket.socket, others: dict[str, socket.socket
 
 def run_worker(command: dict[str, Any], files: list[int]) -> None:
     """Be the worker of a command until it ends."""
+    os.setpgrp()  # as Ray has it: when a worker dies, its raylet ends the whole process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(command["environment"])
