@@ -13,6 +13,7 @@ from typing import Protocol
 import tyro
 
 from spermseg import __version__
+from spermseg.cli.arguments.help_text import join_help_lines
 from spermseg.cli.terminal import prepare_terminal, say, unread
 from spermseg.credentials import CREDENTIALS_ADVICE, masked, secrets_among
 from spermseg.errors import (
@@ -134,6 +135,7 @@ def _parse(verb: type[Verb], words: list[str], prog: str | None) -> Verb:
     Raises:
         ConfigError: the words are wrong, and would be right without their control characters.
     """
+    join_help_lines(verb)
     shown = [visible(word) for word in words]
     if shown == words:
         return tyro.cli(verb, args=words, prog=prog)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
@@ -15,6 +15,7 @@ from spermseg.cli.arguments.options import (
     ModelSwitch,
     OptionalText,
     PatienceMinutes,
+    choice,
     is_on,
 )
 from spermseg.cli.terminal import say
@@ -54,7 +55,7 @@ class Evaluate:
     """Folder or s3://bucket/prefix for the tables and figures."""
     model: ModelFile = None
     """The model file."""
-    baseline: BaselineName | None = None
+    baseline: Annotated[BaselineName | None, choice(BaselineName, "(optional)")] = None
     """Evaluate `otsu`, `medina` (background division) or `mostajer` (histogram) instead of a model."""
     rater: OptionalText = None
     """Evaluate another rater instead of a model: that rater's dataset of the same pictures."""

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, OptionalText, PatienceMinutes
+from spermseg.cli.arguments.options import (
+    PATIENCE_MINUTES,
+    EndpointUrl,
+    OptionalFile,
+    OptionalPairs,
+    OptionalText,
+    PatienceMinutes,
+)
 from spermseg.cli.terminal import say
 from spermseg.dataset.prepare import PrepareConfig, PrepareSummary, prepare_dataset
 from spermseg.dataset.split import SplitConfig
@@ -32,13 +39,13 @@ class Prepare:
     group_pattern: OptionalText = None
     """Regular expression with one capture group, which finds the patient, slide or session in the path of an image.
     Without this option, every image is its own group."""
-    split: Path | None = None
+    split: OptionalFile = None
     """CSV with the columns image, group, split, to use instead of a random split."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
     seed: int = 0
     """Seed of the split."""
-    labels: dict[str, str] | None = None
+    labels: OptionalPairs = None
     """Pairs of label and part: `--labels Head head Kopf head Dirt ignore`. Without this option, every label is its own
     part."""
     label_attribute: OptionalText = None

@@ -31,7 +31,11 @@ class Preview:
     Example: spermseg preview slides/*.jpg --out preview
     """
 
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+    pictures: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PICTURE [PICTURE ...]", help_behavior_hint="(required)"),
+    ]
     """Picture files and folders with picture files, also s3://bucket/key."""
     out: str
     """Folder for the overlays, which have the names of their pictures. Existing files of these names are replaced."""

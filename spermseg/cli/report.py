@@ -12,7 +12,7 @@ import tyro
 from numpy.typing import NDArray
 
 from spermseg.batch.worker.fetch import LARGEST_FILE
-from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, PatienceMinutes
+from spermseg.cli.arguments.options import PATIENCE_MINUTES, EndpointUrl, OptionalText, PatienceMinutes
 from spermseg.cli.incomplete_table import warn_of_damage
 from spermseg.cli.terminal import say
 from spermseg.errors import ConfigError, DamagedError, MicrographError, ObjectDeniedError, RunError, StorageError
@@ -40,7 +40,7 @@ class Report:
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder or s3://bucket/prefix that `spermseg segment` wrote to."""
-    html: str | None = None
+    html: OptionalText = None
     """The file to write, also s3://bucket/key (default: OUT/report.html if OUT is a folder, else ./report.html)."""
     finished: bool = False
     """Leave out runs that have not finished."""

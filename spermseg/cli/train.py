@@ -9,9 +9,9 @@ from spermseg.annotation.annotation import HEAD, WHOLE_CELL
 from spermseg.cli.arguments.dataset import given_dataset
 from spermseg.cli.arguments.options import (
     PATIENCE_MINUTES,
-    RECIPES,
     Address,
     EndpointUrl,
+    Epochs,
     Gpu,
     OptionalInt,
     OptionalText,
@@ -22,6 +22,7 @@ from spermseg.cli.arguments.options import (
     RecipeParts,
     RecipeSwitch,
     is_on,
+    recipe_choice,
     wants_gpu,
 )
 from spermseg.cli.terminal import say
@@ -89,20 +90,20 @@ class Train:
     """Passes over the training split (paper: 30)."""
     batch_size: RecipeInt = None
     """Pictures in one step, over all workers (paper: 4)."""
-    optimizer: Annotated[OptimizerName | None, RECIPES] = None
+    optimizer: Annotated[OptimizerName | None, recipe_choice(OptimizerName)] = None
     """Optimiser: `adam`, as in the paper, or `muon`, which learns as much in fewer steps."""
     learning_rate: RecipeFloat = None
     """Learning rate; with a schedule, its maximum (paper: 3e-4; clinic: 0.001, and 0.003 from scratch)."""
-    schedule: Annotated[ScheduleName | None, RECIPES] = None
+    schedule: Annotated[ScheduleName | None, recipe_choice(ScheduleName)] = None
     """Schedule of the learning rate (paper: constant; clinic: constant, and one-cycle from scratch)."""
     weight_decay: RecipeFloat = None
     """Decoupled weight decay, as in AdamW."""
     ema_decay: RecipeFloat = None
     """Decay of the exponential moving average (EMA) of the weights, such as 0.998. The decay is smaller in the first
     steps. The EMA is scored and kept. 0 turns it off."""
-    precision: Annotated[PrecisionName | None, RECIPES] = None
+    precision: Annotated[PrecisionName | None, recipe_choice(PrecisionName)] = None
     """Precision of the convolutions on a CPU."""
-    loss: Annotated[LossName | None, RECIPES] = None
+    loss: Annotated[LossName | None, recipe_choice(LossName)] = None
     """Loss function."""
     soft_labels: RecipeSwitch = None
     """Learn the coverage of each pixel (0 to 1) instead of a binary mask."""
@@ -118,7 +119,7 @@ class Train:
     """Working resolution divided by native resolution, for recipes with tiles (clinic: 0.25)."""
     tile: RecipeInt = None
     """Side of a training tile, or of the resized whole picture, px (paper: 256)."""
-    augment: Annotated[AugmentName | None, RECIPES] = None
+    augment: Annotated[AugmentName | None, recipe_choice(AugmentName)] = None
     """Augmentation: `none`; `paper`, its five transforms; `symmetries` of a square; or `clinic`, which also changes
     scale, light, stain, blur and noise."""
     expansion: RecipeInt = None
@@ -135,7 +136,7 @@ class Train:
     classes: RecipeParts = None
     """Classes to learn, one output each; `cell` is the whole cell (paper: cell; clinic: those of cell, head, acrosome,
     midpiece and tail that are annotated)."""
-    snapshots: tuple[int, ...] = ()
+    snapshots: Epochs = ()
     """Epochs whose models are kept, too, as OUT/model-epoch-N.safetensors."""
     resume: bool = False
     """Resume the training in OUT."""

@@ -1,17 +1,20 @@
 """What a verb says is lines that no name can break or colour."""
 
 import ast
+import importlib
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from docstring_parser import parse_from_object
 
 import spermseg.cli
-from spermseg.cli import main, run_verb
+from spermseg.cli import VERBS, main, run_verb
 from spermseg.cli.terminal import OneLine, prepare_terminal, say
 from spermseg.cli.verify import Verify
 from spermseg.errors import RunError
@@ -118,3 +121,19 @@ def test_what_a_verb_leaves_by_any_library_is_its_owners_alone_and_the_umask_is_
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_each_argument_as_one_paragraph_without_python_values(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        run_verb(verb, ["--help"])
+    text = capsys.readouterr().out
+    assert "--" in text
+    assert not re.findall(r"\{None|default: (?:None)?\)", text)
+    for argument in parse_from_object(_class_of(verb)).params:
+        assert " ".join(argument.description.split()) in text
+
+
+def _class_of(verb):
+    return getattr(importlib.import_module(f"spermseg.cli.{verb}"), verb.capitalize())

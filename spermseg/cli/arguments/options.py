@@ -1,13 +1,24 @@
 """Types of options, with the text that `--help` shows as their default."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from spermseg.storage.patience import DEFAULT_PATIENCE_S
 
+
+def choice(names: Any, hint: str) -> Any:
+    """Return how `--help` shows an optional choice: the names of a Literal, without None, and what None means."""
+    return tyro.conf.arg(metavar="{" + ",".join(get_args(names)) + "}", help_behavior_hint=hint)
+
+
+def recipe_choice(names: Any) -> Any:
+    """Return how `--help` shows a choice that the recipe makes unless the command line does."""
+    return choice(names, _RECIPE)
+
+
 _RECIPE = "(default: the recipe's)"
-RECIPES = tyro.conf.arg(help_behavior_hint=_RECIPE)
 RecipeInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_RECIPE)]
 RecipeInts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N [N ...]", help_behavior_hint=_RECIPE)]
 RecipeParts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="PART [PART ...]", help_behavior_hint=_RECIPE)]
@@ -18,13 +29,18 @@ ModelInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint=_
 ModelFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint=_MODEL)]
 
 Switch = Literal["yes", "no"]
-RecipeSwitch = Annotated[Switch | None, RECIPES]
-ModelSwitch = Annotated[Switch | None, tyro.conf.arg(help_behavior_hint=_MODEL)]
+RecipeSwitch = Annotated[Switch | None, recipe_choice(Switch)]
+ModelSwitch = Annotated[Switch | None, choice(Switch, _MODEL)]
 
 ModelFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the bundled one)")]
+Epochs = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N [N ...]", help_behavior_hint="(optional)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+OptionalPairs = Annotated[
+    dict[str, str] | None, tyro.conf.arg(metavar="LABEL PART [LABEL PART ...]", help_behavior_hint="(optional)")
+]
 EndpointUrl = Annotated[
     str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="(default: AWS_ENDPOINT_URL, else AWS)")
 ]
