@@ -49,9 +49,9 @@ SHARED_PASSES = 2
 NO_PROGRESS_S = 1800
 """Seconds without a finished unit, beyond the patience with the storage, after which the pipeline is stopped."""
 FAILURES_AT_FIRST = 8
-"""More failed units than this, and none done, stop the first pass of a new run: no single micrograph is the cause.
-The limit does not apply in the second pass or in a continued run: units that failed before come first there, so a
-micrograph may be the cause. The limit applies again in isolation, where only the machine can be the cause."""
+"""The first pass of a new run stops if more units than this fail and none is done: no single micrograph can cause that.
+In the second pass, and in a continued run, units that failed before come first. So one micrograph may be the cause, and
+the limit does not apply. It applies again in isolation, where only the machine can be the cause."""
 MOST_BLOCKS = 1000
 """Most Ray Data blocks at the start of a pass. One task fetches the units of one block. Each block delays the first
 unit by 3 ms."""
@@ -116,7 +116,7 @@ def run_pipeline(job: PipelineJob, units: Iterable[int], workers: Workers, on_un
 def _connected_run(
     job: PipelineJob, units: list[int], workers: Workers, on_unit: Callable[[UnitDone], None], number: int
 ) -> tuple[list[int], str]:
-    """Make one pass as a Ray job of its own. Its end also ends the actors, even those that wait for a lost node."""
+    """Make one pass as a Ray job. When the job ends, Ray ends its actors, even those that wait for a node."""
     with connected(ray, workers.address):
         try:
             _configure(job.segmenting(workers, use_gpu=False).limits)

@@ -78,7 +78,7 @@ class Interpretation:
 
     @cached_property
     def confidence(self) -> float:
-        """Dice of the mask that the model expects, 0-1."""
+        """The Dice that the model expects, 0-1. It is computed from `cell`, before any component is dropped."""
         return self.judge.judge(self.cell, self.config.threshold)
 
     @cached_property

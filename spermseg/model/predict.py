@@ -1,4 +1,4 @@
-"""Decoded micrographs -> probability maps. Windows of several pictures share full batches. No Ray."""
+"""Decoded micrographs -> probability maps. A batch holds windows of several pictures. This module does not use Ray."""
 
 import json
 import time
@@ -139,7 +139,7 @@ class PredictConfig:
     device: str = "auto"
     """`auto` (the GPU when there is one), `cpu`, `cuda`, or one of several GPUs such as `cuda:1`."""
     engine: EngineName = "auto"
-    """`torch`, `openvino` (CPU only, the extra spermseg[openvino]); `auto` is the faster one of those installed."""
+    """`torch`, `openvino` (CPU only, the extra spermseg[openvino]); `auto` takes the faster one."""
     precision: Precision = "auto"
     """`float32`, `bfloat16`; `auto` is bfloat16 where the device computes fast in it and the model's masks stay the
     same."""

@@ -1,4 +1,4 @@
-"""Light, lens and sensor of a synthetic micrograph. Layers are (Y, X) float32; pictures (3, Y, X), 0 to 255."""
+"""Stain, light, lens and sensor of a synthetic micrograph. Layers are (Y, X) float32; pictures (3, Y, X), 0 to 255."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,21 @@ from numpy.typing import NDArray
 
 Layer = NDArray[np.float32]
 """(Y, X) float32, or (3, Y, X) where a docstring says so."""
+OPTICAL_DENSITY = {
+    "tail": (0.32, 0.25, 0.03),
+    "midpiece": (0.44, 0.32, 0.045),
+    "neck": (1.0, 0.7, 0.08),
+    "nucleus": (2.3, 3.4, 0.42),
+    "acrosome": (0.42, 0.88, 0.1),
+    "pale": (0.50, 0.30, 0.06),
+    "dark": (1.5, 1.3, 0.15),
+    "pink": (0.28, 0.55, 0.12),
+    "bubble": (0.22, 0.20, 0.16),
+    "plasma": (0.032, 0.036, 0.008),
+    "cytoplasm": (0.35, 0.32, 0.08),
+    "round nucleus": (1.1, 1.5, 0.2),
+}
+"""Stain -> optical density in red, green and blue, at full strength."""
 
 
 def lamp_light(

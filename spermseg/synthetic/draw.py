@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from spermseg.errors import ConfigError
 from spermseg.synthetic.camera import (
+    OPTICAL_DENSITY,
     Layer,
     enlarge,
     focus,
@@ -41,22 +42,6 @@ from spermseg.synthetic.shapes import (
     draw_cell,
 )
 
-# Optical density in red, green and blue of each stain at full strength.
-OPTICAL_DENSITY = {
-    "tail": (0.32, 0.25, 0.03),
-    "midpiece": (0.44, 0.32, 0.045),
-    "neck": (1.0, 0.7, 0.08),
-    "nucleus": (2.3, 3.4, 0.42),
-    "acrosome": (0.42, 0.88, 0.1),
-    "pale": (0.50, 0.30, 0.06),
-    "dark": (1.5, 1.3, 0.15),
-    "pink": (0.28, 0.55, 0.12),
-    "bubble": (0.22, 0.20, 0.16),
-    "plasma": (0.032, 0.036, 0.008),
-    "cytoplasm": (0.35, 0.32, 0.08),
-    "round nucleus": (1.1, 1.5, 0.2),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class DrawConfig:
@@ -69,7 +54,8 @@ class DrawConfig:
     scale: float = 1.0
     """Size of the cells; 1 makes heads of about 80 px and tails of about 10 px."""
     cells: tuple[int, int] = (0, 14)
-    """Least and greatest number of cells whose head lies in or near the picture; all numbers are equally likely."""
+    """Least and greatest number of cells whose head lies in the picture, or outside as far as `beyond` says. All
+    numbers are equally likely."""
     beyond: float = 0.1
     """How far outside the picture heads may lie, so that tails reach in, as a share of the picture's sides."""
     form: CellForm = field(default_factory=CellForm)
@@ -91,7 +77,7 @@ class DrawConfig:
     defocus: float = 4.0
     """Blur of the out-of-focus areas that some pictures have, standard deviation at scale 1, px."""
     sharpening: float = 0.25
-    """How much the camera sharpens: its bright rim around dark things, as a share of the step at their edge."""
+    """Sharpening by the camera: height of the bright rim around a dark object, as a share of the step at its edge."""
     noise: float = 1.8
     """Noise of the sensor in the background, standard deviation, grey levels."""
     stain_variation: float = 1.0
@@ -251,7 +237,7 @@ def _stain(rng: np.random.Generator, slide: np.random.Generator, shapes: list[Sh
     scale = config.scale
     strength = {shape.group_id: rng.uniform(0.45, 1.0) for shape in shapes}
     head = _paint_parts(shapes, HEAD, config)
-    # Divided by the blurred head, the cap fades towards the nucleus but not towards the edge of the head.
+    # A blurred cap divided by the blurred head fades towards the nucleus, but not towards the edge of the head.
     cap = soften(_paint_parts(shapes, ACROSOME, config), 8 * scale) / (soften(head, 8 * scale) + 1e-3)
     head *= 1 - 0.45 * soften(_paint_parts(shapes, VACUOLE, config), 1.5 * scale)
     midpiece = _paint_parts(shapes, MIDPIECE, config, strength)

@@ -31,7 +31,8 @@ from spermseg.table.run_folder import unit_name
 UNIT_MICROGRAPHS = 64
 """Largest number of micrographs in a unit of work, by default."""
 UNIT_BYTES = 64 * 2**20
-"""Largest unpacked size of a unit of work, in bytes. A larger file is a unit of its own."""
+"""Largest size of a unit of work, in bytes. A file counts with its packed or unpacked size, whichever is larger. A
+larger file is a unit of its own."""
 ROWS_AT_ONCE = 1 << 16
 """Number of values that are in memory while a column is read."""
 MOST_BYTES = 1 << 31
@@ -111,7 +112,7 @@ class Identity:
         Args:
             item: the file, or the archive.
             member: the member of the archive; None for a plain file.
-            number: the position of the member, since a hostile archive may list one member twice.
+            number: the position of the member. A hostile archive may list one name twice, and both need an id.
         """
         place = (item.uri, str(item.size), item.etag)
         inside = (member.name, str(number)) if member else ()

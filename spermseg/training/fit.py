@@ -18,7 +18,7 @@ from spermseg.training.config import TrainConfig
 from spermseg.training.data.coverage import target_of
 from spermseg.training.data.sampling import Batches, WorkingExample
 from spermseg.training.learner import Learner, Weights
-from spermseg.training.losses import leave_out, segmentation_loss
+from spermseg.training.losses import drop_ignored, segmentation_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +113,9 @@ class Fit:
         """
         state = state or FitState()
         if state.epoch:
-            self.learner.go_on(weights=state.weights, ema=state.ema, optimizers=state.optimizers, epochs=state.epoch)
+            self.learner.resume(weights=state.weights, ema=state.ema, optimizers=state.optimizers, epochs=state.epoch)
         if self.process_group.size > 1:
-            self.learner.share()
+            self.learner.distribute()
         while state.epoch < self.config.epochs:
             trained = self._train_epoch(state, on_step)
             record = {"epoch": state.epoch + 1, **trained, **self._validate()}
@@ -143,7 +143,7 @@ class Fit:
             target = self._target(torch.from_numpy(coverages).to(self.process_group.device, non_blocking=True))
             loss, logits = self.learner.step(x, target)
             loss_sum += float(loss)
-            found, truth = leave_out(logits, target)
+            found, truth = drop_ignored(logits, target)
             counts += _count(found > _logit(self.threshold), truth >= 0.5)
             if on_step:
                 on_step(
@@ -160,8 +160,8 @@ class Fit:
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Score this worker's share of the validation split, at the working resolution, and sum over the workers."""
-        self.learner.agree()
-        self.learner.kept.eval()
+        self.learner.sync_buffers()
+        self.learner.evaluated.eval()
         share = self.val[self.process_group.rank :: self.process_group.size]
         loss_sum, counts = 0.0, Confusion()
         batch_px = self.config.batch_size * self.view.tile**2
@@ -170,14 +170,14 @@ class Fit:
         for example, maps in zip(share, logits, strict=True):
             target = self._target(torch.from_numpy(example.coverage)[None])
             loss_sum += float(segmentation_loss(torch.from_numpy(maps)[None], target, self.config.loss))
-            found, truth = leave_out(torch.from_numpy(maps)[None], target)
+            found, truth = drop_ignored(torch.from_numpy(maps)[None], target)
             counts += confusion((found > _logit(self.threshold)).numpy(), (truth >= 0.5).numpy())
         return self._record("val", loss_sum, len(share), [counts.tp, counts.fp, counts.fn, counts.tn])
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         x = network_input(torch.from_numpy(tiles).to(self.process_group.device))
         with self.learner.precision():
-            logits: NDArray[np.float32] = self.learner.kept(x).float().cpu().numpy()
+            logits: NDArray[np.float32] = self.learner.evaluated(x).float().cpu().numpy()
         return logits
 
     def _target(self, coverage: Tensor) -> Tensor:

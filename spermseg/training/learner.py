@@ -43,11 +43,11 @@ class Learner:
         self._wrapped: nn.Module = self.network
 
     @property
-    def kept(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The network that is scored and saved."""
         return self.ema.module if self.ema else self.network
 
-    def share(self) -> None:
+    def distribute(self) -> None:
         """From now on, average gradients with all other workers; on GPUs, also share batch statistics."""
         wrapped = self.network
         if self.device.type == "cuda":
@@ -75,13 +75,13 @@ class Learner:
             self.ema.update_parameters(self.network)
         return loss.detach(), logits.detach()
 
-    def agree(self) -> None:
-        """Copy the first worker's batch normalisation statistics to the `kept` of all workers.
+    def sync_buffers(self) -> None:
+        """Copy the first worker's batch normalisation statistics to `evaluated` of all workers.
 
         On CPUs, each worker has its own statistics. With the copy, all workers score the network that is saved.
         """
         if self._wrapped is not self.network:
-            for buffer in self.kept.buffers():
+            for buffer in self.evaluated.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def precision(self) -> torch.autocast:
@@ -98,7 +98,7 @@ class Learner:
             "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
         }
 
-    def go_on(self, *, weights: Weights, ema: Weights, optimizers: dict[str, Any], epochs: int) -> None:
+    def resume(self, *, weights: Weights, ema: Weights, optimizers: dict[str, Any], epochs: int) -> None:
         """Resume from a state, after this number of epochs."""
         self.network.load_state_dict(weights)
         if self.ema:

@@ -37,10 +37,10 @@ def segmentation_loss(logits: Tensor, target: Tensor, name: LossName = "bce") ->
             et al., CVPR 2021). `focal-tversky` is the loss of Abraham and Khan (ISBI 2019), in which false negatives
             weigh more.
     """
-    return LOSSES[name](*leave_out(logits, target.to(logits.dtype)))
+    return LOSSES[name](*drop_ignored(logits, target.to(logits.dtype)))
 
 
-def leave_out(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def drop_ignored(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return both, changed where the target is IGNORED: there the target is no cell, and the prediction is right."""
     ignored = target == IGNORED
     return logits.masked_fill(ignored, NOWHERE), target.masked_fill(ignored, 0)

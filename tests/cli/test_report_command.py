@@ -38,7 +38,7 @@ def test_an_upload_is_read_again_where_it_lies(upload):
 def test_another_picture_of_its_name_is_not_shown_for_it(upload):
     uri, member, put = upload
     put(RETAKEN)
-    with pytest.raises(MicrographError, match="another picture has this name by now"):
+    with pytest.raises(MicrographError, match="another picture has this name now"):
         report.upload_reader([Location(uri)])(uri, member, sha256(PICTURE).hexdigest())
 
 
@@ -52,7 +52,7 @@ def test_what_has_become_too_large_is_not_read(upload, monkeypatch):
 def test_what_lies_in_no_input_or_behind_a_link_by_now_is_not_read(upload, tmp_path):
     uri, member, _ = upload
     digest = sha256(PICTURE).hexdigest()
-    with pytest.raises(RunError, match="no longer says where its uploads lay"):
+    with pytest.raises(RunError, match="in none of the inputs that the runs name"):
         report.upload_reader([Location(str(tmp_path / "other"))])(uri, member, digest)
     place = Path(uri)
     place.rename(tmp_path / "moved")

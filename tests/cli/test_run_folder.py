@@ -56,7 +56,7 @@ def test_a_training_that_is_ended_early_forgets_the_snapshots_that_it_will_not_r
     [
         (changed(seed=1), r"begun with other settings \(train\)"),
         (changed(pictures=20, seed=1), r"begun with other settings \(data, train\)"),
-        (changed(epochs=6), "got --epochs 6; .* has finished 7: give 7 or more"),
+        (changed(epochs=6), "got --epochs 6; .* has finished 7: give at least as many"),
         (changed(snapshots=(4, 5)), "got --snapshots 4; .* has finished that epoch without a snapshot"),
         (changed(epochs=20, snapshots=(5, 7)), "got --snapshots 7; .* has finished that epoch without a snapshot"),
     ],
@@ -82,5 +82,5 @@ def test_a_training_does_not_go_on_as_another(out, now, problem):
 )
 def test_settings_that_cannot_be_read_are_one_line(out, content):
     out.child("settings.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"settings.json is damaged, or of an earlier version"):
+    with pytest.raises(ConfigError, match=r"settings.json is damaged, or from an earlier version"):
         keep_settings(out, SETTINGS, resume=True)

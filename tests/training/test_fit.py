@@ -111,7 +111,7 @@ def learn_together(rank: int, folder: Path) -> None:
         network_config=SMALL, view=WholeFrame(size=48), config=config, train=train, val=VAL, process_group=process_group
     )
     together.run()
-    torch.save(together.learner.kept.state_dict(), folder / f"{rank}.pt")
+    torch.save(together.learner.evaluated.state_dict(), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

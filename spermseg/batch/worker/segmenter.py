@@ -24,7 +24,8 @@ from spermseg.table.plan import Planned
 from spermseg.table.results import OK, ResultRow
 
 MAPS_AHEAD, MAPS_BYTES = 4, 2**28
-"""Most probability maps that wait to be measured, and most bytes of all of them. A larger map waits alone."""
+"""Limits on the probability maps that wait to be measured: their number, and their bytes together. A larger map waits
+alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class _Predicted:
 
 @dataclass
 class _Queue:
-    """The micrographs of one unit, from the decoder through the network. Their order stays."""
+    """The micrographs of one unit, between the decoder and their maps. They keep their order."""
 
     watch: Watch
     waited_s: float = 0.0

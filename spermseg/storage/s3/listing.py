@@ -146,7 +146,8 @@ class KeyListing:
         if chain.sizing is None or chain.pages < 2 * CHAIN_PAGES:
             return [partial(self._list_page, chain)]
         chain.sizing.adjust(chain.n_folders, chain.pages)
-        first, *others = remaining = chain.remaining()
+        remaining = chain.remaining()
+        first, *others = remaining
         if not isinstance(first, str):  # the page ended at a file, so no folder is listed in part
             return [partial(self._list_children, chain.prefix, chain.after, remaining, chain.sizing)]
         return [
@@ -203,7 +204,7 @@ class KeyListing:
 
     def _check_order(self, after: str, listed: Sequence[dict[str, Any]]) -> None:
         keys = [after, *(item["Key"] for item in listed)]
-        if any(map(str.__ge__, keys, keys[1:])):
+        if any(before >= key for before, key in itertools.pairwise(keys)):
             raise StorageError(f"{self.uri}: the server lists keys out of order; S3 lists them in order")
 
 
@@ -220,11 +221,17 @@ def _folder_chain(prefix: str, after: str, children: Sequence[Child], sizing: _F
     inside = after if after.startswith(first) else ""
     if len(children) == 1:
         return _Chain(prefix=first, after=inside, sizing=sizing)
-    # An object with bytes may have the folder's own key, slash included. `StartAfter` excludes the key that it names,
-    # so the chain starts at a key that sorts before the slash.
-    before = f"{first[:-1]}{BEFORE_SLASH}\U0010ffff"
+    before = _just_before(first)
     n_folders = sum(isinstance(child, str) for child in children)
     return _Chain(prefix=prefix, after=inside or before, children=tuple(children), sizing=sizing, n_folders=n_folders)
+
+
+def _just_before(folder: str) -> str:
+    """Return a key that sorts before the key of a folder, and after all keys that do.
+
+    An object with bytes may have the folder's own key, slash included. `StartAfter` excludes the key that it names.
+    """
+    return f"{folder[:-1]}{BEFORE_SLASH}\U0010ffff"
 
 
 def _child(prefix: str, key: str) -> str:

@@ -63,13 +63,17 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """Global batches of an epoch; the last one is filled up from the start of the epoch."""
+        """Global batches of an epoch. If the last one is short, it repeats the first slots of the epoch."""
         return -(-len(self.examples) * self.config.expansion // self.config.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the slots of an epoch (steps, batch_size): slot s is variant s // n of example s % n."""
+        """Return the slots of an epoch in random order, (steps, batch_size).
+
+        With n examples, slot s is variant s // n of example s % n.
+        """
         rng = np.random.default_rng((self.config.seed, epoch))
         slots = rng.permutation(len(self.examples) * self.config.expansion)
+        # np.resize fills up from the start of the slots
         return np.resize(slots, (self.steps, self.config.batch_size))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
