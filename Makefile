@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dis
 
 help:
 	@echo "make demo      install, and run the whole job on synthetic micrographs (about 3 minutes)"
-	@echo "make test      install, and run the tests (about 10 minutes)"
+	@echo "make test      install, and run the tests (about 12 minutes)"
 	@echo "make test-all  the tests, and those that take minutes each"
 	@echo "make chaos     a hundred nights that are broken into (about an hour)"
 	@echo "make check     linters, types and the import contract"
