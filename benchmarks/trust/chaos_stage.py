@@ -1,7 +1,6 @@
 """The setting of all rounds of chaos: a local Ray cluster, an S3 server behind a proxy, and the command."""
 
 import logging
-import os
 import re
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
+from support.clusters import kept
 from support.fault_proxy import FaultProxy
 from support.forks.commands import ForkedPopen
 from support.forks.workers import forking_python, started_with
@@ -26,18 +26,14 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_EC2_METADATA_DISABLED": "true",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **kept.ENVIRONMENT,
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_num_workers_soft_limit": "8",  # else a node of one CPU ends idle processes and starts new ones all the time
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
-    "REPORTER_UPDATE_INTERVAL_MS": "3600000",  # else each node measures all of its processes every 5 s
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join((str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")]))),
 }
 
 
-OF_A_NODE = {"object_store_memory": 100 * 2**20, "include_log_monitor": False}
+OF_A_NODE = {"object_store_memory": 100 * 2**20, **kept.OF_A_NODE}
 COMMAND = """
 import functools, pathlib, sys
 from support.chaos_night import noting_decode

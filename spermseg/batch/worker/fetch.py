@@ -131,10 +131,10 @@ def _fetch_one(one: Planned, source: Location) -> Fetched:
 
 def _fetch_streamed(source: Location, uri: str, group: Sequence[Planned]) -> Iterator[Fetched]:
     """Yield the bytes of members of a compressed archive, in ascending order."""
-    wanted = [one for one in group if not _refusal(one)]
+    refusals = [_refusal(one) for one in group]
+    wanted = [one for one, refusal in zip(group, refusals, strict=True) if not refusal]
     members = _read_in_one_pass(source, uri, wanted)
-    for one in group:
-        refusal = _refusal(one)
+    for refusal in refusals:
         yield Fetched(reason=refusal) if refusal else next(members)
 
 

@@ -16,9 +16,13 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
-    "REPORTER_UPDATE_INTERVAL_MS": "3600000",  # each node measures all of its processes once a period
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",  # else each node measures all of its processes every 5 s
     "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))),
 }
+
+
+OF_A_NODE = {"include_log_monitor": False}
+"""A log monitor reads all log files ten times a second, and nobody reads what it says."""
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def cluster_of(python: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
         python: what starts a worker.
         cpus: of each node.
     """
-    node = {"num_gpus": 0, "object_store_memory": 200 * 2**20, "include_log_monitor": False}
+    node = {"num_gpus": 0, "object_store_memory": 200 * 2**20, **OF_A_NODE}
     nodes = [node | {"num_cpus": number} for number in cpus]
     with patch.dict(os.environ, ENVIRONMENT), started_with(python):
         init_options(OWN)  # sets what a Ray of our own is told in the environment

@@ -49,10 +49,12 @@ def serve_children(address: str) -> None:
 def children_of(address: str) -> Iterator[None]:
     """Let the children that this process starts within the block be forks of the server at an address."""
     its, ours = os.pipe()
-    with _use(address, ours):
-        yield
-    os.close(its)
-    os.close(ours)
+    try:
+        with _use(address, ours):
+            yield
+    finally:
+        os.close(its)
+        os.close(ours)
 
 
 def _use(address: str, alive: int) -> Any:

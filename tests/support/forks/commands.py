@@ -12,7 +12,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-STDIO = (0, 1, 2)
+from support.forks.process import STDIO, become
 
 
 class ForkedPopen(subprocess.Popen[str]):
@@ -32,7 +32,8 @@ class ForkedPopen(subprocess.Popen[str]):
             kwargs={"files": _Files(given)},
         )
         self._process.start()
-        self.pid = self._process.pid or 0
+        assert self._process.pid  # a signal to process 0 would go to the whole group
+        self.pid = self._process.pid
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -69,15 +70,9 @@ def run_program(
     """Be the process of a command."""
     if own_session:
         os.setsid()
-    for number, file in zip(STDIO, files, strict=True):
-        os.dup2(file, number)
-        os.close(file)
+    become(environment, folder, files)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(one, "r" if one == 0 else "w", closefd=False) for one in STDIO)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    sys.path[:0] = filter(None, ["", *environment.get("PYTHONPATH", "").split(os.pathsep)])
     sys.argv = ["-c", *words]
     main = sys.modules["__main__"].__dict__
     try:

@@ -31,10 +31,10 @@ from unittest.mock import patch
 import psutil
 
 from support.forks.children import children_of, fork_isolated_children, serve_children
+from support.forks.process import STDIO, become
 
 TESTS = Path(__file__).parents[2]
 WORKER, IN_ITS_ENVIRONMENT = "default_worker.py", "setup_worker.py"
-STDIO = (0, 1, 2)
 LONGEST_COMMAND = 1 << 17
 JOBS = 6
 """Jobs whose process is kept."""
@@ -177,13 +177,7 @@ def run_worker(command: dict[str, Any], files: list[int]) -> None:
     """Be the worker of a command until it ends."""
     os.setpgrp()  # as Ray has it: when a worker dies, its raylet ends the whole process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.environ.clear()
-    os.environ.update(command["environment"])
-    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    os.chdir(command["folder"])
-    for number, file in zip(STDIO, files, strict=True):
-        os.dup2(file, number)
-    close(files)
+    become(command["environment"], command["folder"], files)
     draw_other_numbers()
     sys.argv = without_runtime_env(command["words"])
     try:
